@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0)
+/*
+ * Speculate at connect(): a service address becomes the address of the endpoint that requests to
+ * this service most likely want. The application keeps seeing the address that it asked for.
+ * Datagrams are balanced the same way, one endpoint for each socket.
+ *
+ * What is not a service address passes untouched. A service without endpoints refuses.
+ */
+#include "balance.h"
+
+#define PASS 1
+#define REFUSE 0
+
+static __always_inline void put_address(struct bpf_sock_addr *ctx, const void *ip, u32 port, bool v6)
+{
+	const u32 *word = ip;
+
+	if (v6) {
+		ctx->user_ip6[0] = word[0];
+		ctx->user_ip6[1] = word[1];
+		ctx->user_ip6[2] = word[2];
+		ctx->user_ip6[3] = word[3];
+	} else {
+		ctx->user_ip4 = word[3];
+	}
+	ctx->user_port = bpf_htons(port);
+}
+
+static __always_inline void get_address(struct bpf_sock_addr *ctx, struct address *a, bool v6)
+{
+	u32 *word = (u32 *)a->ip;
+
+	if (v6) {
+		word[0] = ctx->user_ip6[0];
+		word[1] = ctx->user_ip6[1];
+		word[2] = ctx->user_ip6[2];
+		word[3] = ctx->user_ip6[3];
+	} else {
+		map_ip4(a->ip, ctx->user_ip4);
+	}
+	a->port = bpf_ntohs(ctx->user_port);
+	a->family = v6 ? 6 : 4;
+}
+
+/* So that an answer from `endpoint` is seen as one from `service`. */
+static __always_inline void
+remember_datagram(u64 cookie, const struct endpoint *endpoint, const struct address *service)
+{
+	struct datagram_key key = { .cookie = cookie, .port = endpoint->port };
+
+	copy_ip(key.ip, endpoint->ip);
+	if (bpf_map_update_elem(&datagrams, &key, service, BPF_ANY))
+		add(COUNT_FULL, 1);
+	add(COUNT_DATAGRAM, 1);
+}
+
+/* The same socket keeps its endpoint: its cookie is the draw. */
+static __always_inline u32 draw_of(u64 cookie)
+{
+	u64 mixed = cookie * 0x9E3779B97F4A7C15ull;
+
+	return mixed >> 32;
+}
+
+static __always_inline int send_datagram(struct bpf_sock_addr *ctx, bool v6)
+{
+	struct generation *g = current_generation();
+	struct address asked = {};
+	struct endpoint *endpoint;
+	struct frontend *f;
+	u64 cookie;
+
+	get_address(ctx, &asked, v6);
+	f = g ? find_frontend(g, asked.ip, asked.port, IPPROTO_UDP) : NULL;
+	if (!f)
+		return PASS;
+	cookie = bpf_get_socket_cookie(ctx);
+	endpoint = pick_endpoint(g, f->cluster, draw_of(cookie));
+	if (!endpoint || (!v6 && !is_ip4(endpoint->ip))) {
+		bpf_set_retval(-ECONNREFUSED);
+		return REFUSE;
+	}
+	remember_datagram(cookie, endpoint, &asked);
+	put_address(ctx, endpoint->ip, endpoint->port, v6);
+	return PASS;
+}
+
+static __always_inline int connect_stream(struct bpf_sock_addr *ctx, bool v6)
+{
+	struct generation *g = current_generation();
+	struct address asked = {};
+	struct endpoint *endpoint;
+	struct frontend *f;
+	struct conn *conn;
+
+	get_address(ctx, &asked, v6);
+	f = g ? find_frontend(g, asked.ip, asked.port, IPPROTO_TCP) : NULL;
+	if (!f)
+		return PASS;
+	endpoint = pick_endpoint(g, f->cluster, bpf_get_prandom_u32());
+	conn = bpf_sk_storage_get(&conns, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!conn || !endpoint || (!v6 && !is_ip4(endpoint->ip))) {
+		add(conn ? COUNT_CONNECT_REFUSED : COUNT_FULL, 1);
+		bpf_set_retval(-ECONNREFUSED);
+		return REFUSE;
+	}
+	__builtin_memset(conn, 0, sizeof(*conn));
+	conn->cookie = bpf_get_socket_cookie(ctx);
+	conn->side = SIDE_CLIENT;
+	conn->protocol = f->protocol;
+	conn->service = asked;
+	copy_ip(conn->endpoint.ip, endpoint->ip);
+	conn->endpoint.port = endpoint->port;
+	conn->endpoint.family = asked.family;
+	put_address(ctx, endpoint->ip, endpoint->port, v6);
+	add(COUNT_CONNECT, 1);
+	return PASS;
+}
+
+static __always_inline int on_connect(struct bpf_sock_addr *ctx, bool v6)
+{
+	if (ctx->type == SOCK_STREAM)
+		return connect_stream(ctx, v6);
+	if (ctx->type == SOCK_DGRAM)
+		return send_datagram(ctx, v6);
+	return PASS;
+}
+
+/* A connected datagram socket has no conn; its peer is found as for recvmsg(). */
+static __always_inline int on_name(struct bpf_sock_addr *ctx, bool v6, bool peer)
+{
+	struct datagram_key key = {};
+	struct address from = {};
+	struct address *service;
+	struct conn *conn;
+
+	if (ctx->type == SOCK_STREAM) {
+		conn = peer && ctx->sk ? bpf_sk_storage_get(&conns, ctx->sk, 0, 0) : NULL;
+		if (conn && conn->side == SIDE_CLIENT)
+			put_address(ctx, conn->service.ip, conn->service.port, v6);
+		return PASS;
+	}
+	get_address(ctx, &from, v6);
+	key.cookie = bpf_get_socket_cookie(ctx);
+	key.port = from.port;
+	copy_ip(key.ip, from.ip);
+	service = bpf_map_lookup_elem(&datagrams, &key);
+	if (service)
+		put_address(ctx, service->ip, service->port, v6);
+	return PASS;
+}
+
+SEC("cgroup/connect4")
+int connect4(struct bpf_sock_addr *ctx)
+{
+	return on_connect(ctx, false);
+}
+
+SEC("cgroup/connect6")
+int connect6(struct bpf_sock_addr *ctx)
+{
+	return on_connect(ctx, true);
+}
+
+SEC("cgroup/sendmsg4")
+int sendmsg4(struct bpf_sock_addr *ctx)
+{
+	return send_datagram(ctx, false);
+}
+
+SEC("cgroup/sendmsg6")
+int sendmsg6(struct bpf_sock_addr *ctx)
+{
+	return send_datagram(ctx, true);
+}
+
+SEC("cgroup/recvmsg4")
+int recvmsg4(struct bpf_sock_addr *ctx)
+{
+	return on_name(ctx, false, false);
+}
+
+SEC("cgroup/recvmsg6")
+int recvmsg6(struct bpf_sock_addr *ctx)
+{
+	return on_name(ctx, true, false);
+}
+
+SEC("cgroup/getpeername4")
+int getpeername4(struct bpf_sock_addr *ctx)
+{
+	return on_name(ctx, false, true);
+}
+
+SEC("cgroup/getpeername6")
+int getpeername6(struct bpf_sock_addr *ctx)
+{
+	return on_name(ctx, true, true);
+}

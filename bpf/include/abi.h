@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0) */
+/*
+ * Everything that the kernel half and the Rust half agree on: limits, reasons, records.
+ * One definition per fact; the build turns the types into Rust (see crates/dataplane/build.rs).
+ *
+ * A generation of configuration is one flat value, `struct generation`: a header and a heap of
+ * 32-bit words. A record in the heap is named by the index of its first word, 0 names nothing.
+ * All numbers are in native byte order unless a field says otherwise. Addresses are 16 bytes,
+ * IPv4 as IPv4-mapped IPv6 (RFC 4291 section 2.5.5.2).
+ */
+#ifndef BEEWAY_ABI_H
+#define BEEWAY_ABI_H
+
+enum limits {
+	ABI_VERSION = 1,	/* changes with any layout; pins of another version are not adopted */
+	HEAP_WORDS = 1 << 20,	/* 4 MiB a generation */
+	HEAP_SLACK = 64,	/* so that a record at the last index stays inside */
+	HEAD_BYTES = 8192,	/* request head that the kernel judges; larger ones detour */
+	HEAD_LINES = 64,	/* header lines that the kernel judges */
+	ANSWER_BYTES = 1024,	/* head and body of an answer given by the kernel */
+	GROUP_CANDIDATES = 64,	/* rules that one host and path may lead to */
+	TABLE_PREDICATES = 64,	/* distinct header, source conditions of one service port */
+	HOST_BYTES = 253,	/* RFC 1035 section 2.3.4 */
+	PREDICATE_BYTES = 256,	/* value that a header condition compares */
+	PROBES = 16,		/* slots looked at in a hash of the heap */
+	BUSES = 16,		/* bus sockets of the userspace proxy */
+	RELAYS = 256,		/* relay sockets of the userspace proxy */
+	SOCKETS = 262144,	/* sockets enrolled at once */
+	BUS_BYTES = 65536,	/* a request's bytes on the shared bus; the rest goes by relay */
+	QUEUE_BYTES = 262144,	/* unread redirected bytes after which a shortcut yields to TCP */
+	CLOSED_QUEUE = 1 << 20,	/* bytes of the ring buffer of events */
+};
+
+/* What became of a request. Order is part of the metrics' meaning: append only. */
+enum lane {
+	LANE_NATIVE,	/* sent by TCP to the endpoint that connect() chose */
+	LANE_SHORTCUT,	/* put straight into the receive queue of the endpoint's socket */
+	LANE_DETOUR,	/* handed to the userspace proxy */
+	LANE_ANSWERED,	/* answered by the kernel */
+	LANE_REFUSED,	/* send() failed with EACCES: nothing could be done safely */
+	LANES,
+};
+
+/* Why a lane was taken. Append only. */
+enum reason {
+	REASON_NONE,
+	REASON_ROUTE,		/* a rule decided */
+	REASON_OTHER_CLUSTER,	/* the request belongs to an endpoint of another cluster */
+	REASON_RULE_ACTION,	/* the rule needs what only userspace can do */
+	REASON_PARTIAL_HEAD,	/* the head did not end in one write */
+	REASON_HEAD_LIMIT,	/* head larger than HEAD_BYTES or HEAD_LINES */
+	REASON_SYNTAX,		/* not plainly well-formed HTTP/1.1 */
+	REASON_UNUSUAL,		/* well-formed, but of a kind that the kernel does not judge */
+	REASON_PATH,		/* the path needs normalising */
+	REASON_PIPELINED,	/* more than one request in one write */
+	REASON_OUTSTANDING,	/* an earlier answer by detour may still be under way */
+	REASON_STICKY,		/* the connection was given to userspace as a whole */
+	REASON_TABLE,		/* the service's rules passed a limit of the tables */
+	REASON_NO_ROUTE,	/* no rule matches */
+	REASON_NO_ENDPOINT,	/* the cluster has no ready endpoint */
+	REASON_NO_PROXY,	/* the userspace proxy is not there */
+	REASON_ORDER,		/* changing lanes would have reordered answers */
+	REASON_RELAY_FULL,	/* no relay for a large upload */
+	REASON_OPAQUE,		/* not HTTP: the bytes are not looked at */
+	REASON_NO_SERVICE,	/* the service is gone from the configuration */
+	REASON_BACKEND_MISSING,	/* the rule names a backend that does not exist */
+	REASON_BAD_CHUNK,	/* the framing of a chunked body is broken */
+	REASONS,
+};
+
+/* Counters that are not requests. Append only. */
+enum counter {
+	COUNT_CONNECT,		/* connections to a service that were given an endpoint */
+	COUNT_CONNECT_REFUSED,	/* connections to a service without an endpoint */
+	COUNT_DATAGRAM,		/* datagrams to a service that were given an endpoint */
+	COUNT_ENROLLED,		/* sockets enrolled */
+	COUNT_NOT_ENROLLED,	/* sockets that could not be enrolled and stay native */
+	COUNT_PAIRED,		/* connections whose both ends are on this host */
+	COUNT_QUEUE_FULL,	/* shortcut messages that went by TCP because the reader is slow */
+	COUNT_SHORTCUT_BYTES,
+	COUNT_INJECTED_BYTES,	/* answers by detour */
+	COUNT_DETOURED_BYTES,
+	COUNT_EVENTS_LOST,	/* events that did not fit the ring buffer */
+	COUNT_FULL,		/* map insertions that failed because a map is full */
+	COUNTERS,
+};
+
+enum protocol { PROTOCOL_OPAQUE, PROTOCOL_HTTP };
+
+struct address {
+	unsigned char ip[16];
+	unsigned short port;	/* host byte order */
+	unsigned short family;	/* 4 or 6: how the client named it */
+};
+
+/* --- tables: records of the heap ------------------------------------------------------------ */
+
+/* Hash of virtual addresses: `mask + 1` slots of struct frontend from `first`. */
+struct generation {
+	unsigned long long number;	/* grows by one with each configuration */
+	unsigned int frontends;		/* heap index of the slots */
+	unsigned int frontend_mask;
+	unsigned int members;		/* struct member slots: which endpoint is in which cluster */
+	unsigned int member_mask;
+	unsigned int workloads;		/* struct workload slots: who owns an address */
+	unsigned int workload_mask;
+	unsigned int used;		/* words of the heap in use */
+	unsigned int abi;		/* ABI_VERSION */
+	unsigned int heap[HEAP_WORDS + HEAP_SLACK];
+};
+
+/* A service address and port. `port` 0 is an empty slot. */
+struct frontend {
+	unsigned char ip[16];
+	unsigned short port;
+	unsigned char transport;	/* IPPROTO_TCP or IPPROTO_UDP */
+	unsigned char protocol;		/* enum protocol */
+	unsigned int cluster;		/* struct cluster that connect() chooses from */
+	unsigned int table;		/* struct table; 0: every request goes to `cluster` */
+};
+
+/* Endpoints, with running totals of their weights. */
+struct cluster {
+	unsigned int id;		/* from 1, unique in the generation */
+	unsigned int endpoints;		/* struct endpoint, `count` of them */
+	unsigned int count;
+	unsigned int total;		/* sum of weights */
+};
+
+struct endpoint {
+	unsigned char ip[16];
+	unsigned short port;
+	unsigned short family;
+	unsigned int up_to;		/* sum of the weights up to and with this one */
+};
+
+/* "This address serves that cluster". `cluster` 0 is an empty slot. */
+struct member {
+	unsigned char ip[16];
+	unsigned int port;
+	unsigned int cluster;
+};
+
+/* `number` is from 1; 0 is an empty slot. */
+struct workload {
+	unsigned char ip[16];
+	unsigned int number;
+};
+
+/*
+ * The rules of one service port. The automaton reads host, a zero byte, path; its state is the
+ * index of a row in the heap, `classes` maps a byte to a column. Column 0 of a row holds the
+ * struct group of rules that a request ending there may match (0: none); state 0 is dead.
+ */
+struct table {
+	unsigned int flags;		/* enum table_flags */
+	unsigned int classes;		/* 256 bytes */
+	unsigned int start;		/* first state */
+	unsigned int predicates;	/* struct predicate, `predicate_count` of them */
+	unsigned int predicate_count;
+	unsigned int no_route;		/* struct answer when no rule holds */
+};
+
+enum table_flags {
+	TABLE_DETOUR = 1,	/* past a limit: userspace decides everything */
+	TABLE_HOSTS = 2,	/* some rule looks at the host; otherwise the automaton sees "" */
+};
+
+/* Rules in order; the first that holds wins. */
+struct group {
+	unsigned int count;
+	unsigned int pad;
+	/* struct candidate follows */
+};
+
+struct candidate {
+	unsigned long long need;	/* predicates that must hold, a bit each */
+	unsigned long long forbid;	/* predicates that must not */
+	unsigned int methods;		/* bit of each enum method that is allowed */
+	unsigned int rule;		/* index in the service port's list, for people */
+	unsigned int action;		/* struct action */
+	unsigned int pad;
+};
+
+enum method {
+	METHOD_GET, METHOD_HEAD, METHOD_POST, METHOD_PUT, METHOD_DELETE, METHOD_OPTIONS,
+	METHOD_PATCH, METHODS,
+};
+
+enum predicate_kind {
+	PREDICATE_PRESENT,	/* header is there */
+	PREDICATE_EXACT,	/* header has this value */
+	PREDICATE_PREFIX,	/* header begins with this value */
+	PREDICATE_SOURCE,	/* caller is in a set of workloads */
+};
+
+struct predicate {
+	unsigned int kind;
+	unsigned int name_hash;		/* of the lower-case name */
+	unsigned int name;		/* bytes in the heap */
+	unsigned int name_length;
+	unsigned int value;		/* bytes; of a source: words of a bit set by workload number */
+	unsigned int value_length;	/* bytes; of a source: words */
+};
+
+enum action_kind { ACTION_FORWARD, ACTION_ANSWER, ACTION_DETOUR };
+
+struct action {
+	unsigned int kind;
+	unsigned int shares;	/* forward: struct share, `count` of them */
+	unsigned int count;
+	unsigned int total;	/* sum of the weights */
+	unsigned int answer;	/* answer: struct answer */
+};
+
+struct share {
+	unsigned int cluster;	/* struct cluster; 0: a missing backend, answered 500 */
+	unsigned int up_to;	/* sum of the weights up to and with this one */
+};
+
+/* A whole HTTP response, ready to be read by the client. */
+struct answer {
+	unsigned int status;
+	unsigned int length;	/* bytes */
+	/* bytes follow */
+};
+
+/*
+ * Answers that no rule names: heap words 1.. hold the indices of prepared answers, in this order
+ * (word 0 of the heap is never used).
+ */
+enum prepared { ANSWER_NO_ENDPOINT = 1, ANSWER_BACKEND_MISSING, ANSWER_NO_PROXY, ANSWER_END };
+
+/* --- what the kernel and the userspace proxy say to each other ------------------------------ */
+
+enum frame_kind {
+	FRAME_DATA = 1,		/* bytes of a connection, either direction */
+};
+
+enum frame_flags {
+	FRAME_REQUEST = 1,	/* to the proxy: starts with a whole head; `draw` was used for it */
+	FRAME_STICKY = 2,	/* to the proxy: all later bytes of the connection come this way */
+	FRAME_END = 4,		/* from the proxy: the answer to request `request` ends here */
+};
+
+/*
+ * Stands in front of the bytes of each message on a bus, relay or injector socket.
+ * A frame from the proxy without bytes (FRAME_END alone) makes its write() fail with EACCES
+ * although it was understood: there is nothing left to send on.
+ */
+struct frame {
+	unsigned int length;		/* bytes that follow */
+	unsigned short kind;		/* enum frame_kind */
+	unsigned short flags;		/* enum frame_flags */
+	unsigned long long cookie;	/* the client's socket */
+	unsigned long long offset;	/* to the proxy: bytes of the connection sent before these */
+	unsigned int draw;		/* random number that chose the backend */
+	unsigned int request;		/* FRAME_REQUEST: its number on the connection, from 1.
+					 * FRAME_END: the number of the request that is answered,
+					 * so that a new proxy does not have to know the past */
+	struct address source;		/* the client */
+	struct address service;		/* what it connected to */
+	unsigned int reason;		/* enum reason */
+	unsigned int pad;
+};
+
+/* Ring buffer records. */
+enum event_kind {
+	EVENT_CLOSED = 1,	/* a connection with detours has closed */
+};
+
+struct event {
+	unsigned int kind;
+	unsigned int relay;		/* index + 1 of the relay that it used, 0: none */
+	unsigned long long cookie;
+};
+
+/* --- state of connections ------------------------------------------------------------------- */
+
+enum side { SIDE_CLIENT = 1, SIDE_SERVER = 2 };
+
+/* Where a connection's socket storage is in its stream of requests. */
+enum phase {
+	PHASE_HEAD,		/* a request begins here */
+	PHASE_BODY,		/* `left` bytes of a body with a known length */
+	PHASE_CHUNK_SIZE,	/* inside the size line of a chunk */
+	PHASE_CHUNK_DATA,	/* `left` bytes of a chunk */
+	PHASE_CHUNK_END,	/* the CRLF after a chunk's data */
+	PHASE_TRAILER,		/* after the last chunk */
+	PHASE_STICKY,		/* userspace has it all */
+	PHASE_DEAD,		/* refused: nothing more is sent */
+};
+
+#endif

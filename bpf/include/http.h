@@ -1,0 +1,411 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0) */
+/*
+ * Takes an HTTP/1.1 request head apart (RFC 9112), strictly: what is not plainly well-formed is
+ * left to userspace. A head that passes here has one meaning to every server: CRLF line ends, one
+ * Host, at most one Content-Length of digits or one `Transfer-Encoding: chunked`, no folding, no
+ * control bytes.
+ */
+#ifndef BEEWAY_HTTP_H
+#define BEEWAY_HTTP_H
+
+#include "balance.h"
+
+#define HEAD_MASK (HEAD_BYTES - 1)
+#define ONES 0x0101010101010101ull
+#define HIGHS 0x8080808080808080ull
+
+/* What the verdict and the framing of the body need of a head. Offsets are into the head. */
+struct head {
+	u64 body;		/* bytes, when not chunked */
+	u32 length;		/* of the head, its empty line included */
+	u16 path;
+	u16 path_length;	/* up to `?` */
+	u16 host;
+	u16 host_length;	/* without port */
+	u8 method;
+	u8 chunked;
+	u8 has_host;
+	u8 has_length;
+	u8 has_connection;
+	u8 needs_normalising;
+	u8 pad[2];
+};
+
+/* Bytes of a field name (RFC 9110 section 5.6.2) in lower case; 0 for all others. */
+static const u8 name_bytes[256] = {
+	['!'] = '!', ['#'] = '#', ['$'] = '$', ['%'] = '%', ['&'] = '&', ['\''] = '\'',
+	['*'] = '*', ['+'] = '+', ['-'] = '-', ['.'] = '.', ['^'] = '^', ['_'] = '_',
+	['`'] = '`', ['|'] = '|', ['~'] = '~',
+	['0'] = '0', ['1'] = '1', ['2'] = '2', ['3'] = '3', ['4'] = '4',
+	['5'] = '5', ['6'] = '6', ['7'] = '7', ['8'] = '8', ['9'] = '9',
+	['a'] = 'a', ['b'] = 'b', ['c'] = 'c', ['d'] = 'd', ['e'] = 'e', ['f'] = 'f', ['g'] = 'g',
+	['h'] = 'h', ['i'] = 'i', ['j'] = 'j', ['k'] = 'k', ['l'] = 'l', ['m'] = 'm', ['n'] = 'n',
+	['o'] = 'o', ['p'] = 'p', ['q'] = 'q', ['r'] = 'r', ['s'] = 's', ['t'] = 't', ['u'] = 'u',
+	['v'] = 'v', ['w'] = 'w', ['x'] = 'x', ['y'] = 'y', ['z'] = 'z',
+	['A'] = 'a', ['B'] = 'b', ['C'] = 'c', ['D'] = 'd', ['E'] = 'e', ['F'] = 'f', ['G'] = 'g',
+	['H'] = 'h', ['I'] = 'i', ['J'] = 'j', ['K'] = 'k', ['L'] = 'l', ['M'] = 'm', ['N'] = 'n',
+	['O'] = 'o', ['P'] = 'p', ['Q'] = 'q', ['R'] = 'r', ['S'] = 's', ['T'] = 't', ['U'] = 'u',
+	['V'] = 'v', ['W'] = 'w', ['X'] = 'x', ['Y'] = 'y', ['Z'] = 'z',
+};
+
+static __always_inline u64 word_at(struct scratch *s, u32 at)
+{
+	/* unaligned, which every machine that BPF runs on allows */
+	return *(u64 *)&s->head[at & HEAD_MASK];
+}
+
+static __always_inline u8 byte_at(struct scratch *s, u32 at)
+{
+	return s->head[at & HEAD_MASK];
+}
+
+/* Eight characters as the word that they are in memory. */
+#define WORD8(a, b, c, d, e, f, g, h) \
+	((u64)(a) | (u64)(b) << 8 | (u64)(c) << 16 | (u64)(d) << 24 | (u64)(e) << 32 | \
+	 (u64)(f) << 40 | (u64)(g) << 48 | (u64)(h) << 56)
+
+/* Reads the method; its length with the space after it, 0 when it is none that we know. */
+static __always_inline u32 parse_method(struct scratch *s, struct head *h)
+{
+	u64 word = word_at(s, 0);
+
+	if ((word & 0xffffffff) == WORD8('G', 'E', 'T', ' ', 0, 0, 0, 0))
+		return h->method = METHOD_GET, 4;
+	if ((word & 0xffffffffff) == WORD8('P', 'O', 'S', 'T', ' ', 0, 0, 0))
+		return h->method = METHOD_POST, 5;
+	if ((word & 0xffffffffff) == WORD8('H', 'E', 'A', 'D', ' ', 0, 0, 0))
+		return h->method = METHOD_HEAD, 5;
+	if ((word & 0xffffffff) == WORD8('P', 'U', 'T', ' ', 0, 0, 0, 0))
+		return h->method = METHOD_PUT, 4;
+	if ((word & 0xffffffffffffff) == WORD8('D', 'E', 'L', 'E', 'T', 'E', ' ', 0))
+		return h->method = METHOD_DELETE, 7;
+	if ((word & 0xffffffffffff) == WORD8('P', 'A', 'T', 'C', 'H', ' ', 0, 0))
+		return h->method = METHOD_PATCH, 6;
+	if (word == WORD8('O', 'P', 'T', 'I', 'O', 'N', 'S', ' '))
+		return h->method = METHOD_OPTIONS, 8;
+	return 0;
+}
+
+/*
+ * The functions below that are not inlined are verified one by one: a value that a call returns is
+ * any value to the verifier, which is what lets the loops around the calls converge.
+ */
+
+/*
+ * Reads `target SP HTTP/1.1 CRLF` from `at`; the offset behind it, 0 and s->reason on failure.
+ * The head is followed by zero bytes, so a scan stops at its end.
+ */
+__weak __noinline u32 parse_target(struct scratch *s, u32 at, u32 length, struct head *h)
+{
+	u32 end = 0, query = 0, i;
+	u8 before = 0;
+
+	if (!s || !h)
+		return 0;
+	s->reason = byte_at(s, at) == '/' ? REASON_SYNTAX : REASON_UNUSUAL;
+	if (byte_at(s, at) != '/')
+		return 0;
+	bpf_for(i, at, HEAD_BYTES) {
+		u8 c = byte_at(s, i);
+
+		if (c <= ' ' || c >= 0x7f) {
+			end = i;
+			break;
+		}
+		if (c == '#')
+			h->needs_normalising = 1;
+		if (query)
+			continue;
+		if (c == '?')
+			query = i;
+		if (c == '%' || c == '\\' || (c == '.' && before == '/'))
+			h->needs_normalising = 1;
+		before = c;
+	}
+	if (end >= length || !end) {
+		s->reason = end ? REASON_PARTIAL_HEAD : REASON_HEAD_LIMIT;
+		return 0;
+	}
+	if (byte_at(s, end) != ' ')
+		return 0;
+	h->path = at;
+	h->path_length = (query ? query : end) - at;
+	if (end + 11 > length) {
+		s->reason = REASON_PARTIAL_HEAD;
+		return 0;
+	}
+	if (word_at(s, end + 1) != WORD8('H', 'T', 'T', 'P', '/', '1', '.', '1')) {
+		s->reason = REASON_UNUSUAL;
+		return 0;
+	}
+	if (byte_at(s, end + 9) != '\r' || byte_at(s, end + 10) != '\n')
+		return 0;
+	return end + 11;
+}
+
+/* Reads a field name, putting it in lower case where it stands; the offset of the colon or 0. */
+__weak __noinline u32 parse_name(struct scratch *s, u32 at)
+{
+	u32 sum = FNV_BASIS, colon = 0, i;
+
+	if (!s)
+		return 0;
+	bpf_for(i, at, at + 256) {
+		u8 lower = name_bytes[byte_at(s, i)];
+
+		if (!lower) {
+			colon = i;
+			break;
+		}
+		s->head[i & HEAD_MASK] = lower;
+		sum = (sum ^ lower) * FNV_PRIME;
+	}
+	s->name_hash = sum;
+	return colon == at ? 0 : colon;
+}
+
+/* The offset of the CR that ends a field value, or of the byte that must not be there. */
+__weak __noinline u32 find_line_end(struct scratch *s, u32 at)
+{
+	u32 i;
+
+	if (!s)
+		return 0;
+	/* the verifier forgets what it knew of a number in memory; of a register it would try all */
+	s->cursor = at;
+	bpf_for(i, 0, HEAD_BYTES / 8 + HEAD_LINES) {
+		u32 from = s->cursor;
+		u64 word = word_at(s, from);
+		/* the high bit of each byte below 0x20 or equal to 0x7f */
+		u64 low = (word - 0x20 * ONES) & ~word & HIGHS;
+		u64 del = ((word ^ 0x7f * ONES) - ONES) & ~(word ^ 0x7f * ONES) & HIGHS;
+		u64 stop = low | del;
+
+		if (!stop) {
+			s->cursor = from + 8;
+			if (from + 8 >= HEAD_BYTES)
+				break;
+			continue;
+		}
+		/* the first hit is exact, later ones may be carries */
+		from += __builtin_ctzll(stop) >> 3;
+		s->cursor = from;
+		if (byte_at(s, from) != '\t')
+			break;
+		s->cursor = from + 1;
+	}
+	return s->cursor;
+}
+
+__weak __noinline int parse_length(struct scratch *s, const struct line *l, struct head *h)
+{
+	bool fine = true;
+	u64 value = 0;
+	u32 i;
+
+	if (!s || !l || !h)
+		return false;
+	if (!l->value_length || l->value_length > 18)
+		return false;
+	bpf_for(i, 0, 18) {
+		u8 digit;
+
+		if (i >= l->value_length)
+			break;
+		digit = byte_at(s, l->value + i) - '0';
+		if (digit > 9)
+			fine = false;
+		value = value * 10 + digit;
+	}
+	h->body = value;
+	return fine && !h->has_length++;
+}
+
+__weak __noinline int parse_host(struct scratch *s, const struct line *l, struct head *h)
+{
+	u32 length, i;
+
+	if (!s || !l || !h)
+		return 0;
+	length = l->value_length;
+	bpf_for(i, 0, 6) {
+		u8 last = byte_at(s, l->value + length - 1);
+
+		if (!length || last < '0' || last > '9')
+			break;
+		length--;
+	}
+	if (!length || byte_at(s, l->value + length - 1) != ':')
+		length = l->value_length + 1;
+	length--;
+	if (length && byte_at(s, l->value + length - 1) == '.')
+		length--;
+	h->host = l->value;
+	h->host_length = length;
+	return 0;
+}
+
+#define LOWER8 0x2020202020202020ull
+
+/* Field names and values that change what the request is; 0 or the reason to leave it alone. */
+__weak __noinline u32 special_field(struct scratch *s, const struct line *l, struct head *h)
+{
+	u64 first, value;
+
+	if (!s || !l || !h)
+		return REASON_SYNTAX;
+	first = word_at(s, l->name);
+	switch (l->name_length) {
+	case 4:
+		if ((u32)first != (u32)WORD8('h', 'o', 's', 't', 0, 0, 0, 0))
+			return 0;
+		if (h->has_host++)
+			return REASON_SYNTAX;
+		parse_host(s, l, h);
+		return 0;
+	case 7:
+		return (first << 8) == WORD8(0, 'u', 'p', 'g', 'r', 'a', 'd', 'e')
+			? REASON_UNUSUAL : 0;
+	case 10:
+		if (first != WORD8('c', 'o', 'n', 'n', 'e', 'c', 't', 'i') ||
+		    (u16)word_at(s, l->name + 8) != (u16)('o' | 'n' << 8))
+			return 0;
+		value = word_at(s, l->value) | LOWER8;
+		if (h->has_connection++)
+			return REASON_UNUSUAL;
+		if (l->value_length == 5 &&
+		    (value & 0xffffffffff) == WORD8('c', 'l', 'o', 's', 'e', 0, 0, 0))
+			return 0;
+		if (l->value_length == 10 && value == WORD8('k', 'e', 'e', 'p', '-', 'a', 'l', 'i') &&
+		    ((u16)word_at(s, l->value + 8) | 0x2020) == (u16)('v' | 'e' << 8))
+			return 0;
+		return REASON_UNUSUAL;
+	case 14:
+		if (first != WORD8('c', 'o', 'n', 't', 'e', 'n', 't', '-') ||
+		    word_at(s, l->name + 6) != WORD8('t', '-', 'l', 'e', 'n', 'g', 't', 'h'))
+			return 0;
+		return parse_length(s, l, h) ? 0 : REASON_SYNTAX;
+	case 17:
+		if (first != WORD8('t', 'r', 'a', 'n', 's', 'f', 'e', 'r') ||
+		    word_at(s, l->name + 9) != WORD8('e', 'n', 'c', 'o', 'd', 'i', 'n', 'g') ||
+		    byte_at(s, l->name + 8) != '-')
+			return 0;
+		value = (word_at(s, l->value) | LOWER8) << 8;
+		if (l->value_length != 7 || value != WORD8(0, 'c', 'h', 'u', 'n', 'k', 'e', 'd') ||
+		    h->chunked++)
+			return REASON_UNUSUAL;
+		return 0;
+	}
+	return 0;
+}
+
+/* Where the value behind a colon begins: after optional white space. */
+__weak __noinline u32 skip_space(struct scratch *s, u32 at)
+{
+	u32 i;
+
+	if (!s)
+		return 0;
+	bpf_for(i, 0, 64) {
+		u8 c = byte_at(s, at);
+
+		if (c != ' ' && c != '\t')
+			break;
+		at++;
+	}
+	return at;
+}
+
+/* Where a value ends that reaches up to `end` and may have white space there. */
+__weak __noinline u32 trim_space(struct scratch *s, u32 start, u32 end)
+{
+	u32 i;
+
+	if (!s)
+		return 0;
+	bpf_for(i, 0, 64) {
+		u8 c = byte_at(s, end - 1);
+
+		if (end <= start || (c != ' ' && c != '\t'))
+			break;
+		end--;
+	}
+	return end;
+}
+
+/* Reads one field line at `at` into `l`; the offset behind it, 0 and s->reason on failure. */
+__weak __noinline u32 parse_field(struct scratch *s, u32 at, u32 length, struct line *l)
+{
+	u32 colon, value, end;
+
+	if (!s || !l)
+		return 0;
+	s->reason = REASON_SYNTAX;
+	colon = parse_name(s, at);
+	if (!colon || byte_at(s, colon) != ':') {
+		if (colon >= length)
+			s->reason = REASON_PARTIAL_HEAD;
+		return 0;
+	}
+	value = skip_space(s, colon + 1);
+	end = find_line_end(s, value);
+	if (end + 2 > length) {
+		s->reason = length >= HEAD_BYTES ? REASON_HEAD_LIMIT : REASON_PARTIAL_HEAD;
+		return 0;
+	}
+	if (byte_at(s, end) != '\r' || byte_at(s, end + 1) != '\n')
+		return 0;
+	l->hash = s->name_hash;
+	l->name = at;
+	l->name_length = colon - at;
+	l->value = value;
+	l->value_length = trim_space(s, value, end) - value;
+	return end + 2;
+}
+
+/*
+ * Reads the head in s->head[0..length]; the bytes behind it are zero. Returns 0 and fills `h` and
+ * s->lines, or returns the reason why the kernel cannot judge this request.
+ */
+__weak __noinline int parse_head(struct scratch *s, u32 length, struct head *h)
+{
+	u32 at, i, reason = REASON_HEAD_LIMIT;
+
+	if (!s || !h)
+		return REASON_SYNTAX;
+	__builtin_memset(h, 0, sizeof(*h));
+	s->lines_used = 0;
+	at = parse_method(s, h);
+	if (!at)
+		return length < 8 ? REASON_PARTIAL_HEAD : REASON_UNUSUAL;
+	at = parse_target(s, at, length, h);
+	if (!at)
+		return s->reason;
+	bpf_for(i, 0, HEAD_LINES + 1) {
+		struct line *l = &s->lines[i & (HEAD_LINES - 1)];
+
+		reason = length >= HEAD_BYTES ? REASON_HEAD_LIMIT : REASON_PARTIAL_HEAD;
+		if (at + 2 > length)
+			break;
+		if (byte_at(s, at) == '\r' && byte_at(s, at + 1) == '\n') {
+			h->length = at + 2;
+			reason = 0;
+			break;
+		}
+		reason = REASON_HEAD_LIMIT;
+		if (i >= HEAD_LINES)
+			break;
+		at = parse_field(s, at, length, l);
+		reason = at ? special_field(s, l, h) : s->reason;
+		if (reason)
+			break;
+		s->lines_used = i + 1;
+	}
+	if (reason)
+		return reason;
+	if (!h->has_host || (h->chunked && h->has_length))
+		return REASON_SYNTAX;
+	return 0;
+}
+
+#endif

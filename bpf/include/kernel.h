@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0) */
+/* What we use of the kernel: its UAPI, and CO-RE views of the few private fields that we read. */
+#ifndef BEEWAY_KERNEL_H
+#define BEEWAY_KERNEL_H
+
+#include <linux/bpf.h>
+#include <stdbool.h>
+
+/* newer than the UAPI header of Debian 12 */
+struct bpf_iter_num {
+	__u64 opaque[1];
+} __attribute__((aligned(8)));
+
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_core_read.h>
+
+typedef __u8 u8;
+typedef __u16 u16;
+typedef __u32 u32;
+typedef __u64 u64;
+
+#define AF_INET 2
+#define AF_INET6 10
+#define SOCK_STREAM 1
+#define SOCK_DGRAM 2
+#define ECONNREFUSED 111
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+
+/* Views: only the fields that are read; libbpf finds their place in the running kernel. */
+#define VIEW __attribute__((preserve_access_index))
+
+struct sock_common {
+	struct { long long counter; } skc_cookie;
+	unsigned char skc_state;
+} VIEW;
+
+struct sock {
+	struct sock_common __sk_common;
+	void *sk_user_data;
+} VIEW;
+
+struct inet_sock {
+	struct sock sk;
+} VIEW;
+
+struct inet_connection_sock {
+	struct inet_sock icsk_inet;
+} VIEW;
+
+struct tcp_sock {
+	struct inet_connection_sock inet_conn;
+	u32 rcv_nxt;
+	u32 copied_seq;
+	u32 write_seq;
+} VIEW;
+
+struct sk_psock {
+	u32 msg_tot_len;
+} VIEW;
+
+/* Reads a kernel address as a struct; a bad address reads as zeros. */
+extern void *bpf_rdonly_cast(const void *obj, __u32 btf_id) __ksym;
+#define KERNEL_AT(type, address) \
+	((const struct type *)bpf_rdonly_cast((void *)(address), bpf_core_type_id_kernel(struct type)))
+
+/* enum values of enum sock_flags and tcp states that we need (include/net/tcp_states.h) */
+#define STATE_CLOSE 7
+#define STATE_CLOSE_WAIT 8
+
+#define FNV_BASIS 2166136261u
+#define FNV_PRIME 16777619u
+
+#endif

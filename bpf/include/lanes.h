@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0) */
+/* How the bytes of a message leave: natively, by the shortcut, by the detour, or answered here. */
+#ifndef BEEWAY_LANES_H
+#define BEEWAY_LANES_H
+
+#include "verdict.h"
+
+/* Makes the verdict hold for the first n of size bytes; the rest is judged in another run. */
+static __always_inline void only(struct sk_msg_md *msg, u32 n, u32 size)
+{
+	if (n < size)
+		bpf_msg_apply_bytes(msg, n);
+}
+
+/* send() fails with EACCES, now and for ever: what follows could not be understood. */
+static __always_inline int refuse(struct conn *conn, u32 reason)
+{
+	conn->phase = PHASE_DEAD;
+	count_request(LANE_REFUSED, reason);
+	return SK_DROP;
+}
+
+/* The sending socket. */
+static __always_inline struct tcp_sock *tcp_of(struct sk_msg_md *msg)
+{
+	struct bpf_sock *sk = msg->sk;
+
+	return sk ? bpf_skc_to_tcp_sock(sk) : NULL;
+}
+
+static __always_inline u64 cookie_of(const struct tcp_sock *tcp)
+{
+	return tcp->inet_conn.icsk_inet.sk.__sk_common.skc_cookie.counter;
+}
+
+static __always_inline const struct sk_psock *psock_of(const struct tcp_sock *tcp)
+{
+	/* the low bits of sk_user_data are flags (include/net/sock.h) */
+	return KERNEL_AT(sk_psock, (u64)tcp->inet_conn.icsk_inet.sk.sk_user_data & ~7ull);
+}
+
+/*
+ * Whether redirected bytes would be read in order and without piling up: the peer is still that
+ * socket, it has read all that went by TCP, and it keeps up with what it was given. The reverse
+ * order is safe: redirected bytes are read before those in the TCP queue.
+ */
+static __always_inline bool peer_is_ready(struct conn *conn, u32 write_seq)
+{
+	const struct tcp_sock *peer = KERNEL_AT(tcp_sock, conn->peer_sock);
+
+	if (cookie_of(peer) != conn->peer)
+		return false;
+	if (peer->inet_conn.icsk_inet.sk.__sk_common.skc_state == STATE_CLOSE)
+		return false;
+	if (peer->copied_seq != write_seq)
+		return false;
+	if (psock_of(peer)->msg_tot_len > QUEUE_BYTES) {
+		add(COUNT_QUEUE_FULL, 1);
+		return false;
+	}
+	return true;
+}
+
+/* Sends n bytes on, by the shortcut when it is there, and says which lane it was. */
+static __always_inline u32 send_on(struct sk_msg_md *msg, struct conn *conn, u32 n, u32 size)
+{
+	struct tcp_sock *me;
+	u64 peer = conn->peer;
+
+	only(msg, n, size);
+	if (!peer)
+		return LANE_NATIVE;
+	me = tcp_of(msg);
+	if (!me || !peer_is_ready(conn, me->write_seq))
+		return LANE_NATIVE;
+	/* a peer that vanished: TCP says so better than a failed redirect */
+	if (bpf_msg_redirect_hash(msg, &sockets, &peer, BPF_F_INGRESS) != SK_PASS)
+		return LANE_NATIVE;
+	add(COUNT_SHORTCUT_BYTES, n);
+	return LANE_SHORTCUT;
+}
+
+/* Turns the message into a prepared answer and puts it into the sender's own queue. */
+static __always_inline int
+answer_here(struct sk_msg_md *msg, struct conn *conn, struct generation *g, u32 index)
+{
+	struct answer *a = AT(g, answer, index);
+	u32 length = a->length, size = msg->size, words, i;
+	u64 cookie = conn->cookie;
+	void *data, *end;
+
+	if (!index || !length || length > ANSWER_BYTES)
+		return refuse(conn, REASON_TABLE);
+	if (bpf_msg_redirect_hash(msg, &sockets, &cookie, BPF_F_INGRESS) != SK_PASS)
+		return refuse(conn, REASON_NO_SERVICE);
+	if (size > length && bpf_msg_pop_data(msg, length, size - length, 0))
+		return refuse(conn, REASON_TABLE);
+	if (size < length && bpf_msg_push_data(msg, 0, length - size, 0))
+		return refuse(conn, REASON_TABLE);
+	if (bpf_msg_pull_data(msg, 0, length, 0))
+		return refuse(conn, REASON_TABLE);
+	data = msg->data;
+	end = msg->data_end;
+	/* answers are padded to whole words */
+	words = length / 4;
+	bpf_for(i, 0, ANSWER_BYTES / 4) {
+		u32 *to = data + i * 4;
+
+		if (i >= words || (void *)(to + 1) > end)
+			break;
+		*to = g->heap[(index + WORDS_OF(answer) + i) & (HEAP_WORDS - 1)];
+	}
+	return SK_PASS;
+}
+
+/* Chooses bus or relay for bytes of a detour; false when there is no proxy or no room. */
+static __always_inline bool choose_way(struct sk_msg_md *msg, struct conn *conn, u32 *reason)
+{
+	u32 zero = 0, index = 0;
+	struct settings *set = bpf_map_lookup_elem(&settings, &zero);
+
+	*reason = REASON_NO_PROXY;
+	if (!set || !set->buses)
+		return false;
+	if (!conn->relay && conn->request_bytes > BUS_BYTES &&
+	    !bpf_map_pop_elem(&free_relays, &index))
+		conn->relay = index + 1;
+	if (conn->relay)
+		return bpf_msg_redirect_map(msg, &relays, conn->relay - 1, 0) == SK_PASS;
+	if (conn->request_bytes > 16 * BUS_BYTES) {
+		*reason = REASON_RELAY_FULL;
+		return false;
+	}
+	index = conn->cookie % set->buses;
+	return bpf_msg_redirect_map(msg, &buses, index, BPF_F_INGRESS) == SK_PASS;
+}
+
+/* The record by which injector and agent know a connection with detours. */
+static __always_inline void note_flow(struct sk_msg_md *msg, struct conn *conn)
+{
+	struct flow fresh = {}, *flow;
+	u64 cookie = conn->cookie;
+
+	flow = bpf_map_lookup_elem(&flows, &cookie);
+	if (!flow) {
+		fresh.sock = (u64)tcp_of(msg);
+		fresh.asked = conn->asked;
+		if (bpf_map_update_elem(&flows, &cookie, &fresh, BPF_ANY))
+			add(COUNT_FULL, 1);
+		return;
+	}
+	flow->asked = conn->asked;
+	if (flow->ends != conn->ends) {
+		conn->ends = flow->ends;
+		conn->request_bytes = 0;
+	}
+}
+
+/* Hands n bytes to the proxy behind a frame header. 0, or the reason why it could not. */
+static __always_inline u32
+detour(struct sk_msg_md *msg, struct conn *conn, u32 n, u32 size, u32 flags, u32 reason, u32 draw)
+{
+	struct frame *f;
+	u32 failed;
+
+	if (flags & FRAME_REQUEST) {
+		conn->asked++;
+		conn->request_bytes = 0;
+	}
+	note_flow(msg, conn);
+	if (!choose_way(msg, conn, &failed))
+		return failed;
+	if (bpf_msg_push_data(msg, 0, sizeof(*f), 0))
+		return REASON_TABLE;
+	if (bpf_msg_pull_data(msg, 0, sizeof(*f), 0))
+		return REASON_TABLE;
+	f = msg->data;
+	if ((void *)(f + 1) > msg->data_end)
+		return REASON_TABLE;
+	f->length = n;
+	f->kind = FRAME_DATA;
+	f->flags = flags;
+	f->cookie = conn->cookie;
+	f->offset = conn->detoured;
+	f->draw = draw;
+	f->request = conn->asked;
+	f->source = conn->source;
+	f->service = conn->service;
+	f->reason = reason;
+	f->pad = 0;
+	only(msg, n + sizeof(*f), size + sizeof(*f));
+	conn->detoured += n;
+	conn->request_bytes += n;
+	add(COUNT_DETOURED_BYTES, n);
+	return 0;
+}
+
+#endif

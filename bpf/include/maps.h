@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0) */
+/* All maps. maps.bpf.c defines them, the others refer to them. */
+#ifndef BEEWAY_MAPS_H
+#define BEEWAY_MAPS_H
+
+#include "kernel.h"
+#include "abi.h"
+
+#ifdef DEFINE_MAPS
+#define MAP struct
+#else
+#define MAP extern struct
+#endif
+
+/* A connection, as the program that sees its sends knows it. */
+struct conn {
+	u64 cookie;
+	u64 peer;		/* cookie of the other end when it is on this host, else 0 */
+	u64 peer_sock;		/* kernel address of the other end, checked against the cookie */
+	u64 left;		/* bytes of the phase that are still to come */
+	u64 detoured;		/* bytes handed to the proxy */
+	u64 request_bytes;	/* of them, of the current request */
+	u64 mark;		/* progress() when the last native request was sent */
+	struct address source;
+	struct address service;	/* what the application asked for */
+	struct address endpoint;/* what it got */
+	u32 asked;		/* requests handed to the proxy */
+	u32 ends;		/* the flow's count when it was last looked at */
+	u32 native;		/* requests that the endpoint was given */
+	u32 relay;		/* index + 1 of the relay in use */
+	u8 side;
+	u8 protocol;
+	u8 phase;
+	u8 lane;		/* of the request under way */
+	u8 digits;		/* of the chunk size read so far; in a trailer: bytes of the line */
+	u8 last;		/* byte before, where the framing needs it */
+	u8 pad[6];
+};
+
+/* Names a TCP connection for both of its ends: two pods may own the same addresses, hardly the
+ * same two initial sequence numbers. From the client's point of view. */
+struct pair_key {
+	u8 client[16];
+	u8 server[16];
+	u16 client_port;
+	u16 server_port;
+	u32 client_seq;
+	u32 server_seq;
+};
+
+struct end {
+	u64 cookie;
+	u64 sock;
+};
+
+/* A connection with both ends on this host; by the client's cookie. */
+struct link {
+	struct end server;
+	u64 answered_bytes;	/* put into the client's queue by the server's sends */
+};
+
+/* A connection with detours; by the client's cookie. */
+struct flow {
+	u64 sock;		/* kernel address of the client's socket */
+	u32 asked;		/* number of the last request handed to the proxy */
+	u32 answered;		/* number of the last request whose answer has ended */
+	u32 ends;		/* answers that ended */
+	u32 partial;		/* an answer has begun and not ended */
+};
+
+/* What an injector socket is in the middle of. */
+struct injection {
+	u64 cookie;
+	u32 left;
+	u32 end;
+	u32 request;
+	u32 pad;
+};
+
+struct datagram_key {
+	u64 cookie;
+	u8 ip[16];
+	u32 port;
+	u32 pad;
+};
+
+struct line {
+	u32 hash;
+	u16 name;
+	u16 name_length;
+	u16 value;
+	u16 value_length;
+};
+
+/* Where a head is taken apart. Claimed for one run: sk_msg programs can be preempted. */
+struct scratch {
+	u32 busy;
+	u32 lines_used;
+	u32 reason;		/* why the last step failed */
+	u32 name_hash;		/* of the field name just read */
+	u32 cursor;
+	u32 pad;
+	struct line lines[HEAD_LINES];
+	u8 head[HEAD_BYTES + 64];
+};
+#define SCRATCH_PER_CPU 4
+
+struct settings {
+	u32 abi;
+	u32 buses;		/* in use */
+	u32 shortcut;		/* 0: never */
+	u32 pad;
+	u64 generation;		/* number of the one in force, for the next agent */
+};
+
+/* One slot: an array of one struct generation. The loader supplies the inner map's shape. */
+MAP {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u32);
+} generations SEC(".maps");
+
+MAP {
+	__uint(type, BPF_MAP_TYPE_SOCKHASH);
+	__uint(max_entries, SOCKETS);
+	__type(key, u64);
+	__type(value, u64);
+} sockets SEC(".maps");
+
+MAP {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct conn);
+} conns SEC(".maps");
+
+MAP {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct injection);
+} injections SEC(".maps");
+
+MAP {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct pair_key);
+	__type(value, struct end);
+} pairs SEC(".maps");
+
+MAP {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, SOCKETS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, u64);
+	__type(value, struct link);
+} links SEC(".maps");
+
+MAP {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, SOCKETS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, u64);
+	__type(value, struct flow);
+} flows SEC(".maps");
+
+MAP {
+	__uint(type, BPF_MAP_TYPE_SOCKMAP);
+	__uint(max_entries, BUSES);
+	__type(key, u32);
+	__type(value, u64);
+} buses SEC(".maps");
+
+MAP {
+	__uint(type, BPF_MAP_TYPE_SOCKMAP);
+	__uint(max_entries, RELAYS);
+	__type(key, u32);
+	__type(value, u64);
+} relays SEC(".maps");
+
+MAP {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, RELAYS);
+	__type(value, u32);
+} free_relays SEC(".maps");
+
+MAP {
+	__uint(type, BPF_MAP_TYPE_SOCKMAP);
+	__uint(max_entries, BUSES);
+	__type(key, u32);
+	__type(value, u64);
+} injectors SEC(".maps");
+
+MAP {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, LANES * REASONS);
+	__type(key, u32);
+	__type(value, u64);
+} requests SEC(".maps");
+
+MAP {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNTERS);
+	__type(key, u32);
+	__type(value, u64);
+} counters SEC(".maps");
+
+MAP {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, CLOSED_QUEUE);
+} events SEC(".maps");
+
+MAP {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct datagram_key);
+	__type(value, struct address);
+} datagrams SEC(".maps");
+
+/* max_entries is SCRATCH_PER_CPU for each possible CPU, set by the loader */
+MAP {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 256 * SCRATCH_PER_CPU);
+	__type(key, u32);
+	__type(value, struct scratch);
+} scratches SEC(".maps");
+
+MAP {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct settings);
+} settings SEC(".maps");
+
+static __always_inline struct generation *current_generation(void)
+{
+	u32 zero = 0;
+	void *inner = bpf_map_lookup_elem(&generations, &zero);
+
+	return inner ? bpf_map_lookup_elem(inner, &zero) : NULL;
+}
+
+static __always_inline void add(u32 counter, u64 n)
+{
+	u64 *value = bpf_map_lookup_elem(&counters, &counter);
+
+	if (value)
+		*value += n;
+}
+
+static __always_inline void count_request(u32 lane, u32 reason)
+{
+	u32 at = lane * REASONS + reason;
+	u64 *value = bpf_map_lookup_elem(&requests, &at);
+
+	if (value)
+		*value += 1;
+}
+
+#endif

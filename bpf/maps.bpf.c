@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0)
+#define DEFINE_MAPS
+#include "maps.h"
+
+/*
+ * Never loaded: names the layouts that userspace needs, so that they are in the object's BTF, from
+ * which the build makes Rust types.
+ */
+struct layouts {
+	struct generation generation;
+	struct frontend frontend;
+	struct cluster cluster;
+	struct endpoint endpoint;
+	struct member member;
+	struct workload workload;
+	struct table table;
+	struct group group;
+	struct candidate candidate;
+	struct predicate predicate;
+	struct action action;
+	struct share share;
+	struct answer answer;
+	struct frame frame;
+	struct event event;
+	enum limits limits;
+	enum lane lane;
+	enum reason reason;
+	enum counter counter;
+	enum protocol protocol;
+	enum table_flags table_flags;
+	enum method method;
+	enum predicate_kind predicate_kind;
+	enum action_kind action_kind;
+	enum prepared prepared;
+	enum frame_kind frame_kind;
+	enum frame_flags frame_flags;
+	enum event_kind event_kind;
+};
+
+SEC("?syscall")
+int layouts(struct layouts *unused)
+{
+	return unused->limits;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

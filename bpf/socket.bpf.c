@@ -1,0 +1,569 @@
+// SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0)
+/*
+ * Verify at send(), detour on a miss.
+ *
+ * sockops enrols both ends of a connection to a service while it is established, before bytes
+ * flow. From then on each message that the client sends passes on_send():
+ *
+ *   1. A message is read by the phase that its connection is in: a request's head, its body, or
+ *      everything (the connection was given to userspace).
+ *   2. A head is taken apart (http.h) and judged (verdict.h) by one generation of tables.
+ *   3. The request goes on to the endpoint that connect() chose (native, or by the shortcut when
+ *      that endpoint's socket is on this host), or to the userspace proxy, or is answered here.
+ *   4. Its body follows it, whatever number of messages it takes.
+ *
+ * Answers keep the order of their requests: while an answer by detour may be under way, the next
+ * request is detoured too; while a native one may be, a request that must leave the native lane
+ * is refused. Fail closed: a message that cannot be understood goes to userspace or nowhere.
+ */
+#include "lanes.h"
+#include "body.h"
+
+/* A load that the compiler does not merge with that of another branch: the verifier wants each
+ * field of the context read at its own offset. */
+#define OWN(field) ({ ip = (field); barrier_var(ip); ip; })
+
+/* Local and remote address of a socket, as sockops shows them. */
+static __always_inline void
+get_ends(struct bpf_sock_ops *ctx, struct address *local, struct address *remote)
+{
+	u32 ip, *to = (u32 *)local->ip, *peer = (u32 *)remote->ip;
+
+	if (ctx->family == AF_INET) {
+		map_ip4(local->ip, OWN(ctx->local_ip4));
+		map_ip4(remote->ip, OWN(ctx->remote_ip4));
+	} else {
+		to[0] = OWN(ctx->local_ip6[0]);
+		to[1] = OWN(ctx->local_ip6[1]);
+		to[2] = OWN(ctx->local_ip6[2]);
+		to[3] = OWN(ctx->local_ip6[3]);
+		peer[0] = OWN(ctx->remote_ip6[0]);
+		peer[1] = OWN(ctx->remote_ip6[1]);
+		peer[2] = OWN(ctx->remote_ip6[2]);
+		peer[3] = OWN(ctx->remote_ip6[3]);
+	}
+	local->family = remote->family = ctx->family == AF_INET ? 4 : 6;
+	local->port = ctx->local_port;
+	remote->port = bpf_ntohl(ctx->remote_port);
+}
+
+static __always_inline bool enrol(struct bpf_sock_ops *ctx, u64 cookie)
+{
+	if (bpf_sock_hash_update(ctx, &sockets, &cookie, BPF_ANY)) {
+		add(COUNT_NOT_ENROLLED, 1);
+		return false;
+	}
+	add(COUNT_ENROLLED, 1);
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+	return true;
+}
+
+/* A client's connection stands: wait for the other end, should it be on this host. */
+static __always_inline void client_established(struct bpf_sock_ops *ctx)
+{
+	struct address local = {}, remote = {};
+	struct pair_key key = {};
+	struct end end = {};
+	struct bpf_sock *sk = ctx->sk;
+	struct conn *conn;
+
+	if (!sk)
+		return;
+	conn = bpf_sk_storage_get(&conns, sk, 0, 0);
+	if (!conn || conn->side != SIDE_CLIENT || conn->protocol != PROTOCOL_HTTP)
+		return;
+	get_ends(ctx, &local, &remote);
+	conn->source = local;
+	if (!enrol(ctx, conn->cookie))
+		return;
+	copy_ip(key.client, local.ip);
+	copy_ip(key.server, remote.ip);
+	key.client_port = local.port;
+	key.server_port = remote.port;
+	key.client_seq = ctx->snd_nxt;
+	key.server_seq = ctx->rcv_nxt;
+	end.cookie = conn->cookie;
+	end.sock = (u64)bpf_skc_to_tcp_sock(sk);
+	if (bpf_map_update_elem(&pairs, &key, &end, BPF_ANY))
+		add(COUNT_FULL, 1);
+}
+
+/* A server's connection stands; when its client is one of ours, tell each of the other. */
+static __always_inline void server_established(struct bpf_sock_ops *ctx)
+{
+	struct address local = {}, remote = {};
+	struct pair_key key = {};
+	struct link link = {};
+	struct end client, *found;
+	struct bpf_sock *sk = ctx->sk;
+	struct settings *set;
+	struct conn *conn;
+	u32 zero = 0;
+
+	set = bpf_map_lookup_elem(&settings, &zero);
+	if (!sk || !set || !set->shortcut)
+		return;
+	get_ends(ctx, &local, &remote);
+	copy_ip(key.client, remote.ip);
+	copy_ip(key.server, local.ip);
+	key.client_port = remote.port;
+	key.server_port = local.port;
+	key.client_seq = ctx->rcv_nxt;
+	key.server_seq = ctx->snd_nxt;
+	found = bpf_map_lookup_elem(&pairs, &key);
+	if (!found)
+		return;
+	client = *found;
+	bpf_map_delete_elem(&pairs, &key);
+	conn = bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!conn) {
+		add(COUNT_FULL, 1);
+		return;
+	}
+	conn->cookie = bpf_get_socket_cookie(ctx);
+	conn->side = SIDE_SERVER;
+	if (!enrol(ctx, conn->cookie))
+		return;
+	link.server.cookie = conn->cookie;
+	link.server.sock = (u64)bpf_skc_to_tcp_sock(sk);
+	if (bpf_map_update_elem(&links, &client.cookie, &link, BPF_ANY)) {
+		add(COUNT_FULL, 1);
+		return;
+	}
+	conn->peer = client.cookie;
+	conn->peer_sock = client.sock;
+	add(COUNT_PAIRED, 1);
+}
+
+static __always_inline void closed(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct conn *conn = sk ? bpf_sk_storage_get(&conns, sk, 0, 0) : NULL;
+	struct event *event;
+	u64 cookie;
+
+	if (!conn || conn->side != SIDE_CLIENT)
+		return;
+	cookie = conn->cookie;
+	bpf_map_delete_elem(&links, &cookie);
+	if (!conn->detoured)
+		return;
+	bpf_map_delete_elem(&flows, &cookie);
+	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+	if (!event) {
+		add(COUNT_EVENTS_LOST, 1);
+		return;
+	}
+	event->kind = EVENT_CLOSED;
+	event->relay = conn->relay;
+	event->cookie = cookie;
+	bpf_ringbuf_submit(event, 0);
+}
+
+SEC("sockops")
+int on_socket(struct bpf_sock_ops *ctx)
+{
+	switch (ctx->op) {
+	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
+		client_established(ctx);
+		break;
+	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
+		server_established(ctx);
+		break;
+	case BPF_SOCK_OPS_STATE_CB:
+		if (ctx->args[1] == STATE_CLOSE)
+			closed(ctx);
+		break;
+	}
+	return 1;
+}
+
+static __always_inline struct scratch *claim_scratch(void)
+{
+	u32 first = bpf_get_smp_processor_id() * SCRATCH_PER_CPU;
+
+	for (u32 i = 0; i < SCRATCH_PER_CPU; i++) {
+		u32 key = first + i;
+		struct scratch *s = bpf_map_lookup_elem(&scratches, &key);
+
+		if (s && !__sync_val_compare_and_swap(&s->busy, 0, 1))
+			return s;
+	}
+	return NULL;
+}
+
+static __always_inline void release_scratch(struct scratch *s)
+{
+	__sync_lock_test_and_set(&s->busy, 0);
+}
+
+/* Copies the first bytes of a message; how many, 0 on failure. */
+static __always_inline u32 read_head(struct sk_msg_md *msg, struct scratch *s)
+{
+	u32 n = msg->size < HEAD_BYTES ? msg->size : HEAD_BYTES;
+	void *data;
+
+	if (!n || bpf_msg_pull_data(msg, 0, n, 0))
+		return 0;
+	data = msg->data;
+	if (n > HEAD_BYTES || bpf_probe_read_kernel(s->head, n, data))
+		return 0;
+	__builtin_memset(&s->head[n & (2 * HEAD_BYTES - 1)], 0, 8);
+	return n;
+}
+
+/* How far the answers to native requests have come: bytes that reached the client's socket. */
+static __always_inline u64 progress(struct conn *conn, const struct tcp_sock *tcp)
+{
+	u64 cookie = conn->cookie, bytes = tcp->rcv_nxt;
+	struct link *link = conn->peer ? bpf_map_lookup_elem(&links, &cookie) : NULL;
+
+	return bytes + (link ? link->answered_bytes : 0);
+}
+
+/*
+ * Whether a native answer may still be under way: none of it has come since the last native
+ * request, or some that came was not read. A client that sends its next request after reading the
+ * whole answer, as all but pipelining ones do, is never in doubt.
+ */
+static __always_inline bool native_outstanding(struct conn *conn, struct sk_msg_md *msg)
+{
+	struct tcp_sock *tcp;
+	u32 unread;
+
+	if (!conn->native)
+		return false;
+	tcp = tcp_of(msg);
+	if (!tcp || progress(conn, tcp) == conn->mark)
+		return true;
+	unread = tcp->rcv_nxt - tcp->copied_seq;
+	/* the FIN of a server that closes counts one */
+	if (unread == 1 && tcp->inet_conn.icsk_inet.sk.__sk_common.skc_state == STATE_CLOSE_WAIT)
+		unread = 0;
+	return unread || psock_of(tcp)->msg_tot_len;
+}
+
+static __always_inline bool detour_outstanding(struct conn *conn)
+{
+	u64 cookie = conn->cookie;
+	struct flow *flow;
+
+	if (!conn->asked)
+		return false;
+	flow = bpf_map_lookup_elem(&flows, &cookie);
+	return !flow || flow->answered != conn->asked;
+}
+
+/* Learns of the other end once it is known. */
+static __always_inline void find_peer(struct conn *conn)
+{
+	u64 cookie = conn->cookie;
+	struct link *link;
+
+	if (conn->peer)
+		return;
+	link = bpf_map_lookup_elem(&links, &cookie);
+	if (link) {
+		conn->peer = link->server.cookie;
+		conn->peer_sock = link->server.sock;
+	}
+}
+
+/* What on_head() found out about the request that begins a message. */
+struct request {
+	u32 lane;
+	u32 reason;
+	u32 answer;
+	u32 draw;
+	u32 span;		/* bytes of the message that belong to it */
+	u32 sticky;
+	u32 more;		/* another request begins behind it */
+	u32 certain;
+};
+
+/* Sets the phase for what follows the head, and how much of this message belongs to it. */
+static __always_inline bool
+begin_body(struct sk_msg_md *msg, struct conn *conn, const struct head *h, struct request *r)
+{
+	u64 behind = msg->size - h->length;
+
+	conn->left = h->body;
+	conn->digits = 0;
+	conn->last = 0;
+	if (h->chunked) {
+		conn->left = 0;
+		conn->phase = PHASE_CHUNK_SIZE;
+		r->span = behind ? walk_chunks(msg, conn, h->length) : h->length;
+		if (!r->span)
+			return false;
+	} else if (behind >= h->body) {
+		conn->phase = PHASE_HEAD;
+		r->span = h->length + h->body;
+	} else {
+		conn->phase = PHASE_BODY;
+		conn->left -= behind;
+		r->span = msg->size;
+	}
+	r->more = conn->phase == PHASE_HEAD && r->span < msg->size;
+	return true;
+}
+
+/* Reads and judges the request at the start of a message. */
+static __always_inline void
+examine(struct sk_msg_md *msg, struct conn *conn, struct generation *g, struct request *r)
+{
+	struct scratch *s = claim_scratch();
+	struct verdict v = {};
+	struct head h;
+	u32 length;
+	int reason;
+
+	r->lane = LANE_DETOUR;
+	r->sticky = 1;
+	r->reason = REASON_HEAD_LIMIT;
+	if (!s)
+		return;
+	length = read_head(msg, s);
+	reason = length ? parse_head(s, length, &h) : REASON_HEAD_LIMIT;
+	if (!reason) {
+		v.service = conn->service;
+		v.endpoint = conn->endpoint;
+		v.source = conn->source;
+		v.draw = r->draw;
+		judge(g, s, &h, &v);
+	}
+	release_scratch(s);
+	r->reason = reason;
+	if (reason)
+		return;
+	r->reason = REASON_BAD_CHUNK;
+	if (!begin_body(msg, conn, &h, r))
+		return;
+	r->sticky = 0;
+	r->lane = v.lane;
+	r->reason = v.reason;
+	r->answer = v.answer;
+	r->certain = v.certain;
+}
+
+/* Keeps answers in the order of requests; false when that cannot be. */
+static __always_inline bool
+keep_order(struct sk_msg_md *msg, struct conn *conn, struct request *r)
+{
+	if (r->more && !r->certain && !r->sticky) {
+		r->lane = LANE_DETOUR;
+		r->reason = REASON_PIPELINED;
+		r->sticky = 1;
+	}
+	/* userspace answers a request whose body is still to come */
+	if (r->lane == LANE_ANSWERED && conn->phase != PHASE_HEAD) {
+		r->lane = LANE_DETOUR;
+		r->reason = REASON_RULE_ACTION;
+	}
+	if (r->lane != LANE_DETOUR && detour_outstanding(conn)) {
+		r->lane = LANE_DETOUR;
+		r->reason = REASON_OUTSTANDING;
+		r->sticky |= r->more;
+	}
+	return r->lane == LANE_NATIVE || !native_outstanding(conn, msg);
+}
+
+/* The proxy is away: a whole request is answered 503, of a part nothing can be made. */
+static __always_inline int
+without_proxy(struct sk_msg_md *msg, struct conn *conn, struct generation *g, u32 reason)
+{
+	bool whole = conn->phase == PHASE_HEAD;
+	int action;
+
+	if (reason != REASON_NO_PROXY)
+		return refuse(conn, reason);
+	count_request(LANE_ANSWERED, reason);
+	action = answer_here(msg, conn, g, g->heap[ANSWER_NO_PROXY]);
+	if (!whole)
+		conn->phase = PHASE_DEAD;
+	/* the proxy will never answer it */
+	conn->asked = 0;
+	return action;
+}
+
+static __always_inline int
+detour_request(struct sk_msg_md *msg, struct conn *conn, struct generation *g, struct request *r)
+{
+	u32 flags = r->sticky ? FRAME_STICKY : FRAME_REQUEST, failed;
+
+	if (r->sticky) {
+		conn->phase = PHASE_STICKY;
+		r->span = msg->size;
+	}
+	failed = detour(msg, conn, r->span, msg->size, flags, r->reason, r->draw);
+	if (failed)
+		return without_proxy(msg, conn, g, failed);
+	count_request(LANE_DETOUR, r->reason);
+	return SK_PASS;
+}
+
+static __always_inline int
+native_request(struct sk_msg_md *msg, struct conn *conn, struct request *r)
+{
+	struct tcp_sock *tcp = tcp_of(msg);
+	u32 lane;
+
+	find_peer(conn);
+	conn->native++;
+	if (tcp)
+		conn->mark = progress(conn, tcp);
+	lane = send_on(msg, conn, r->span, msg->size);
+	count_request(lane, r->reason);
+	return SK_PASS;
+}
+
+static __always_inline int on_head(struct sk_msg_md *msg, struct conn *conn)
+{
+	struct generation *g = current_generation();
+	struct request r = {};
+
+	if (!g)
+		return refuse(conn, REASON_NO_SERVICE);
+	r.draw = bpf_get_prandom_u32();
+	examine(msg, conn, g, &r);
+	if (!keep_order(msg, conn, &r))
+		return refuse(conn, REASON_ORDER);
+	conn->lane = r.lane;
+	if (r.lane == LANE_DETOUR)
+		return detour_request(msg, conn, g, &r);
+	if (r.lane == LANE_NATIVE)
+		return native_request(msg, conn, &r);
+	count_request(LANE_ANSWERED, r.reason);
+	return answer_here(msg, conn, g, r.answer);
+}
+
+/* Bytes of a body go the way of their head. */
+static __always_inline int on_body(struct sk_msg_md *msg, struct conn *conn)
+{
+	struct generation *g = current_generation();
+	u32 size = msg->size, n = size, failed;
+
+	if (conn->phase == PHASE_BODY) {
+		if (n >= conn->left) {
+			n = conn->left;
+			conn->phase = PHASE_HEAD;
+		}
+		conn->left -= n;
+	} else {
+		n = walk_chunks(msg, conn, 0);
+		if (!n)
+			return refuse(conn, REASON_BAD_CHUNK);
+	}
+	if (conn->lane == LANE_NATIVE) {
+		send_on(msg, conn, n, size);
+		return SK_PASS;
+	}
+	failed = detour(msg, conn, n, size, 0, REASON_NONE, 0);
+	if (failed && g)
+		return without_proxy(msg, conn, g, failed);
+	return failed ? refuse(conn, failed) : SK_PASS;
+}
+
+/* Everything goes to userspace. */
+static __always_inline int on_sticky(struct sk_msg_md *msg, struct conn *conn)
+{
+	u32 failed = detour(msg, conn, msg->size, msg->size, FRAME_STICKY, REASON_STICKY, 0);
+
+	return failed ? refuse(conn, failed) : SK_PASS;
+}
+
+/* What a server sends goes to its client, by the shortcut when there is one. */
+static __always_inline int on_answer(struct sk_msg_md *msg, struct conn *conn)
+{
+	u64 peer = conn->peer;
+	struct link *link;
+	u32 size = msg->size;
+
+	if (send_on(msg, conn, size, size) != LANE_SHORTCUT)
+		return SK_PASS;
+	link = bpf_map_lookup_elem(&links, &peer);
+	if (link)
+		link->answered_bytes += size;
+	return SK_PASS;
+}
+
+SEC("sk_msg")
+int on_send(struct sk_msg_md *msg)
+{
+	struct bpf_sock *sk = msg->sk;
+	struct conn *conn = sk ? bpf_sk_storage_get(&conns, sk, 0, 0) : NULL;
+
+	if (!conn)
+		return SK_PASS;
+	if (conn->side == SIDE_SERVER)
+		return on_answer(msg, conn);
+	switch (conn->phase) {
+	case PHASE_HEAD:
+		return on_head(msg, conn);
+	case PHASE_STICKY:
+		return on_sticky(msg, conn);
+	case PHASE_DEAD:
+		return SK_DROP;
+	default:
+		return on_body(msg, conn);
+	}
+}
+
+/*
+ * The proxy's answers: a frame header, then bytes for the client's socket that it names. Fails
+ * with EACCES when that socket is gone.
+ */
+SEC("sk_msg")
+int on_inject(struct sk_msg_md *msg)
+{
+	struct injection *in;
+	struct flow *flow;
+	struct frame *f;
+	struct bpf_sock *sk = msg->sk;
+	u32 size = msg->size, n;
+	u64 cookie;
+
+	in = sk ? bpf_sk_storage_get(&injections, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : NULL;
+	if (!in)
+		return SK_DROP;
+	if (!in->left) {
+		if (size < sizeof(*f) || bpf_msg_pull_data(msg, 0, sizeof(*f), 0))
+			return SK_DROP;
+		f = msg->data;
+		if ((void *)(f + 1) > msg->data_end)
+			return SK_DROP;
+		in->cookie = f->cookie;
+		in->left = f->length;
+		in->end = f->flags & FRAME_END;
+		in->request = f->request;
+		if (in->left && bpf_msg_pop_data(msg, 0, sizeof(*f), 0))
+			return SK_DROP;
+		size -= sizeof(*f);
+	}
+	cookie = in->cookie;
+	n = size < in->left ? size : in->left;
+	in->left -= n;
+	flow = bpf_map_lookup_elem(&flows, &cookie);
+	if (flow && !in->left && in->end) {
+		if (in->request)
+			flow->answered = in->request;
+		flow->ends++;
+	}
+	if (flow)
+		flow->partial = !(!in->left && in->end);
+	if (!n)
+		return SK_DROP;
+	only(msg, n, size);
+	add(COUNT_INJECTED_BYTES, n);
+	return bpf_msg_redirect_hash(msg, &sockets, &cookie, BPF_F_INGRESS);
+}
+
+/*
+ * Lets bytes from TCP pass. Its presence makes FIONREAD answer for sockets under sk_msg on
+ * kernels since commit 929e30f93125.
+ */
+SEC("sk_skb/stream_verdict")
+int on_receive(struct __sk_buff *skb)
+{
+	return SK_PASS;
+}

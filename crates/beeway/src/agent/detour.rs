@@ -1,0 +1,111 @@
+//! The userspace proxy inside the agent, and what it asks of the kernel.
+
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use beeway_dataplane::Dataplane;
+use beeway_model::Mesh;
+use beeway_proxy::{Kernel, Proxy, Stats, Worker};
+use tokio::sync::watch;
+
+const _: () = assert!(beeway_proxy::FRAME_BYTES == beeway_dataplane::FRAME_BYTES);
+
+/// How long the thread that hears of closed connections sleeps at the most.
+const HEARTBEAT: Duration = Duration::from_millis(200);
+
+/// The running detour.
+pub(crate) struct Detour {
+    proxy: Arc<Mutex<Option<Proxy>>>,
+    dataplane: Arc<Dataplane>,
+    stopping: Arc<AtomicBool>,
+    events: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct KernelSide(Arc<Dataplane>);
+
+impl Kernel for KernelSide {
+    fn queued(&self, cookie: u64) -> Option<u64> {
+        self.0.queued(cookie)
+    }
+
+    fn relay_done(&self, index: usize) -> Option<TcpStream> {
+        self.0
+            .renew_relay(index)
+            .inspect_err(|error| tracing::error!(%error, index, "a relay is lost"))
+            .ok()
+    }
+
+    fn abort(&self, cookie: u64) {
+        self.0.abort(cookie);
+    }
+}
+
+impl Detour {
+    /// Starts a worker for each CPU, at most as many as there are buses.
+    pub(crate) fn start(
+        dataplane: Arc<Dataplane>,
+        mesh: watch::Receiver<Arc<Mesh>>,
+    ) -> Result<Detour> {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let sockets = dataplane.open_workers(cpus.min(beeway_dataplane::MAX_WORKERS))?;
+        let workers = sockets
+            .into_iter()
+            .map(|s| Worker { bus: s.bus, injector: s.injector, relays: s.relays })
+            .collect();
+        let proxy = Proxy::start(workers, Arc::new(KernelSide(dataplane.clone())), mesh)
+            .context("start the userspace proxy")?;
+        let proxy = Arc::new(Mutex::new(Some(proxy)));
+        let stopping = Arc::new(AtomicBool::new(false));
+        let events = std::thread::Builder::new().name("closed".into()).spawn({
+            let (dataplane, proxy) = (dataplane.clone(), proxy.clone());
+            let stopping = stopping.clone();
+            move || hear_of_closed(&dataplane, &proxy, &stopping)
+        })?;
+        Ok(Detour { proxy, dataplane, stopping, events: Mutex::new(Some(events)) })
+    }
+
+    /// Counters of the proxy.
+    pub(crate) fn stats(&self) -> Stats {
+        let proxy = self.proxy.lock().expect("no panic while locked");
+        proxy.as_ref().map(Proxy::stats).unwrap_or_default()
+    }
+
+    /// From now on the kernel answers 503 itself.
+    pub(crate) fn stop(&self) {
+        if let Err(error) = self.dataplane.close_workers() {
+            tracing::warn!(%error, "the kernel could not be told that the proxy ends");
+        }
+        self.stopping.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.events.lock().expect("no panic while locked").take() {
+            let _ = thread.join();
+        }
+        drop(self.proxy.lock().expect("no panic while locked").take());
+    }
+}
+
+fn hear_of_closed(dataplane: &Dataplane, proxy: &Mutex<Option<Proxy>>, stopping: &AtomicBool) {
+    let closed = match dataplane.closed_connections() {
+        Ok(closed) => closed,
+        Err(error) => return tracing::error!(%error, "closed connections go unheard"),
+    };
+    while !stopping.load(Ordering::Relaxed) {
+        match closed.wait(HEARTBEAT) {
+            Ok(connections) => {
+                let proxy = proxy.lock().expect("no panic while locked");
+                for connection in connections {
+                    if let Some(proxy) = proxy.as_ref() {
+                        proxy.client_closed(connection.cookie);
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "closed connections go unheard");
+                std::thread::sleep(HEARTBEAT);
+            }
+        }
+    }
+}

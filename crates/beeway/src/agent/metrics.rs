@@ -1,0 +1,160 @@
+//! `/metrics` in OpenMetrics text, read from the kernel's counters at each scrape.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use beeway_dataplane::MapUse;
+
+use super::Agent;
+
+/// Serves metrics on a thread of its own; the address that was bound.
+pub(crate) fn serve(agent: Arc<Agent>) -> Result<SocketAddr> {
+    let address = agent.args.metrics;
+    let listener = std::net::TcpListener::bind(address)
+        .with_context(|| format!("serve metrics on {address} (choose another with --metrics)"))?;
+    listener.set_nonblocking(true)?;
+    let bound = listener.local_addr()?;
+    let mut registry = Registry::with_prefix("beeway");
+    registry.register_collector(Box::new(Reader(agent)));
+    let routes = Router::new().route("/metrics", get(scrape)).with_state(Arc::new(registry));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("metrics".into()).spawn(move || {
+        runtime.block_on(async move {
+            let served = match tokio::net::TcpListener::from_std(listener) {
+                Ok(listener) => axum::serve(listener, routes).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = served {
+                tracing::error!(%error, "metrics are not served any more");
+            }
+        });
+    })?;
+    Ok(bound)
+}
+
+async fn scrape(State(registry): State<Arc<Registry>>) -> Response {
+    let mut text = String::new();
+    match encode(&mut text, &registry) {
+        Ok(()) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+struct Reader(Arc<Agent>);
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reader")
+    }
+}
+
+impl Collector for Reader {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let agent = &self.0;
+        let counts = agent.dataplane.counts().unwrap_or_default();
+        let mut requests = encoder.encode_descriptor(
+            "requests",
+            "Requests by the lane that they took and why",
+            None,
+            MetricType::Counter,
+        )?;
+        for count in &counts.requests {
+            let labels = [("lane", count.lane), ("reason", count.reason)];
+            ConstCounter::new(count.count).encode(requests.encode_family(&labels)?)?;
+        }
+        for (name, value) in &counts.counters {
+            counter(&mut encoder, name, "Counted by the kernel programs", *value)?;
+        }
+        self.maps(&mut encoder)?;
+        self.configuration(&mut encoder)?;
+        let stats = agent.detour.stats();
+        gauge(&mut encoder, "detour_streams", "Connections that the proxy holds", stats.open_streams)?;
+        counter(&mut encoder, "detour_requests", "Requests that reached the proxy", stats.requests)?;
+        counter(
+            &mut encoder,
+            "detour_upstream_errors",
+            "Requests that failed between proxy and endpoint",
+            stats.upstream_errors,
+        )
+    }
+}
+
+impl Reader {
+    fn maps(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let used = |map: &MapUse| map.used;
+        let limit = |map: &MapUse| map.limit;
+        let maps = self.0.dataplane.map_use();
+        for (name, help, of) in [
+            ("map_entries", "Entries of a kernel map", used as fn(&MapUse) -> u64),
+            ("map_limit", "Most entries of a kernel map", limit),
+        ] {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for map in &maps {
+                let labels = [("map", map.name.as_str())];
+                ConstGauge::new(of(map)).encode(metric.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn configuration(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let state = self.0.follower.state();
+        counter(encoder, "generations", "Configurations put in force", state.applied)?;
+        counter(encoder, "generations_refused", "Configurations refused", state.refused)?;
+        let errors = |severity| {
+            state.problems.iter().filter(|p| p.severity == severity).count() as u64
+        };
+        let problems = errors(beeway_config::Severity::Error);
+        gauge(encoder, "configuration_errors", "Errors in the files as last read", problems)?;
+        if let Some(generation) = state.in_force {
+            gauge(encoder, "generation", "Number of the generation in force", generation.number)?;
+            gauge(encoder, "table_words", "Words of the tables in use", generation.words_used)?;
+            gauge(encoder, "table_words_limit", "Most words of tables", generation.words_limit)?;
+            let took = encoder.encode_descriptor(
+                "generation_took",
+                "From reading the files to the switch of generation",
+                Some(&Unit::Seconds),
+                MetricType::Gauge,
+            )?;
+            ConstGauge::new(generation.took.as_secs_f64()).encode(took)?;
+        }
+        Ok(())
+    }
+}
+
+fn counter(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    value: u64,
+) -> Result<(), std::fmt::Error> {
+    let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    ConstCounter::new(value).encode(metric)
+}
+
+fn gauge(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    value: u64,
+) -> Result<(), std::fmt::Error> {
+    let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    ConstGauge::new(value).encode(metric)
+}

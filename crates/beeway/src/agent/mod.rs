@@ -1,0 +1,118 @@
+//! The node agent: owns the kernel programs, follows the configuration, serves the detour.
+//!
+//! Configuration → [`Mesh`](beeway_model::Mesh) → tables → kernel maps, and the same mesh to the
+//! userspace proxy. Nothing flows back but counters.
+
+mod admin;
+mod configuration;
+mod detour;
+mod metrics;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result};
+use beeway_dataplane::Dataplane;
+
+use configuration::Follower;
+use detour::Detour;
+
+use crate::status::{admin_socket, pid_file};
+
+/// What `beeway run` was asked to do.
+#[derive(Debug, Clone)]
+pub struct RunArgs {
+    /// Directory of YAML files.
+    pub config: PathBuf,
+    /// cgroup v2 directory whose processes are in the mesh; made when it is not there.
+    pub cgroup: PathBuf,
+    /// Directory for pins, the lock and the admin socket.
+    pub state: PathBuf,
+    /// Where metrics are served.
+    pub metrics: SocketAddr,
+    /// Never let bytes skip TCP.
+    pub no_shortcut: bool,
+    /// This node's name in the configuration.
+    pub node: Option<String>,
+}
+
+/// What all parts of the running agent see.
+pub(crate) struct Agent {
+    pub(crate) args: RunArgs,
+    pub(crate) started: SystemTime,
+    pub(crate) dataplane: Arc<Dataplane>,
+    pub(crate) follower: Arc<Follower>,
+    pub(crate) detour: Arc<Detour>,
+}
+
+/// Runs until SIGTERM or SIGINT. The kernel programs stay attached then: native and shortcut
+/// traffic goes on, and the next agent takes over. `beeway off` removes them.
+pub fn run(args: RunArgs) -> Result<()> {
+    let stop = Signals::block()?;
+    std::fs::create_dir_all(&args.state)
+        .with_context(|| format!("create the state directory {}", args.state.display()))?;
+    std::fs::create_dir_all(&args.cgroup)
+        .with_context(|| format!("create the cgroup {}", args.cgroup.display()))?;
+    let dataplane = Arc::new(Dataplane::start(&beeway_dataplane::Options {
+        cgroup: args.cgroup.clone(),
+        state: args.state.clone(),
+        shortcut: !args.no_shortcut,
+    })?);
+    write_pid(&args.state)?;
+    let follower = Follower::start(&args, dataplane.clone())?;
+    let detour = Arc::new(Detour::start(dataplane.clone(), follower.mesh())?);
+    let agent = Arc::new(Agent { args, started: SystemTime::now(), dataplane, follower, detour });
+    let metrics = metrics::serve(agent.clone())?;
+    admin::serve(agent.clone())?;
+    tracing::info!(
+        cgroup = %agent.args.cgroup.display(),
+        %metrics,
+        adopted = agent.dataplane.adopted(),
+        "in force"
+    );
+    println!("ready");
+    notify_systemd(&[sd_notify::NotifyState::Ready]);
+    stop.wait();
+    notify_systemd(&[sd_notify::NotifyState::Stopping]);
+    tracing::info!("stopping; the kernel programs stay attached (`beeway off` removes them)");
+    agent.detour.stop();
+    let _ = std::fs::remove_file(pid_file(&agent.args.state));
+    let _ = std::fs::remove_file(admin_socket(&agent.args.state));
+    Ok(())
+}
+
+fn write_pid(state: &Path) -> Result<()> {
+    let path = pid_file(state);
+    std::fs::write(&path, format!("{}\n", std::process::id()))
+        .with_context(|| format!("write {}", path.display()))
+}
+
+fn notify_systemd(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "systemd could not be told");
+    }
+}
+
+/// SIGTERM and SIGINT, taken synchronously.
+struct Signals(nix::sys::signal::SigSet);
+
+impl Signals {
+    /// Must be called before threads start, so that they inherit the mask.
+    fn block() -> Result<Signals> {
+        use nix::sys::signal::{SigSet, Signal};
+        let mut set = SigSet::empty();
+        set.add(Signal::SIGTERM);
+        set.add(Signal::SIGINT);
+        set.thread_block().context("block signals")?;
+        Ok(Signals(set))
+    }
+
+    fn wait(&self) {
+        while self.0.wait().is_err() {
+            // EINTR; a signal that cannot be waited for would spin without this
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}

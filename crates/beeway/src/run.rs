@@ -1,0 +1,44 @@
+//! `beeway run`: what must be there before the agent starts, so that nothing is half-started.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+
+use crate::agent;
+use crate::cli::RunArgs;
+
+/// Runs the agent until it is told to stop.
+pub fn run(args: RunArgs) -> Result<ExitCode> {
+    require_root("beeway run", "CAP_BPF, CAP_NET_ADMIN")?;
+    if beeway_dataplane::cgroup::mount_point().is_none() {
+        bail!(
+            "cgroup v2 is not mounted: try \
+             `mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified`"
+        );
+    }
+    if !args.config.is_dir() {
+        bail!("{} is not a directory: name one with YAML files in it", args.config.display());
+    }
+    agent::run(agent::RunArgs {
+        config: args.config,
+        cgroup: args.cgroup,
+        state: args.state,
+        metrics: args.metrics,
+        no_shortcut: args.no_shortcut,
+        node: Some(args.node.map_or_else(host_name, Ok)?),
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn host_name() -> Result<String> {
+    let name = nix::unistd::gethostname().context("read the host name")?;
+    Ok(name.to_string_lossy().into_owned())
+}
+
+/// Fails unless this process is root. `what` is the command as typed, `why` what it needs.
+pub fn require_root(what: &str, why: &str) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("`{what}` needs root ({why}): try `sudo {what} ...`");
+    }
+    Ok(())
+}

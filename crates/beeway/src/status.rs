@@ -1,0 +1,117 @@
+//! What the agent tells about itself. It listens on `STATE/admin.sock` (mode 0600), writes one JSON
+//! document [`Status`] to whoever connects, and closes.
+
+pub mod show;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use beeway_config::Problem;
+use beeway_dataplane::MapUse;
+use beeway_dataplane::counts::RequestCount;
+use serde::Serialize;
+
+/// The admin socket of the agent with this state directory.
+pub fn admin_socket(state: &Path) -> PathBuf {
+    state.join("admin.sock")
+}
+
+/// Where that agent writes its process id, in decimal.
+pub fn pid_file(state: &Path) -> PathBuf {
+    state.join("agent.pid")
+}
+
+/// Everything that `beeway status` shows.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// Version of the agent.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// When it started, in seconds since 1970.
+    pub started: u64,
+    /// The cgroup whose processes are in the mesh.
+    pub cgroup: PathBuf,
+    /// Its state directory.
+    pub state: PathBuf,
+    /// The configuration in force.
+    pub generation: Option<Generation>,
+    /// Why the files as last read are not in force.
+    pub rejected: Option<String>,
+    /// Names of the programs that are attached.
+    pub programs: Vec<String>,
+    /// How full the maps are.
+    pub maps: Vec<MapUse>,
+    /// Requests by lane, since the maps were made.
+    pub lanes: BTreeMap<String, u64>,
+    /// Requests by lane and reason; those that are not zero.
+    pub requests: Vec<RequestCount>,
+    /// What else the kernel counts.
+    pub counters: BTreeMap<String, u64>,
+    /// What the userspace proxy has done and holds.
+    pub proxy: ProxyStatus,
+    /// What is wrong with the configuration.
+    pub problems: Vec<Problem>,
+}
+
+/// A generation of tables.
+#[derive(Debug, Clone, Serialize)]
+pub struct Generation {
+    /// Grows by one with each configuration.
+    pub number: u64,
+    /// Services in it.
+    pub services: usize,
+    /// Endpoints, each counted once for every cluster that it is in.
+    pub endpoints: usize,
+    /// Routing rules.
+    pub rules: usize,
+    /// Words of the heap in use.
+    pub words_used: u64,
+    /// The most that there can be.
+    pub words_limit: u64,
+    /// When it was put in force, in milliseconds since 1970.
+    pub in_force_unix_ms: u64,
+    /// How long that took, from reading the files to the switch, in milliseconds.
+    pub took_ms: f64,
+}
+
+macro_rules! proxy_status {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What the userspace proxy has done and holds.
+        #[derive(Debug, Clone, Serialize)]
+        pub struct ProxyStatus {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl From<&beeway_proxy::Stats> for ProxyStatus {
+            fn from(stats: &beeway_proxy::Stats) -> ProxyStatus {
+                ProxyStatus { $($name: stats.$name,)* }
+            }
+        }
+    };
+}
+
+proxy_status! {
+    /// Client connections held now.
+    open_streams,
+    /// Connections to endpoints held now, in use or waiting for use.
+    upstream_connections,
+    /// Streams whose client reads too slowly, now.
+    slow_readers,
+    /// Request heads that reached the router.
+    requests,
+    /// Requests answered by the proxy itself.
+    answered,
+    /// Requests that failed between the proxy and an endpoint.
+    upstream_errors,
+    /// Payload bytes received from clients.
+    bytes_in,
+    /// Payload bytes injected.
+    bytes_out,
+    /// Connections not taken because there were too many.
+    streams_refused,
+    /// Connections aborted.
+    aborted,
+    /// Clients found gone.
+    clients_gone,
+}

@@ -1,0 +1,1 @@
+//! `beeway status`: asks the agent and shows what it says.

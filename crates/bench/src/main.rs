@@ -1,0 +1,186 @@
+//! `beeway-bench`: two pods of one node, with no mesh, with Beeway and with Envoy between them.
+//!
+//! Every variant has a bed of its own ([`bed`]): a simulated node with its pods, servers and
+//! proxies. All beds stand for the whole run and are idle but for the one that is measured, so
+//! that variants can be interleaved ([`run`]) without paying for their start each time. What was
+//! measured becomes raw results ([`results`]), and from these alone the pages are made
+//! ([`summary`], [`report`]).
+
+mod bed;
+mod connect;
+mod cpu;
+mod envoy;
+mod machine;
+mod mesh;
+mod report;
+mod results;
+mod run;
+mod summary;
+mod variant;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+use crate::run::Plan;
+use crate::variant::Variant;
+
+/// Set by SIGINT, SIGTERM and SIGHUP; looked at between any two measurements.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+#[derive(Parser)]
+#[command(about = "Measures Beeway against no mesh and against Envoy sidecars.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Measure, and write the raw results and the pages made from them.
+    Run(RunArgs),
+    /// Make the pages again from a file of raw results.
+    Report {
+        /// The file that `run` wrote.
+        results: PathBuf,
+        /// Reasons for missed aims, in sections named after them.
+        #[arg(long, default_value = "bench/notes.md")]
+        notes: PathBuf,
+    },
+    /// Get Envoy, if it is not there yet, and print where it is.
+    Envoy {
+        /// The folder that it is kept in.
+        #[arg(long, default_value = envoy::FOLDER)]
+        folder: PathBuf,
+    },
+    /// Connect and close in a loop; prints medians as JSON. Runs inside a pod.
+    #[command(hide = true)]
+    Connect {
+        /// Where to.
+        to: SocketAddr,
+        /// How often.
+        #[arg(long, default_value_t = 2000)]
+        count: u32,
+    },
+}
+
+#[derive(clap::Args)]
+struct RunArgs {
+    /// A smoke version of two minutes: fewer and shorter runs, results under target/.
+    #[arg(long)]
+    quick: bool,
+    /// The variants to measure.
+    #[arg(long, value_delimiter = ',', value_enum)]
+    variants: Vec<Variant>,
+    /// The numbers of connections.
+    #[arg(long, value_delimiter = ',')]
+    connections: Vec<u32>,
+    /// How many times each cell is measured.
+    #[arg(long)]
+    rounds: Option<u32>,
+    /// Length of one measurement in seconds.
+    #[arg(long)]
+    seconds: Option<u32>,
+    /// Where the results go.
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Reasons for missed aims, in sections named after them.
+    #[arg(long, default_value = "bench/notes.md")]
+    notes: PathBuf,
+    /// The Beeway binary.
+    #[arg(long, default_value = "target/release/beeway")]
+    agent: PathBuf,
+    /// The folder that Envoy is kept in.
+    #[arg(long, default_value = envoy::FOLDER)]
+    envoy: PathBuf,
+}
+
+impl RunArgs {
+    fn plan(self) -> Plan {
+        let mut plan = if self.quick {
+            Plan::quick()
+        } else {
+            Plan::full()
+        };
+        if !self.variants.is_empty() {
+            plan.variants = self.variants;
+        }
+        if !self.connections.is_empty() {
+            plan.connections = self.connections;
+        }
+        plan.rounds = self.rounds.unwrap_or(plan.rounds);
+        plan.seconds = self.seconds.unwrap_or(plan.seconds);
+        plan.agent = self.agent;
+        plan.envoy = self.envoy;
+        plan
+    }
+}
+
+fn main() -> ExitCode {
+    match serve(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("beeway-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(verb: Verb) -> Result<()> {
+    match verb {
+        Verb::Run(arguments) => measure(arguments),
+        Verb::Report { results, notes } => {
+            let text = std::fs::read_to_string(&results)
+                .with_context(|| format!("read {}", results.display()))?;
+            let folder = results.parent().unwrap_or(Path::new("."));
+            report::write_pages(folder, &serde_json::from_str(&text)?, &read_notes(&notes))
+        }
+        Verb::Envoy { folder } => {
+            println!("{}", envoy::install(&folder)?.display());
+            Ok(())
+        }
+        Verb::Connect { to, count } => {
+            println!("{}", serde_json::to_string(&connect::measure(to, count)?)?);
+            Ok(())
+        }
+    }
+}
+
+fn measure(arguments: RunArgs) -> Result<()> {
+    let default = if arguments.quick {
+        "target/bench/quick"
+    } else {
+        "bench/results"
+    };
+    let out = arguments.out.clone().unwrap_or_else(|| default.into());
+    let notes = read_notes(&arguments.notes);
+    // Beds are torn down by their Drop, so a signal must end the run the way an error does.
+    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed)).context("handle signals")?;
+    let results = run::run(&arguments.plan())?;
+    std::fs::create_dir_all(&out).with_context(|| format!("make {}", out.display()))?;
+    let path = out.join("bench.json");
+    std::fs::write(&path, serde_json::to_string_pretty(&results)? + "\n")
+        .with_context(|| format!("write {}", path.display()))?;
+    report::write_pages(&out, &results, &notes)?;
+    println!("{}", report::markdown::verdicts(&results, &notes));
+    println!("results: {}", out.display());
+    Ok(())
+}
+
+/// Hand-written reasons are optional: without them the page has only the computed ones.
+fn read_notes(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+/// An error once a signal has asked to stop.
+fn check_stop() -> Result<()> {
+    anyhow::ensure!(
+        !STOP.load(Ordering::Relaxed),
+        "stopped by a signal; nothing was written"
+    );
+    Ok(())
+}

@@ -1,0 +1,312 @@
+//! The services of the mesh while it is being built: ports, clusters and who stands behind them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+
+use beeway_model::{
+    Cluster, ClusterId, Endpoint, Mesh, Protocol, Rule, Service, ServicePort, Transport,
+};
+
+use crate::instance::Instance;
+use crate::objects::Place;
+use crate::problem::Problem;
+
+/// Services in order of namespace and name, and the clusters that they and the routes use.
+#[derive(Debug, Default)]
+pub(crate) struct Catalog {
+    pub services: Vec<Listed>,
+    clusters: Vec<Cluster>,
+    by_name: HashMap<String, ClusterId>,
+    by_host: HashMap<String, usize>,
+    by_frontend: HashMap<(IpAddr, u16, Transport), String>,
+}
+
+/// A service on its way into the mesh.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    pub place: Place,
+    pub namespace: String,
+    pub name: String,
+    /// From a Kubernetes Service, which Gateway API routes may name.
+    pub kubernetes: bool,
+    /// Fully qualified name first; the rest are aliases that clients may dial.
+    pub hosts: Vec<String>,
+    /// How many of the hosts routes may name: an alias like `reviews.default` is none.
+    pub full_hosts: usize,
+    pub addresses: Vec<IpAddr>,
+    pub ports: Vec<Port>,
+}
+
+/// A port of a [`Listed`] service.
+#[derive(Debug)]
+pub(crate) struct Port {
+    pub name: String,
+    pub number: u16,
+    pub transport: Transport,
+    /// What `appProtocol` or the port's name says.
+    pub hint: Option<Protocol>,
+    pub backings: Vec<Backing>,
+    pub cluster: ClusterId,
+    pub rules: Option<Vec<Rule>>,
+    /// The kind and name of what routes here.
+    pub routed_by: Option<String>,
+}
+
+/// An endpoint and the labels that subsets select by.
+#[derive(Debug, Clone)]
+pub(crate) struct Backing {
+    pub endpoint: Endpoint,
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Backing {
+    /// What an instance offers at one of its addresses.
+    pub(crate) fn of(instance: &Instance, address: IpAddr, port: u16) -> Self {
+        let endpoint = Endpoint {
+            address: SocketAddr::new(address, port),
+            weight: instance.weight,
+            workload: instance.name.clone(),
+            node: instance.node.clone(),
+        };
+        Self {
+            endpoint,
+            labels: instance.labels.clone(),
+        }
+    }
+}
+
+impl Port {
+    /// A port that nothing routes yet; its cluster comes with [`Catalog::add`].
+    pub(crate) fn new(name: String, number: u16, transport: Transport) -> Self {
+        let (hint, backings, cluster) = (None, Vec::new(), ClusterId(0));
+        Self {
+            name,
+            number,
+            transport,
+            hint,
+            backings,
+            cluster,
+            rules: None,
+            routed_by: None,
+        }
+    }
+
+    /// Whether HTTP routes can apply: what speaks something else is not looked into.
+    pub(crate) fn takes_http(&self) -> bool {
+        self.transport == Transport::Tcp && self.hint != Some(Protocol::Opaque)
+    }
+}
+
+impl Listed {
+    /// The fully qualified name.
+    pub(crate) fn host(&self) -> &str {
+        &self.hosts[0]
+    }
+
+    /// The name of a port's cluster, or of one subset of it.
+    fn cluster_name(&self, number: u16, transport: Transport, subset: Option<&str>) -> String {
+        let base = cluster_name(self.host(), number, subset);
+        match transport {
+            Transport::Tcp => base,
+            // A port number may serve both, as in DNS.
+            Transport::Udp => format!("{base}/udp"),
+        }
+    }
+}
+
+/// `host:port` or `host:port|subset`.
+fn cluster_name(host: &str, port: u16, subset: Option<&str>) -> String {
+    match subset {
+        Some(subset) => format!("{host}:{port}|{subset}"),
+        None => format!("{host}:{port}"),
+    }
+}
+
+impl Catalog {
+    /// Adds a service. Hosts and addresses that an earlier one has stay with that one.
+    pub(crate) fn add(&mut self, mut listed: Listed, problems: &mut Vec<Problem>) {
+        let index = self.services.len();
+        let mut full_hosts = 0;
+        let mut kept = Vec::new();
+        for (at, host) in listed.hosts.iter().enumerate() {
+            if let Some(first) = self.by_host.get(host) {
+                let first = self.services[*first].place.label();
+                let reason = format!("host {host} belongs to {first} already; that one stands");
+                problems.push(listed.place.error("spec.hosts", reason));
+                continue;
+            }
+            full_hosts += usize::from(at < listed.full_hosts);
+            kept.push(host.clone());
+        }
+        if full_hosts == 0 {
+            return;
+        }
+        self.by_host
+            .extend(kept.iter().map(|host| (host.clone(), index)));
+        (listed.hosts, listed.full_hosts) = (kept, full_hosts);
+        self.report_shared_frontends(&listed, problems);
+        for at in 0..listed.ports.len() {
+            let (number, transport) = (listed.ports[at].number, listed.ports[at].transport);
+            let port = &mut listed.ports[at];
+            port.backings.sort_by_key(|b| b.endpoint.address);
+            port.backings.dedup_by_key(|b| b.endpoint.address);
+            bound_weights(&listed.place, port, problems);
+            let endpoints = port.backings.iter().map(|b| b.endpoint.clone()).collect();
+            let name = listed.cluster_name(number, transport, None);
+            listed.ports[at].cluster = self.cluster(name, endpoints);
+        }
+        self.services.push(listed);
+    }
+
+    fn report_shared_frontends(&mut self, listed: &Listed, problems: &mut Vec<Problem>) {
+        for address in &listed.addresses {
+            for port in &listed.ports {
+                let key = (*address, port.number, port.transport);
+                if let Some(first) = self.by_frontend.get(&key) {
+                    let reason = format!(
+                        "{address}:{} belongs to {first} already, which stands",
+                        port.number
+                    );
+                    problems.push(listed.place.error("spec", reason));
+                } else {
+                    self.by_frontend
+                        .insert(key, listed.place.label().to_owned());
+                }
+            }
+        }
+    }
+
+    /// The service that a fully qualified host names.
+    pub(crate) fn by_host(&self, host: &str) -> Option<&Listed> {
+        let listed = &self.services[*self.by_host.get(host)?];
+        listed.hosts[..listed.full_hosts]
+            .iter()
+            .any(|h| h == host)
+            .then_some(listed)
+    }
+
+    /// The fully qualified host that was probably meant by a name that names nothing.
+    pub(crate) fn meant_by(&self, host: &str) -> Option<&str> {
+        self.by_host
+            .get(host)
+            .map(|index| self.services[*index].host())
+    }
+
+    /// The Kubernetes Service of this name.
+    pub(crate) fn kubernetes(&self, namespace: &str, name: &str) -> Option<usize> {
+        self.services
+            .iter()
+            .position(|s| s.kubernetes && s.namespace == namespace && s.name == name)
+    }
+
+    /// Adds a subset to every port of a service.
+    pub(crate) fn add_subset(
+        &mut self,
+        service: usize,
+        subset: &str,
+        labels: &BTreeMap<String, String>,
+    ) {
+        let listed = &self.services[service];
+        let clusters: Vec<(String, Vec<Endpoint>)> = listed
+            .ports
+            .iter()
+            .map(|port| {
+                let chosen = port.backings.iter().filter(|b| {
+                    labels
+                        .iter()
+                        .all(|(key, value)| b.labels.get(key) == Some(value))
+                });
+                let name = listed.cluster_name(port.number, port.transport, Some(subset));
+                (name, chosen.map(|b| b.endpoint.clone()).collect())
+            })
+            .collect();
+        for (name, endpoints) in clusters {
+            self.cluster(name, endpoints);
+        }
+    }
+
+    /// The cluster of a TCP port of a host, or of a subset of it.
+    pub(crate) fn find(&self, host: &str, port: u16, subset: Option<&str>) -> Option<ClusterId> {
+        let listed = self.by_host(host)?;
+        self.by_name
+            .get(&cluster_name(listed.host(), port, subset))
+            .copied()
+    }
+
+    /// A cluster without endpoints for something that is not there: its requests get 503.
+    pub(crate) fn nowhere(&mut self, host: &str, port: u16, subset: Option<&str>) -> ClusterId {
+        let name = cluster_name(host, port, subset);
+        match self.by_name.get(&name) {
+            Some(id) => *id,
+            None => self.cluster(name, Vec::new()),
+        }
+    }
+
+    fn cluster(&mut self, name: String, endpoints: Vec<Endpoint>) -> ClusterId {
+        let id = ClusterId(self.clusters.len());
+        if let Some(known) = self.by_name.get(&name) {
+            return *known;
+        }
+        self.by_name.insert(name.clone(), id);
+        self.clusters.push(Cluster { name, endpoints });
+        id
+    }
+
+    /// The finished mesh, but for its workloads.
+    pub(crate) fn finish(self, problems: &mut Vec<Problem>) -> Mesh {
+        let mut services = Vec::new();
+        for listed in self.services {
+            let ports = listed.ports.into_iter().map(|port| {
+                let protocol = port.hint.unwrap_or_else(|| match &port.routed_by {
+                    Some(route) => {
+                        let reason = format!(
+                            "port {} does not say its protocol; taken as HTTP for {route}'s sake",
+                            port.number
+                        );
+                        problems.push(listed.place.notice("spec.ports", reason));
+                        Protocol::Http
+                    }
+                    None => Protocol::Opaque,
+                });
+                ServicePort {
+                    name: port.name,
+                    number: port.number,
+                    transport: port.transport,
+                    protocol,
+                    cluster: port.cluster,
+                    rules: port.rules,
+                }
+            });
+            services.push(Service {
+                namespace: listed.namespace,
+                name: listed.name,
+                hosts: listed.hosts,
+                addresses: listed.addresses,
+                ports: ports.collect(),
+            });
+        }
+        Mesh {
+            services,
+            clusters: self.clusters,
+            workloads: Vec::new(),
+        }
+    }
+}
+
+/// The weights of a cluster must add up to less than 2³² (see `beeway_model::mesh::scale`).
+fn bound_weights(place: &Place, port: &mut Port, problems: &mut Vec<Problem>) {
+    let total: u64 = port
+        .backings
+        .iter()
+        .map(|b| u64::from(b.endpoint.weight))
+        .sum();
+    if total > u64::from(u32::MAX) {
+        let reason = format!(
+            "the weights behind port {} add up to more than {}; all count as 1",
+            port.number,
+            u32::MAX
+        );
+        problems.push(place.error("spec", reason));
+        port.backings.iter_mut().for_each(|b| b.endpoint.weight = 1);
+    }
+}

@@ -1,0 +1,407 @@
+//! HTTPRoutes whose parent is a Service → rules, in the order of Gateway API's precedence.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use beeway_model::{Action, Backend, Match, Rule, SourceMatch};
+use k8s_openapi::jiff::Timestamp;
+
+use crate::catalog::Catalog;
+use crate::gateway::{self, BackendRef, RouteMatch, RouteRule};
+use crate::layer::{Layer, compose};
+use crate::objects::{Object, Objects};
+use crate::problem::Problem;
+use crate::route_filter;
+use crate::route_match::{self, Condition};
+
+/// Which of two rules is tried first: the lesser. The order of the fields is the order that the
+/// specification gives; regular expressions come after prefixes, as in Istio.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Precedence {
+    hostname: Reverse<(u8, usize)>,
+    path: Reverse<(u8, usize)>,
+    method: Reverse<bool>,
+    headers: Reverse<usize>,
+    query: Reverse<usize>,
+    created: (bool, Option<Timestamp>),
+    route: String,
+    place: (usize, usize),
+}
+
+type Ranked = Vec<(Precedence, Rule)>;
+
+/// A service and one of its ports, by index.
+type Slot = (usize, usize);
+
+/// Attaches every HTTPRoute to the service ports that it names.
+pub(crate) fn attach(objects: &Objects, catalog: &mut Catalog, problems: &mut Vec<Problem>) {
+    // For each port the routes of each client namespace, and (None) those for everybody.
+    let mut attached: BTreeMap<Slot, BTreeMap<Option<String>, Ranked>> = BTreeMap::new();
+    let mut names: BTreeMap<Slot, String> = BTreeMap::new();
+    for route in &objects.http_routes {
+        let slots = slots(route, catalog, problems);
+        if slots.is_empty() {
+            continue;
+        }
+        let Some(rules) = rules(route, objects, catalog, problems) else {
+            continue;
+        };
+        for slot in slots {
+            let producer = catalog.services[slot.0].namespace == route.namespace;
+            let consumer = (!producer).then(|| route.namespace.clone());
+            let for_consumer = rules.iter().cloned().map(|(precedence, mut rule)| {
+                let source = SourceMatch {
+                    namespace: consumer.clone(),
+                    ..Default::default()
+                };
+                for m in rule.matches.iter_mut().filter(|_| consumer.is_some()) {
+                    m.sources = vec![source.clone()];
+                }
+                (precedence, rule)
+            });
+            let of_port = attached.entry(slot).or_default();
+            of_port
+                .entry(consumer.clone())
+                .or_default()
+                .extend(for_consumer);
+            names
+                .entry(slot)
+                .or_insert_with(|| route.place.label().to_owned());
+        }
+    }
+    for (slot, mut layers) in attached {
+        let producers = layers.remove(&None);
+        let consumers = layers.into_iter();
+        let all = consumers.chain(producers.map(|ranked| (None, ranked)));
+        let layers = all
+            .map(|(namespace, ranked)| layer(namespace, ranked))
+            .collect();
+        let port = &mut catalog.services[slot.0].ports[slot.1];
+        port.rules = Some(compose(layers, port.cluster).0);
+        port.routed_by = names.remove(&slot);
+    }
+}
+
+fn layer(namespace: Option<String>, mut ranked: Ranked) -> Layer {
+    ranked.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let rules = ranked.into_iter().map(|(_, rule)| rule).collect();
+    match namespace {
+        Some(namespace) => Layer {
+            name: format!("HTTPRoutes of {namespace}"),
+            scope: vec![SourceMatch {
+                namespace: Some(namespace),
+                ..Default::default()
+            }],
+            rules,
+        },
+        None => Layer {
+            name: "HTTPRoutes".to_owned(),
+            scope: Vec::new(),
+            rules,
+        },
+    }
+}
+
+/// The ports that a route is for.
+fn slots(
+    route: &Object<gateway::HttpRoute>,
+    catalog: &Catalog,
+    problems: &mut Vec<Problem>,
+) -> BTreeSet<Slot> {
+    let mut slots = BTreeSet::new();
+    for (index, parent) in route.body.parent_refs.iter().enumerate() {
+        let path = format!("spec.parentRefs.{index}");
+        let group = parent
+            .group
+            .as_deref()
+            .unwrap_or("gateway.networking.k8s.io");
+        let kind = parent.kind.as_deref().unwrap_or("Gateway");
+        if (group, kind) != ("", "Service") {
+            let reason = format!(
+                "parent {kind} {}: only Services are the mesh's",
+                parent.name
+            );
+            problems.push(route.place.notice(&path, reason));
+            continue;
+        }
+        let namespace = parent.namespace.as_ref().unwrap_or(&route.namespace);
+        let Some(service) = catalog.kubernetes(namespace, &parent.name) else {
+            let reason = format!("there is no Service {namespace}/{}", parent.name);
+            problems.push(route.place.error(&path, reason));
+            continue;
+        };
+        let listed = &catalog.services[service];
+        let named: Vec<usize> = (0..listed.ports.len())
+            .filter(|at| {
+                let port = &listed.ports[*at];
+                parent.port.is_none_or(|number| number == port.number)
+                    && parent
+                        .section_name
+                        .as_ref()
+                        .is_none_or(|name| *name == port.name)
+            })
+            .collect();
+        let http: Vec<usize> = named
+            .iter()
+            .copied()
+            .filter(|at| listed.ports[*at].takes_http())
+            .collect();
+        if http.is_empty() {
+            let what = if named.is_empty() {
+                "no such port"
+            } else {
+                "no HTTP on that port"
+            };
+            let reason = format!("Service {namespace}/{}: {what}", parent.name);
+            problems.push(route.place.error(&path, reason));
+        }
+        for port in http {
+            match &listed.ports[port].routed_by {
+                Some(other) => {
+                    let number = listed.ports[port].number;
+                    let reason = format!("not applied to port {number}: {other} decides there");
+                    problems.push(route.place.warning(&path, reason));
+                }
+                None => {
+                    slots.insert((service, port));
+                }
+            }
+        }
+    }
+    slots
+}
+
+/// The rules of a route, one for each hostname and match; `None`: it cannot be used.
+fn rules(
+    route: &Object<gateway::HttpRoute>,
+    objects: &Objects,
+    catalog: &Catalog,
+    problems: &mut Vec<Problem>,
+) -> Option<Ranked> {
+    let spec = &route.body;
+    let default = [RouteRule::default()];
+    let rules = if spec.rules.is_empty() {
+        &default[..]
+    } else {
+        &spec.rules
+    };
+    let mut hostnames: Vec<Option<String>> = spec
+        .hostnames
+        .iter()
+        .map(|name| Some(name.to_ascii_lowercase()))
+        .collect();
+    if hostnames.is_empty() {
+        hostnames.push(None);
+    }
+    let matches = all_conditions(route, rules, problems)?;
+    let mut ranked = Vec::new();
+    for (index, (rule, matches)) in rules.iter().zip(matches).enumerate() {
+        let (action, detour) = action(route, index, rule, objects, catalog, problems);
+        for (at, condition) in matches.into_iter().enumerate() {
+            for hostname in &hostnames {
+                let precedence =
+                    Precedence::of(route, (index, at), hostname.as_deref(), &condition);
+                let hosts = hostname.iter().cloned().collect();
+                let whole = Match {
+                    hosts,
+                    ..condition.request.clone()
+                };
+                let name = format!("{} rules[{index}].matches[{at}]", route.place.label());
+                let (action, detour) = (action.clone(), detour.clone());
+                ranked.push((
+                    precedence,
+                    Rule {
+                        name,
+                        matches: vec![whole],
+                        action,
+                        detour,
+                    },
+                ));
+            }
+        }
+    }
+    Some(ranked)
+}
+
+/// The conditions of each rule; `None`, with problems, when one cannot be used.
+fn all_conditions(
+    route: &Object<gateway::HttpRoute>,
+    rules: &[RouteRule],
+    problems: &mut Vec<Problem>,
+) -> Option<Vec<Vec<Condition>>> {
+    let before = problems.len();
+    let any = [RouteMatch::default()];
+    let mut all = Vec::new();
+    for (index, rule) in rules.iter().enumerate() {
+        let alternatives = if rule.matches.is_empty() {
+            &any[..]
+        } else {
+            &rule.matches
+        };
+        let read = alternatives.iter().enumerate().map(|(at, m)| {
+            let path = format!("spec.rules.{index}.matches.{at}");
+            route_match::condition(&route.place, &path, m, problems)
+        });
+        all.push(read.collect());
+    }
+    if problems.len() > before {
+        let reason = "it is not applied as a whole, because of the errors in it";
+        problems.push(route.place.error("", reason));
+        return None;
+    }
+    Some(all)
+}
+
+impl Precedence {
+    fn of(
+        route: &Object<gateway::HttpRoute>,
+        place: (usize, usize),
+        hostname: Option<&str>,
+        condition: &Condition,
+    ) -> Self {
+        Self {
+            hostname: Reverse(hostname_rank(hostname)),
+            path: Reverse(condition.path_rank),
+            method: Reverse(condition.request.method.is_some()),
+            headers: Reverse(condition.request.headers.len()),
+            query: Reverse(condition.request.query.len()),
+            // Routes without a time are younger than those with one.
+            created: (route.created.is_none(), route.created),
+            route: format!("{}/{}", route.namespace, route.name),
+            place,
+        }
+    }
+}
+
+fn hostname_rank(hostname: Option<&str>) -> (u8, usize) {
+    match hostname {
+        None => (0, 0),
+        Some(name) if name.starts_with('*') => (1, name.len()),
+        Some(name) => (2, name.len()),
+    }
+}
+
+fn action(
+    route: &Object<gateway::HttpRoute>,
+    index: usize,
+    rule: &RouteRule,
+    objects: &Objects,
+    catalog: &Catalog,
+    problems: &mut Vec<Problem>,
+) -> (Action, Option<String>) {
+    let path = format!("spec.rules.{index}");
+    for (what, there) in [
+        ("timeouts", rule.timeouts.is_some()),
+        ("retry", rule.retry.is_some()),
+        ("sessionPersistence", rule.session_persistence.is_some()),
+    ] {
+        if there {
+            let reason = format!("{what}: not carried out yet");
+            problems.push(route.place.warning(&format!("{path}.{what}"), reason));
+        }
+    }
+    let mut detour = match route_filter::of_rule(&route.place, &path, &rule.filters, problems) {
+        Ok(detour) => detour,
+        Err(answer) => return (answer, None),
+    };
+    let mut backends = Vec::new();
+    for (at, backend) in rule.backend_refs.iter().enumerate() {
+        let path = format!("{path}.backendRefs.{at}");
+        let mut cluster = match cluster(route, backend, objects, catalog) {
+            Ok(cluster) => Some(cluster),
+            Err(reason) => {
+                let reason = format!("{reason}; its share of the requests gets 500");
+                problems.push(route.place.error(&path, reason));
+                None
+            }
+        };
+        match route_filter::of_rule(&route.place, &path, &backend.filters, problems) {
+            Ok(more) => detour.extend(more),
+            Err(_) => cluster = None,
+        }
+        backends.push(Backend {
+            cluster,
+            weight: backend.weight.unwrap_or(1),
+        });
+    }
+    let total: u64 = backends.iter().map(|b| u64::from(b.weight)).sum();
+    if total > u64::from(u32::MAX) {
+        let reason = format!(
+            "the weights add up to more than {}; requests get 500",
+            u32::MAX
+        );
+        problems.push(route.place.error(&format!("{path}.backendRefs"), reason));
+        backends.clear();
+    }
+    if backends.is_empty() {
+        let reason = "no backendRefs: requests get 500";
+        problems.push(route.place.notice(&path, reason));
+    }
+    detour.dedup();
+    (
+        Action::Forward(backends),
+        (!detour.is_empty()).then(|| detour.join(", ")),
+    )
+}
+
+fn cluster(
+    route: &Object<gateway::HttpRoute>,
+    backend: &BackendRef,
+    objects: &Objects,
+    catalog: &Catalog,
+) -> Result<beeway_model::ClusterId, String> {
+    let group = backend.group.as_deref().unwrap_or_default();
+    let kind = backend.kind.as_deref().unwrap_or("Service");
+    if (group, kind) != ("", "Service") {
+        return Err(format!(
+            "backend {kind} {} is of a kind that is not known",
+            backend.name
+        ));
+    }
+    let namespace = backend.namespace.as_ref().unwrap_or(&route.namespace);
+    let name = format!("{namespace}/{}", backend.name);
+    if *namespace != route.namespace && !granted(route, namespace, &backend.name, objects) {
+        return Err(format!(
+            "no ReferenceGrant in {namespace} lets it refer to Service {name}"
+        ));
+    }
+    let Some(service) = catalog.kubernetes(namespace, &backend.name) else {
+        return Err(format!("there is no Service {name}"));
+    };
+    let Some(port) = backend.port else {
+        return Err(format!("no port is given for Service {name}"));
+    };
+    catalog
+        .find(catalog.services[service].host(), port, None)
+        .ok_or_else(|| format!("Service {name} has no port {port}"))
+}
+
+/// Whether a route may name a Service of another namespace: with a ReferenceGrant there, or when
+/// the route's parent is a Service of that namespace. A consumer route sends its own clients on to
+/// what they could call anyway, and the conformance tests want it without a grant.
+fn granted(
+    route: &Object<gateway::HttpRoute>,
+    namespace: &str,
+    service: &str,
+    objects: &Objects,
+) -> bool {
+    let parent = route.body.parent_refs.iter().any(|parent| {
+        parent.kind.as_deref() == Some("Service") && parent.namespace.as_deref() == Some(namespace)
+    });
+    parent
+        || objects
+            .reference_grants
+            .iter()
+            .filter(|grant| grant.namespace == namespace)
+            .any(|grant| {
+                grant.body.from.iter().any(|from| {
+                    from.group == "gateway.networking.k8s.io"
+                        && from.kind == "HTTPRoute"
+                        && from.namespace == route.namespace
+                }) && grant.body.to.iter().any(|to| {
+                    to.group.is_empty()
+                        && to.kind == "Service"
+                        && to.name.as_deref().is_none_or(|name| name == service)
+                })
+            })
+}

@@ -1,0 +1,81 @@
+//! A directory of Kubernetes, Istio and Gateway API YAML in, a [`Mesh`] and a list of
+//! [`Problem`]s out.
+//!
+//! The way of the data: text → `document` (trees that know their lines) → `objects` (typed, each
+//! once) → `catalog` (services, endpoints, subsets) → `virtual_service` and `http_route` (rules)
+//! → [`Mesh`]. All of it is a function of values but [`read_dir`].
+//!
+//! Whatever is wrong costs as little as it can: a bad document, that document; a bad port, that
+//! port; but a *condition* that is not understood costs its whole object, because a rule must not
+//! hold for more than was written. Nothing is left out without a [`Problem`].
+
+mod catalog;
+mod decode;
+mod directory;
+mod document;
+mod gateway;
+mod hostname;
+mod http_route;
+mod instance;
+mod istio;
+mod layer;
+mod objects;
+mod problem;
+mod route_filter;
+mod route_match;
+mod service_entry;
+mod services;
+mod subsets;
+mod virtual_action;
+mod virtual_match;
+mod virtual_service;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use beeway_model::Mesh;
+
+pub use directory::read_dir;
+pub use problem::{Problem, Severity};
+
+/// What the result depends on besides the files.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The Kubernetes node this runs on: services with `internalTrafficPolicy: Local` keep only
+    /// its endpoints. `None`: they keep all.
+    pub node: Option<String>,
+}
+
+/// A configuration: what is usable of it, and everything that is wrong with it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Loaded {
+    /// The mesh.
+    pub mesh: Mesh,
+    /// Findings in order of file and line.
+    pub problems: Vec<Problem>,
+}
+
+/// Reads a configuration from the texts of its files. Pure, total, and deterministic: the same
+/// files in the same order give the same result.
+pub fn load(files: &[(PathBuf, String)], options: &Options) -> Loaded {
+    let mut problems = Vec::new();
+    let objects = objects::collect(files, &mut problems);
+    let instances = instance::Instances::of(&objects, &mut problems);
+    let mut catalog = services::catalog(&objects, &instances, options, &mut problems);
+    subsets::apply(&objects, &mut catalog, &mut problems);
+    virtual_service::attach(&objects, &mut catalog, &mut problems);
+    http_route::attach(&objects, &mut catalog, &mut problems);
+    let mut mesh = catalog.finish(&mut problems);
+    mesh.workloads = instances.workloads();
+    problems.sort_by(|a, b| {
+        (&a.file, a.line, a.severity, &a.object, &a.reason)
+            .cmp(&(&b.file, b.line, b.severity, &b.object, &b.reason))
+    });
+    problems.dedup();
+    Loaded { mesh, problems }
+}
+
+/// [`read_dir`], then [`load`].
+pub fn load_dir(dir: &Path, options: &Options) -> io::Result<Loaded> {
+    Ok(load(&read_dir(dir)?, options))
+}

@@ -1,0 +1,308 @@
+//! VirtualServices → rules. First match wins, as Istio's sidecars have it.
+//!
+//! An object that Istio would refuse, or a condition that is not understood, leaves the whole
+//! object out, with an error: a rule must not hold for more than was written.
+
+use std::collections::BTreeSet;
+
+use beeway_model::{Action, Rule, SourceMatch};
+
+use crate::catalog::Catalog;
+use crate::hostname::{Pattern, Specificity, qualify};
+use crate::istio;
+use crate::layer::{Layer, compose, widest};
+use crate::objects::{Object, Objects};
+use crate::problem::Problem;
+use crate::virtual_match::{Condition, conditions};
+
+/// A VirtualService that can be used.
+struct Usable<'a> {
+    object: &'a Object<istio::VirtualService>,
+    patterns: Vec<Pattern>,
+    /// Namespaces that see it; `None`: all.
+    visible: Option<Vec<String>>,
+    /// For each rule its conditions; `None`: it has none, and always holds.
+    conditions: Vec<Option<Vec<Condition>>>,
+}
+
+/// Attaches every VirtualService to the ports of the services that it names.
+pub(crate) fn attach(objects: &Objects, catalog: &mut Catalog, problems: &mut Vec<Problem>) {
+    let mut usable: Vec<Usable<'_>> = objects
+        .virtual_services
+        .iter()
+        .filter_map(|vs| check(vs, catalog, problems))
+        .collect();
+    // Oldest first; objects without a time are younger, and in order of name as in Istio.
+    usable.sort_by_key(|u| {
+        let object = u.object;
+        (
+            object.created.is_none(),
+            object.created,
+            object.name.clone(),
+            object.namespace.clone(),
+        )
+    });
+    // Problems of actions are the same on every port.
+    let mut found = BTreeSet::new();
+    for service in 0..catalog.services.len() {
+        for port in 0..catalog.services[service].ports.len() {
+            if catalog.services[service].ports[port].takes_http() {
+                attach_port(service, port, &usable, catalog, &mut found);
+            }
+        }
+    }
+    problems.extend(found);
+}
+
+fn attach_port(
+    service: usize,
+    port: usize,
+    usable: &[Usable<'_>],
+    catalog: &mut Catalog,
+    problems: &mut BTreeSet<Problem>,
+) {
+    let listed = &catalog.services[service];
+    let hosts = &listed.hosts[..listed.full_hosts];
+    let mut candidates: Vec<(Specificity, &Usable<'_>)> = usable
+        .iter()
+        .filter_map(|u| {
+            let best = u
+                .patterns
+                .iter()
+                .flat_map(|p| hosts.iter().filter_map(|h| p.matches(h)));
+            Some((best.max()?, u))
+        })
+        .collect();
+    candidates.sort_by_key(|(specificity, _)| std::cmp::Reverse(*specificity));
+    let (number, cluster) = (listed.ports[port].number, listed.ports[port].cluster);
+    let host = listed.host().to_owned();
+    let mut layers = Vec::new();
+    let mut sources = Vec::new();
+    for (_, candidate) in candidates {
+        // None: none of its rules is for this port or anybody here; as if it were not there.
+        if let Some(layer) = layer(candidate, number, catalog, problems) {
+            layers.push(layer);
+            sources.push(candidate);
+        }
+    }
+    if layers.is_empty() {
+        return;
+    }
+    let (rules, used) = compose(layers, cluster);
+    for shadowed in &sources[used..] {
+        let first = sources[used - 1].object.place.label();
+        let reason = format!("not applied to {host}:{number}: {first} is older or closer");
+        problems.insert(shadowed.object.place.warning("spec.hosts", reason));
+    }
+    let port = &mut catalog.services[service].ports[port];
+    port.rules = Some(rules);
+    port.routed_by = Some(sources[0].object.place.label().to_owned());
+}
+
+fn layer(
+    usable: &Usable<'_>,
+    port: u16,
+    catalog: &mut Catalog,
+    problems: &mut BTreeSet<Problem>,
+) -> Option<Layer> {
+    let object = usable.object;
+    let mut rules = Vec::new();
+    let mut everybody = false;
+    let mut scope = Vec::new();
+    for (index, rule) in object.body.http.iter().enumerate() {
+        let matches = match &usable.conditions[index] {
+            Some(conditions) => {
+                let here = conditions
+                    .iter()
+                    .filter(|c| c.port.is_none_or(|p| p == port));
+                let matches: Vec<_> = here
+                    .filter_map(|c| c.seen_by(usable.visible.as_deref()))
+                    .collect();
+                if matches.is_empty() {
+                    continue;
+                }
+                matches
+            }
+            None => match Condition::default().seen_by(usable.visible.as_deref()) {
+                Some(only) if only.sources.is_empty() => Vec::new(),
+                only => only.into_iter().collect(),
+            },
+        };
+        everybody |= matches.is_empty() || matches.iter().any(|m| m.sources.is_empty());
+        scope.extend(matches.iter().flat_map(|m| m.sources.iter().cloned()));
+        let name = format!("{} http[{index}]", object.place.label());
+        let (action, detour) =
+            crate::virtual_action::action(object, index, rule, port, catalog, problems);
+        rules.push(Rule {
+            name,
+            matches,
+            action,
+            detour,
+        });
+    }
+    let scope: Vec<SourceMatch> = if everybody { Vec::new() } else { widest(scope) };
+    (!rules.is_empty()).then(|| Layer {
+        name: object.place.label().to_owned(),
+        scope,
+        rules,
+    })
+}
+
+/// What can be said of an object before any service is looked at.
+fn check<'a>(
+    object: &'a Object<istio::VirtualService>,
+    catalog: &Catalog,
+    problems: &mut Vec<Problem>,
+) -> Option<Usable<'a>> {
+    let (place, spec) = (&object.place, &object.body);
+    if !spec.gateways.is_empty() && !spec.gateways.iter().any(|g| g == "mesh") {
+        let reason = "it is for gateways only, not for the mesh; it is not applied";
+        problems.push(place.notice("spec.gateways", reason));
+        return None;
+    }
+    for (path, there) in [("tls", spec.tls.is_some()), ("tcp", spec.tcp.is_some())] {
+        if there {
+            let reason = format!("{path} routes are not supported yet; they are not applied");
+            problems.push(place.warning(&format!("spec.{path}"), reason));
+        }
+    }
+    if spec.http.is_empty() {
+        return None;
+    }
+    let before = problems.len();
+    let mut all = Vec::new();
+    for (index, rule) in spec.http.iter().enumerate() {
+        let path = format!("spec.http.{index}");
+        all.push(conditions(place, &path, &rule.matches, problems));
+        if let Some((part, reason)) = refused(rule) {
+            let at = if part.is_empty() {
+                path
+            } else {
+                format!("{path}.{part}")
+            };
+            problems.push(place.error(&at, reason));
+        }
+    }
+    if problems.len() > before {
+        let reason = "it is not applied as a whole, because of the errors in it";
+        problems.push(place.error("", reason));
+        return None;
+    }
+    let patterns = patterns(object, catalog, problems);
+    let visible = visible(object);
+    if visible.as_ref().is_some_and(Vec::is_empty) {
+        problems.push(place.notice("spec.exportTo", "no namespace sees it; it is not applied"));
+        return None;
+    }
+    Some(Usable {
+        object,
+        patterns,
+        visible,
+        conditions: all,
+    })
+}
+
+/// The namespaces of `exportTo`; `None`: all.
+fn visible(object: &Object<istio::VirtualService>) -> Option<Vec<String>> {
+    let export_to = &object.body.export_to;
+    if export_to.is_empty() || export_to.iter().any(|to| to == "*") {
+        return None;
+    }
+    let named = export_to.iter().filter(|to| *to != "~");
+    let named = named.map(|to| {
+        if to == "." {
+            object.namespace.clone()
+        } else {
+            to.clone()
+        }
+    });
+    Some(named.collect::<BTreeSet<_>>().into_iter().collect())
+}
+
+fn patterns(
+    object: &Object<istio::VirtualService>,
+    catalog: &Catalog,
+    problems: &mut Vec<Problem>,
+) -> Vec<Pattern> {
+    let mut patterns = Vec::new();
+    for (index, host) in object.body.hosts.iter().enumerate() {
+        let qualified = qualify(host, &object.namespace);
+        let pattern = Pattern::new(&qualified);
+        let mut hosts = catalog
+            .services
+            .iter()
+            .flat_map(|s| &s.hosts[..s.full_hosts]);
+        if !hosts.any(|known| pattern.matches(known).is_some()) {
+            let mut reason = format!("host {host} is no service of this mesh");
+            if let Some(meant) = catalog.meant_by(&qualified) {
+                reason = format!("{reason}; the full name is {meant}");
+            }
+            problems.push(object.place.warning(&format!("spec.hosts.{index}"), reason));
+        }
+        patterns.push(pattern);
+    }
+    patterns
+}
+
+/// Why a rule cannot be used, and which part of it is to blame.
+fn refused(rule: &istio::HttpRule) -> Option<(&'static str, String)> {
+    if rule.delegate.is_some() {
+        return Some(("delegate", "delegate is not supported yet".to_owned()));
+    }
+    let actions = usize::from(!rule.route.is_empty())
+        + usize::from(rule.redirect.is_some())
+        + usize::from(rule.direct_response.is_some());
+    if actions != 1 {
+        return Some((
+            "",
+            "a rule has one of route, redirect and directResponse".to_owned(),
+        ));
+    }
+    let total: u64 = rule
+        .route
+        .iter()
+        .map(|r| u64::from(r.weight.unwrap_or(0)))
+        .sum();
+    if rule.route.len() > 1 && total == 0 {
+        return Some((
+            "route",
+            "the weights of several destinations add up to 0".to_owned(),
+        ));
+    }
+    if total > u64::from(u32::MAX) {
+        return Some((
+            "route",
+            format!("the weights add up to more than {}", u32::MAX),
+        ));
+    }
+    let outside = |status: Option<u16>| status.is_some_and(|s| !(200..=599).contains(&s));
+    if outside(
+        rule.direct_response
+            .as_ref()
+            .map(|response| response.status),
+    ) {
+        return Some((
+            "directResponse.status",
+            "the status is not in 200..=599".to_owned(),
+        ));
+    }
+    if outside(
+        rule.fault
+            .as_ref()
+            .and_then(|f| f.abort.as_ref()?.http_status),
+    ) {
+        return Some((
+            "fault.abort.httpStatus",
+            "the status is not in 200..=599".to_owned(),
+        ));
+    }
+    None
+}
+
+/// Whether an action of a rule is [`Action::Respond`] for want of support.
+pub(crate) fn not_supported(what: &str) -> Action {
+    Action::Respond {
+        status: 501,
+        body: format!("beeway: {what} is not supported yet"),
+    }
+}

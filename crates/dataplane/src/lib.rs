@@ -1,0 +1,233 @@
+//! The kernel half as the rest of Beeway sees it: the tables that it reads, how it is loaded and
+//! kept, the sockets between it and the userspace proxy, its counters. The only crate that knows
+//! libbpf.
+
+#[allow(missing_docs, clippy::all, clippy::undocumented_unsafe_blocks)]
+#[allow(unsafe_op_in_unsafe_fn, unused_imports, dead_code)]
+pub(crate) mod skeleton {
+    include!(concat!(env!("OUT_DIR"), "/beeway.skel.rs"));
+}
+
+pub(crate) use skeleton::types as abi;
+
+mod bus;
+pub mod cgroup;
+pub mod counts;
+mod error;
+mod load;
+mod pins;
+pub mod probe;
+mod run;
+pub mod tables;
+
+use std::collections::HashMap;
+use std::net::TcpStream;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBufferBuilder};
+use serde::Serialize;
+
+pub use bus::WorkerSockets;
+pub use counts::Counts;
+pub use error::{Error, Result};
+pub use load::Options;
+pub use run::{Decision, DecisionQuery};
+
+use bus::Relays;
+use error::Context;
+use tables::Tables;
+
+/// Bytes of the frame header in front of everything that passes a bus, relay or injector.
+pub const FRAME_BYTES: usize = size_of::<abi::frame>();
+
+/// The most proxy workers that the kernel can tell apart.
+pub const MAX_WORKERS: usize = abi::limits::RELAYS.0 as usize / RELAYS_PER_WORKER;
+
+/// Relays that each worker gets.
+const RELAYS_PER_WORKER: usize = 32;
+
+/// The kernel programs of this node, loaded and attached. Dropping it leaves them running.
+pub struct Dataplane {
+    loaded: load::Loaded,
+    relays: Mutex<Option<Relays>>,
+}
+
+/// How full a map is.
+#[derive(Debug, Clone, Serialize)]
+pub struct MapUse {
+    /// Its name in bpf/include/maps.h.
+    pub name: String,
+    /// Entries, or words of the tables' heap.
+    pub used: u64,
+    /// The most there can be.
+    pub limit: u64,
+}
+
+/// A connection with detours that has closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closed {
+    /// Cookie of the client's socket.
+    pub cookie: u64,
+    /// The relay that it used.
+    pub relay: Option<usize>,
+}
+
+impl Dataplane {
+    /// Loads and attaches the programs, or takes over those of an earlier agent.
+    pub fn start(options: &Options) -> Result<Dataplane> {
+        Ok(Dataplane { loaded: load::load(options)?, relays: Mutex::new(None) })
+    }
+
+    /// Whether an earlier agent's programs and counters were taken over.
+    pub fn adopted(&self) -> bool {
+        self.loaded.adopted
+    }
+
+    /// Puts a new generation of tables in force, in one write. On an error the old one stays.
+    pub fn publish(&self, tables: &Tables) -> Result<()> {
+        let zero = 0u32.to_ne_bytes();
+        let inner = load::new_generation_map()?;
+        inner
+            .update(&zero, &tables.bytes(), MapFlags::ANY)
+            .context(|| "fill a generation of tables".into())?;
+        let descriptor = std::os::fd::AsRawFd::as_raw_fd(&inner.as_fd()) as u32;
+        self.loaded
+            .map("generations")
+            .update(&zero, &descriptor.to_ne_bytes(), MapFlags::ANY)
+            .context(|| "put a generation of tables in force".into())?;
+        self.change_settings(|settings| settings.generation = tables.number())
+    }
+
+    /// Number of the generation in force; 0 when there was none yet.
+    pub fn generation(&self) -> Result<u64> {
+        Ok(load::read_settings(self.loaded.map("settings"))?.generation)
+    }
+
+    fn change_settings(&self, change: impl FnOnce(&mut abi::settings)) -> Result<()> {
+        let map = self.loaded.map("settings");
+        let mut settings = load::read_settings(map)?;
+        change(&mut settings);
+        load::write_settings(map, &settings)
+    }
+
+    /// Makes the sockets of `workers` proxy workers and tells the kernel of them.
+    pub fn open_workers(&self, workers: usize) -> Result<Vec<WorkerSockets>> {
+        let map = |name| -> Result<MapHandle> {
+            MapHandle::try_from(self.loaded.map(name)).context(|| format!("keep the map {name}"))
+        };
+        let mut relays = Relays::new(map("relays")?, map("free_relays")?)?;
+        let mut sockets = Vec::with_capacity(workers);
+        for index in 0..workers {
+            let (bus, injector) =
+                bus::open_worker(self.loaded.map("buses"), self.loaded.map("injectors"), index)?;
+            let numbers = index * RELAYS_PER_WORKER..(index + 1) * RELAYS_PER_WORKER;
+            let own = numbers.map(|n| Ok((n, relays.make(n)?))).collect::<Result<_>>()?;
+            sockets.push(WorkerSockets { bus, injector, relays: own });
+        }
+        *self.relays.lock().expect("no panic while locked") = Some(relays);
+        self.change_settings(|settings| settings.buses = workers as u32)?;
+        Ok(sockets)
+    }
+
+    /// Replaces a relay that a connection has used.
+    pub fn renew_relay(&self, index: usize) -> Result<TcpStream> {
+        let mut relays = self.relays.lock().expect("no panic while locked");
+        relays.as_mut().expect("workers are open").make(index)
+    }
+
+    /// Tells the kernel that no proxy is there: it answers 503 itself from now on.
+    pub fn close_workers(&self) -> Result<()> {
+        self.change_settings(|settings| settings.buses = 0)
+    }
+
+    /// Names of the programs that are attached.
+    pub fn programs(&self) -> Vec<String> {
+        load::program_names().map(str::to_owned).collect()
+    }
+
+    /// Bytes that a client's socket has not read yet; `None` when the socket is gone.
+    pub fn queued(&self, cookie: u64) -> Option<u64> {
+        run::queued(self.loaded.query_queue.as_fd(), cookie)
+    }
+
+    /// Ends a client's connection that cannot be brought to an orderly end.
+    pub fn abort(&self, cookie: u64) {
+        tracing::debug!(cookie, "abort");
+    }
+
+    /// What the kernel program would do with a request head, for tests and `beeway doctor`.
+    pub fn decide(&self, query: &DecisionQuery<'_>) -> Result<Decision> {
+        run::decide(self.loaded.decide.as_fd(), query)
+    }
+
+    /// Everything counted since the maps were made.
+    pub fn counts(&self) -> Result<Counts> {
+        counts::read(self.loaded.map("requests"), self.loaded.map("counters"))
+    }
+
+    /// How full the maps are that can fill up.
+    pub fn map_use(&self) -> Vec<MapUse> {
+        ["sockets", "links", "flows", "pairs", "datagrams"]
+            .into_iter()
+            .map(|name| {
+                let map = self.loaded.map(name);
+                let limit = u64::from(map.max_entries());
+                MapUse { name: name.into(), used: map.keys().count() as u64, limit }
+            })
+            .collect()
+    }
+
+    /// Cookies of connections that wait for an answer of a proxy that is gone.
+    pub fn orphans(&self) -> HashMap<u64, bool> {
+        run::orphans(self.loaded.map("flows"))
+    }
+
+    /// Waits up to `timeout` for connections to close and tells of each.
+    pub fn closed_connections(&self) -> Result<ClosedConnections<'_>> {
+        let mut builder = RingBufferBuilder::new();
+        let (send, receive) = std::sync::mpsc::channel();
+        builder
+            .add(self.loaded.map("events"), move |bytes| {
+                if let Some(closed) = parse_event(bytes) {
+                    let _ = send.send(closed);
+                }
+                0
+            })
+            .context(|| "open the ring buffer of events".into())?;
+        let ring = builder.build().context(|| "open the ring buffer of events".into())?;
+        Ok(ClosedConnections { ring, receive })
+    }
+}
+
+/// A reader of connection ends.
+pub struct ClosedConnections<'a> {
+    ring: libbpf_rs::RingBuffer<'a>,
+    receive: std::sync::mpsc::Receiver<Closed>,
+}
+
+impl ClosedConnections<'_> {
+    /// Waits up to `timeout` and returns what has closed by then.
+    pub fn wait(&self, timeout: Duration) -> Result<Vec<Closed>> {
+        match self.ring.poll(timeout) {
+            Ok(()) => {}
+            Err(error) if error.kind() == libbpf_rs::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error).context(|| "read the ring buffer of events".into()),
+        }
+        Ok(self.receive.try_iter().collect())
+    }
+}
+
+fn parse_event(bytes: &[u8]) -> Option<Closed> {
+    let relay = u32::from_ne_bytes(bytes.get(4..8)?.try_into().ok()?);
+    let cookie = u64::from_ne_bytes(bytes.get(8..16)?.try_into().ok()?);
+    Some(Closed { cookie, relay: (relay as usize).checked_sub(1) })
+}
+
+/// Detaches and removes whatever an agent with this state directory left. Says how many programs
+/// and maps there were.
+pub fn off(state: &Path) -> Result<usize> {
+    pins::Pins::of(state).remove()
+}

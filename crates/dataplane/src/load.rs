@@ -1,0 +1,291 @@
+//! Loads the kernel programs, or takes over those that an earlier agent left running.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use libbpf_rs::{
+    Link, MapCore, MapFlags, MapHandle, MapType, Object, ObjectBuilder, OpenObject, libbpf_sys,
+};
+
+use crate::abi;
+use crate::error::{Context, Error, Result};
+use crate::pins::Pins;
+
+/// Where to attach and where to keep state.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// cgroup v2 directory whose processes are in the mesh.
+    pub cgroup: PathBuf,
+    /// Directory for pins and the lock, e.g. `/run/beeway`.
+    pub state: PathBuf,
+    /// Whether both ends on this host may skip TCP.
+    pub shortcut: bool,
+}
+
+/// What the agent needs of the loaded object. Pins hold programs and links in the kernel, so the
+/// object itself is gone.
+pub(crate) struct Loaded {
+    maps: HashMap<String, MapHandle>,
+    /// Programs that userspace runs itself.
+    pub(crate) query_queue: OwnedFd,
+    pub(crate) decide: OwnedFd,
+    /// Whether an earlier agent's maps were taken over.
+    pub(crate) adopted: bool,
+    /// Keeps other agents away from the state directory.
+    _lock: File,
+}
+
+impl Loaded {
+    /// One of our maps, which is there because the build linked it.
+    pub(crate) fn map(&self, name: &str) -> &MapHandle {
+        self.maps.get(name).unwrap_or_else(|| panic!("the object has no map {name}"))
+    }
+
+    fn of(object: &Object, adopted: bool, lock: File) -> Result<Loaded> {
+        let mut maps = HashMap::new();
+        for map in object.maps() {
+            let name = map.name().to_string_lossy().into_owned();
+            let handle = MapHandle::try_from(&map).context(|| format!("keep the map {name}"))?;
+            maps.insert(name, handle);
+        }
+        let keep = |name: &str| {
+            program(object, name)
+                .as_fd()
+                .try_clone_to_owned()
+                .context(|| format!("keep the program {name}"))
+        };
+        let (query_queue, decide) = (keep("query_queue")?, keep("decide")?);
+        Ok(Loaded { maps, query_queue, decide, adopted, _lock: lock })
+    }
+}
+
+/// Programs that hang on the cgroup, by name.
+const CGROUP_PROGRAMS: [&str; 9] = [
+    "connect4",
+    "connect6",
+    "sendmsg4",
+    "sendmsg6",
+    "recvmsg4",
+    "recvmsg6",
+    "getpeername4",
+    "getpeername6",
+    "on_socket",
+];
+
+/// Programs that hang on a map of sockets: program, map.
+const SOCKET_PROGRAMS: [(&str, &str, u32); 3] = [
+    ("on_send", "sockets", libbpf_sys::BPF_SK_MSG_VERDICT),
+    ("on_receive", "sockets", libbpf_sys::BPF_SK_SKB_STREAM_VERDICT),
+    ("on_inject", "injectors", libbpf_sys::BPF_SK_MSG_VERDICT),
+];
+
+/// Loads and attaches. Nothing is left behind when it fails, unless an earlier agent's programs
+/// were there: those stay.
+pub(crate) fn load(options: &Options) -> Result<Loaded> {
+    let lock = lock(&options.state)?;
+    let pins = Pins::of(&options.state);
+    let mut adopted = pins.mounted() && pins.map("settings").exists();
+    if adopted && pinned_abi(&pins) != Some(abi_version()) {
+        tracing::warn!("the kernel holds tables of another version; starting afresh");
+        pins.remove()?;
+        adopted = false;
+    }
+    pins.mount()?;
+    let result = load_pinned(options, &pins, adopted);
+    match result.and_then(|object| Loaded::of(&object, adopted, lock)) {
+        Ok(loaded) => Ok(loaded),
+        Err(error) => {
+            if !adopted {
+                let _ = pins.remove();
+            }
+            Err(error)
+        }
+    }
+}
+
+fn load_pinned(options: &Options, pins: &Pins, adopted: bool) -> Result<Object> {
+    let template = new_generation_map()?;
+    let mut open = open_object()?;
+    for mut map in open.maps_mut() {
+        let name = map.name().to_string_lossy().into_owned();
+        // .rodata and the like belong to the programs
+        if name.contains('.') {
+            continue;
+        }
+        match name.as_str() {
+            "generations" => map
+                .set_inner_map_fd(template.as_fd())
+                .context(|| "set the shape of a generation".into())?,
+            "scratches" => map
+                .set_max_entries(possible_cpus() * SCRATCH_PER_CPU)
+                .context(|| "size the scratch space".into())?,
+            _ => {}
+        }
+        if adopted {
+            map.reuse_pinned_map(pins.map(&name))
+                .context(|| format!("take over the map {name}"))?;
+        }
+    }
+    let mut object = open
+        .load()
+        .context(|| "load the kernel programs (`beeway doctor` tells what is missing)".into())?;
+    if !adopted {
+        for mut map in object.maps_mut() {
+            let name = map.name().to_string_lossy().into_owned();
+            if !name.contains('.') {
+                map.pin(pins.map(&name)).context(|| format!("pin the map {name}"))?;
+            }
+        }
+    }
+    let settings = MapHandle::try_from(&map(&object, "settings"))
+        .context(|| "keep the map settings".into())?;
+    let mut values = read_settings(&settings)?;
+    // no proxy until its sockets are there
+    (values.abi, values.buses) = (abi_version(), 0);
+    values.shortcut = u32::from(options.shortcut);
+    write_settings(&settings, &values)?;
+    attach_to_sockets(&object)?;
+    attach_to_cgroup(&object, &options.cgroup, pins)?;
+    Ok(object)
+}
+
+/// The linked object as the build left it; libbpf reads ELF structures in place.
+#[repr(C, align(16))]
+struct Aligned<B: ?Sized>(B);
+static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/beeway.o")));
+
+/// Opens the object without loading it.
+pub(crate) fn open_object() -> Result<OpenObject> {
+    ObjectBuilder::default()
+        .name("beeway")
+        .and_then(|builder| builder.open_memory(&OBJECT.0))
+        .context(|| "open the kernel programs".into())
+}
+
+/// Entries of the `scratches` map per CPU (bpf/include/maps.h).
+const SCRATCH_PER_CPU: u32 = 4;
+
+fn possible_cpus() -> u32 {
+    libbpf_rs::num_possible_cpus().unwrap_or(256) as u32
+}
+
+fn abi_version() -> u32 {
+    abi::limits::ABI_VERSION.0
+}
+
+/// An empty generation: the shape of what `generations` holds.
+pub(crate) fn new_generation_map() -> Result<MapHandle> {
+    let options = libbpf_sys::bpf_map_create_opts {
+        sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
+        ..Default::default()
+    };
+    let size = size_of::<abi::generation>() as u32;
+    MapHandle::create(MapType::Array, Some("generation"), 4, size, 1, &options)
+        .context(|| format!("create a map of {size} bytes for the tables"))
+}
+
+/// The one record of the `settings` map.
+pub(crate) fn read_settings(map: &MapHandle) -> Result<abi::settings> {
+    let bytes = map
+        .lookup(&0u32.to_ne_bytes(), MapFlags::ANY)
+        .context(|| "read the settings".into())?
+        .unwrap_or_default();
+    let word = |at: usize| {
+        bytes.get(at..at + 4).map_or(0, |b| u32::from_ne_bytes(b.try_into().expect("4 bytes")))
+    };
+    let generation = u64::from(word(20)) << 32 | u64::from(word(16));
+    let (abi, buses, shortcut) = (word(0), word(4), word(8));
+    Ok(abi::settings { abi, buses, shortcut, generation, ..Default::default() })
+}
+
+pub(crate) fn write_settings(map: &MapHandle, settings: &abi::settings) -> Result<()> {
+    let words = [settings.abi, settings.buses, settings.shortcut, 0];
+    let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    bytes.extend((settings.generation as u32).to_ne_bytes());
+    bytes.extend(((settings.generation >> 32) as u32).to_ne_bytes());
+    map.update(&0u32.to_ne_bytes(), &bytes, MapFlags::ANY).context(|| "write the settings".into())
+}
+
+/// Names of all programs that are attached somewhere.
+pub(crate) fn program_names() -> impl Iterator<Item = &'static str> {
+    CGROUP_PROGRAMS.into_iter().chain(SOCKET_PROGRAMS.iter().map(|(name, ..)| *name))
+}
+
+fn pinned_abi(pins: &Pins) -> Option<u32> {
+    let settings = MapHandle::from_pinned_path(pins.map("settings")).ok()?;
+    Some(read_settings(&settings).ok()?.abi)
+}
+
+/// A map of our own object, which is there because the build linked it.
+pub(crate) fn map<'o>(object: &'o Object, name: &str) -> libbpf_rs::Map<'o> {
+    object
+        .maps()
+        .find(|map| map.name() == name)
+        .unwrap_or_else(|| panic!("the object has no map {name}"))
+}
+
+/// A program of our own object.
+pub(crate) fn program<'o>(object: &'o Object, name: &str) -> libbpf_rs::ProgramMut<'o> {
+    object
+        .progs_mut()
+        .find(|program| program.name() == name)
+        .unwrap_or_else(|| panic!("the object has no program {name}"))
+}
+
+fn attach_to_sockets(object: &Object) -> Result<()> {
+    for (name, map_name, kind) in SOCKET_PROGRAMS {
+        let program = program(object, name).as_fd().as_raw_fd();
+        let target = map(object, map_name).as_fd().as_raw_fd();
+        // SAFETY: both descriptors are open for the call; it takes no pointers.
+        let done = unsafe { libbpf_sys::bpf_prog_attach(program, target, kind, 0) };
+        if done != 0 {
+            return Err(std::io::Error::from_raw_os_error(-done))
+                .context(|| format!("attach {name} to the map {map_name}"));
+        }
+    }
+    Ok(())
+}
+
+/// Pinned links are updated in place, so that a connection sees the old program or the new one,
+/// never none.
+fn attach_to_cgroup(object: &Object, cgroup: &Path, pins: &Pins) -> Result<()> {
+    refuse_root(cgroup)?;
+    let directory =
+        File::open(cgroup).context(|| format!("open the cgroup {}", cgroup.display()))?;
+    for name in CGROUP_PROGRAMS {
+        let program = program(object, name);
+        let pin = pins.link(name);
+        if pin.exists() {
+            Link::open(&pin)
+                .and_then(|mut link| link.update_prog(&program))
+                .context(|| format!("replace the program {name}"))?;
+            continue;
+        }
+        let mut link = program
+            .attach_cgroup(directory.as_raw_fd())
+            .context(|| format!("attach {name} to {}", cgroup.display()))?;
+        link.pin(&pin).context(|| format!("pin the link {name}"))?;
+    }
+    Ok(())
+}
+
+/// A mistake there cuts the machine off from the network.
+fn refuse_root(cgroup: &Path) -> Result<()> {
+    if crate::cgroup::is_root(cgroup) {
+        return Err(std::io::Error::other(
+            "this is the root of the cgroup tree; name a child of it",
+        ))
+        .context(|| format!("attach to {}", cgroup.display()));
+    }
+    Ok(())
+}
+
+fn lock(state: &Path) -> Result<File> {
+    std::fs::create_dir_all(state).context(|| format!("create {}", state.display()))?;
+    let path = state.join("agent.lock");
+    let file = File::create(&path).context(|| format!("create {}", path.display()))?;
+    file.try_lock().map_err(|_| Error::Locked(state.to_path_buf()))?;
+    Ok(file)
+}

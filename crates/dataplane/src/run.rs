@@ -1,0 +1,112 @@
+//! Programs that userspace runs itself, and maps that it walks.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use libbpf_rs::{MapCore, MapFlags, MapHandle, libbpf_sys};
+
+use crate::abi;
+use crate::error::{Context, Result};
+
+/// A question to the kernel's decision function.
+#[derive(Debug, Clone, Copy)]
+pub struct DecisionQuery<'a> {
+    /// What the client connected to.
+    pub service: SocketAddr,
+    /// Where its connection leads.
+    pub endpoint: SocketAddr,
+    /// The client's own address.
+    pub source: IpAddr,
+    /// Random number that chooses among backends.
+    pub draw: u32,
+    /// Request bytes, at most `HEAD_BYTES`.
+    pub head: &'a [u8],
+}
+
+/// What the kernel would do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision {
+    /// One of [`crate::counts::LANES`].
+    pub lane: &'static str,
+    /// One of [`crate::counts::REASONS`].
+    pub reason: &'static str,
+    /// Index of the rule that decided.
+    pub rule: Option<usize>,
+    /// Heap index of the answer.
+    pub answer: Option<u32>,
+    /// Bytes of the head, 0 when it was not understood.
+    pub head_length: usize,
+}
+
+pub(crate) fn decide(program: BorrowedFd<'_>, query: &DecisionQuery<'_>) -> Result<Decision> {
+    // SAFETY: plain data of the kernel's layout, for which zeros are valid.
+    let mut context: Box<abi::decision_query> = Box::new(unsafe { std::mem::zeroed() });
+    context.verdict.service = address(query.service);
+    context.verdict.endpoint = address(query.endpoint);
+    context.verdict.source = address(SocketAddr::new(query.source, 0));
+    context.verdict.draw = query.draw;
+    let length = query.head.len().min(context.head.len());
+    context.head[..length].copy_from_slice(&query.head[..length]);
+    context.length = length as u32;
+    run(program, &mut *context).context(|| "run the decision program".into())?;
+    let verdict = context.verdict;
+    Ok(Decision {
+        lane: crate::counts::LANES[verdict.lane as usize],
+        reason: crate::counts::REASONS[verdict.reason as usize],
+        rule: (verdict.rule as usize).checked_sub(1),
+        answer: (verdict.answer != 0).then_some(verdict.answer),
+        head_length: context.parsed.length as usize,
+    })
+}
+
+pub(crate) fn queued(program: BorrowedFd<'_>, cookie: u64) -> Option<u64> {
+    let mut query = abi::queue_query { cookie, ..Default::default() };
+    run(program, &mut query).ok()?;
+    (query.found != 0).then_some(query.queued)
+}
+
+/// Runs a `SEC("syscall")` program with `context` as its in and out argument.
+pub(crate) fn run<T>(program: BorrowedFd<'_>, context: &mut T) -> io::Result<()> {
+    let mut options = libbpf_sys::bpf_test_run_opts {
+        sz: size_of::<libbpf_sys::bpf_test_run_opts>() as libbpf_sys::size_t,
+        ctx_in: (&raw const *context).cast(),
+        ctx_out: (&raw mut *context).cast(),
+        ctx_size_in: size_of::<T>() as u32,
+        ctx_size_out: size_of::<T>() as u32,
+        ..Default::default()
+    };
+    // SAFETY: `options` points to a context of the size given, which outlives the call.
+    let done = unsafe { libbpf_sys::bpf_prog_test_run_opts(program.as_raw_fd(), &raw mut options) };
+    match (done, options.retval) {
+        (0, 0) => Ok(()),
+        (0, value) => Err(io::Error::other(format!("the program returned {}", value as i32))),
+        (error, _) => Err(io::Error::from_raw_os_error(-error)),
+    }
+}
+
+/// Connections whose last request was handed over and not answered; whether its answer has begun.
+pub(crate) fn orphans(flows: &MapHandle) -> HashMap<u64, bool> {
+    let pending = |key: &[u8]| {
+        let value = flows.lookup(key, MapFlags::ANY).ok()??;
+        let word = |at: usize| Some(u32::from_ne_bytes(value.get(at..at + 4)?.try_into().ok()?));
+        let (asked, answered, partial) = (word(8)?, word(12)?, word(20)?);
+        let cookie = u64::from_ne_bytes(key.try_into().ok()?);
+        (asked != answered).then_some((cookie, partial != 0))
+    };
+    flows.keys().filter_map(|key| pending(&key)).collect()
+}
+
+/// An address as the tables have it: IPv4 as IPv4-mapped IPv6.
+pub(crate) fn address(address: SocketAddr) -> abi::address {
+    let ip: Ipv6Addr = match address.ip() {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    };
+    abi::address {
+        ip: ip.octets(),
+        port: address.port(),
+        family: if address.is_ipv4() { 4 } else { 6 },
+    }
+}

@@ -1,0 +1,263 @@
+//! Service addresses, clusters, endpoints and workloads: what connect() looks at.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+
+use beeway_model::{
+    Action, Cluster, ClusterId, Endpoint, Match, Mesh, PathMatch, Protocol, Rule, ServicePort,
+    Transport,
+};
+
+use super::heap::{Heap, Slots, address_bytes, hash_address};
+use super::records::Record;
+use super::{Error, Notice};
+use crate::abi;
+
+/// Which endpoints of a cluster a client can reach through a service address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Family {
+    All,
+    V4,
+    V6,
+}
+
+impl Family {
+    fn of(address: IpAddr) -> Family {
+        if address.to_canonical().is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+
+    /// An IPv6 socket reaches IPv4 endpoints too, but only when there are no others.
+    fn endpoints(self, cluster: &Cluster) -> Vec<&Endpoint> {
+        let of = |wanted: Family| {
+            let fits = move |e: &&Endpoint| Family::of(e.address.ip()) == wanted;
+            cluster.endpoints.iter().filter(fits).collect::<Vec<_>>()
+        };
+        match self {
+            Family::All => cluster.endpoints.iter().collect(),
+            Family::V4 => of(Family::V4),
+            Family::V6 => {
+                let own = of(Family::V6);
+                if own.is_empty() { of(Family::V4) } else { own }
+            }
+        }
+    }
+}
+
+/// IP protocol number of a service port.
+pub(super) fn transport_number(transport: Transport) -> u8 {
+    match transport {
+        Transport::Tcp => 6,
+        Transport::Udp => 17,
+    }
+}
+
+/// What a frontend's hash adds to that of its address.
+pub(super) fn frontend_extra(port: u16, transport: u8) -> u32 {
+    u32::from(port) << 8 | u32::from(transport)
+}
+
+/// What a member's hash adds to that of its address.
+pub(super) fn member_extra(port: u16, cluster: u32) -> u32 {
+    u32::from(port) << 16 ^ cluster
+}
+
+/// A port's place in the mesh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct PortId {
+    /// Index of the service.
+    pub service: usize,
+    /// Index of its port.
+    pub port: usize,
+}
+
+/// Writes clusters, and remembers where.
+#[derive(Debug)]
+pub(super) struct Clusters<'a> {
+    mesh: &'a Mesh,
+    known: HashMap<(usize, Family), u32>,
+}
+
+impl<'a> Clusters<'a> {
+    /// Of this mesh; none is written yet.
+    pub fn new(mesh: &'a Mesh) -> Clusters<'a> {
+        Clusters { mesh, known: HashMap::new() }
+    }
+
+    /// The `struct cluster` with all endpoints, whatever their family.
+    pub fn whole(&mut self, heap: &mut Heap, cluster: usize) -> u32 {
+        self.place(heap, cluster, Family::All)
+    }
+
+    /// Forgets what was written at `end` and behind it.
+    pub fn forget(&mut self, end: usize) {
+        self.known.retain(|_, index| (*index as usize) < end);
+    }
+
+    fn place(&mut self, heap: &mut Heap, cluster: usize, family: Family) -> u32 {
+        if let Some(index) = self.known.get(&(cluster, family)) {
+            return *index;
+        }
+        let endpoints = family.endpoints(&self.mesh.clusters[cluster]);
+        let weights: Vec<u64> = endpoints.iter().map(|e| u64::from(e.weight.max(1))).collect();
+        // Draws are mapped onto 32 bits: shares stay right to one part in billions.
+        let sum: u64 = weights.iter().sum();
+        let shift = 64 - (sum + weights.len() as u64).leading_zeros().min(32);
+        let shift = shift.saturating_sub(32);
+        let mut total = 0;
+        let mut words = Vec::new();
+        for (endpoint, weight) in endpoints.iter().zip(&weights) {
+            total += (weight >> shift).max(1) as u32;
+            words.extend(endpoint_record(endpoint.address, total).words());
+        }
+        let record = abi::cluster {
+            id: cluster as u32 + 1,
+            endpoints: if words.is_empty() { 0 } else { heap.intern(words) },
+            count: endpoints.len() as u32,
+            total,
+        };
+        let index = heap.intern(record.words());
+        self.known.insert((cluster, family), index);
+        index
+    }
+
+    /// What connect() chooses from: the first of the likely clusters with an endpoint that this
+    /// address leads to. Without any, the port's own, for which connect() refuses.
+    fn for_address(&mut self, heap: &mut Heap, port: &ServicePort, address: IpAddr) -> u32 {
+        let family = Family::of(address);
+        let mesh = self.mesh;
+        let serves = |id: &ClusterId| !family.endpoints(mesh.cluster(*id)).is_empty();
+        match likely_clusters(port).into_iter().find(serves) {
+            Some(id) => self.place(heap, id.0, family),
+            None => self.place(heap, port.cluster.0, Family::All),
+        }
+    }
+}
+
+fn endpoint_record(address: SocketAddr, up_to: u32) -> abi::endpoint {
+    let ip = address.ip().to_canonical();
+    let family = if ip.is_ipv4() { 4 } else { 6 };
+    abi::endpoint { ip: address_bytes(ip), port: address.port(), family, up_to }
+}
+
+/// The clusters that requests to a port most likely want, best first: where the rule for "all
+/// other requests" leads, then the port's own endpoints, then whatever the rules name.
+fn likely_clusters(port: &ServicePort) -> Vec<ClusterId> {
+    let rules = port.rules.as_deref().unwrap_or_default();
+    let usual = rules.iter().find(|rule| is_for_the_rest(rule));
+    let mut likely = usual.map(backends).unwrap_or_default();
+    likely.push(port.cluster);
+    likely.extend(rules.iter().flat_map(backends));
+    likely
+}
+
+/// Backends with a weight, heaviest first.
+fn backends(rule: &Rule) -> Vec<ClusterId> {
+    let Action::Forward(backends) = &rule.action else { return Vec::new() };
+    let mut drawn: Vec<_> = backends.iter().filter(|backend| backend.weight > 0).collect();
+    drawn.sort_by_key(|backend| std::cmp::Reverse(backend.weight));
+    drawn.iter().filter_map(|backend| backend.cluster).collect()
+}
+
+fn is_for_the_rest(rule: &Rule) -> bool {
+    let any = |m: &Match| {
+        let path = match &m.path {
+            None => true,
+            Some(PathMatch::Prefix(path) | PathMatch::Segments(path)) => path == "/",
+            Some(PathMatch::Exact(_) | PathMatch::Regex(_)) => false,
+        };
+        let plain = m.headers.is_empty() && m.query.is_empty() && m.sources.is_empty();
+        path && plain && m.method.is_none()
+    };
+    matches!(rule.action, Action::Forward(_))
+        && (rule.matches.is_empty() || rule.matches.iter().any(any))
+}
+
+/// Which endpoint is in which cluster.
+pub(super) fn push_members(heap: &mut Heap, mesh: &Mesh) -> Result<Slots, Error> {
+    let mut seen = HashSet::new();
+    let mut entries = Vec::new();
+    for (cluster, number) in mesh.clusters.iter().zip(1..) {
+        for endpoint in &cluster.endpoints {
+            let ip = address_bytes(endpoint.address.ip().to_canonical());
+            let port = endpoint.address.port();
+            if seen.insert((ip, port, number)) {
+                let hash = hash_address(&ip, member_extra(port, number));
+                let port = u32::from(port);
+                entries.push((hash, abi::member { ip, port, cluster: number }));
+            }
+        }
+    }
+    heap.push_table(&entries)
+}
+
+/// Who owns an address; of several the first, as [`Mesh::workload_at`] says.
+pub(super) fn push_workloads(heap: &mut Heap, mesh: &Mesh) -> Result<Slots, Error> {
+    let mut seen = HashSet::new();
+    let mut entries = Vec::new();
+    for (workload, number) in mesh.workloads.iter().zip(1..) {
+        for address in &workload.addresses {
+            let ip = address_bytes(address.to_canonical());
+            if seen.insert(ip) {
+                entries.push((hash_address(&ip, 0), abi::workload { ip, number }));
+            }
+        }
+    }
+    heap.push_table(&entries)
+}
+
+/// Service addresses; of several claims to one the first holds, as [`Mesh::frontend`] says.
+pub(super) fn push_frontends<'a>(
+    heap: &mut Heap,
+    clusters: &mut Clusters<'a>,
+    tables: &HashMap<PortId, u32>,
+    notices: &mut Vec<Notice>,
+) -> Result<Slots, Error> {
+    let mesh = clusters.mesh;
+    let mut owners: HashMap<([u8; 16], u16, u8), usize> = HashMap::new();
+    let mut entries = Vec::new();
+    for (service_index, service) in mesh.services.iter().enumerate() {
+        for (port_index, port) in service.ports.iter().enumerate() {
+            let id = PortId { service: service_index, port: port_index };
+            if port.number == 0 {
+                let reason = "port 0 cannot be connected to and is left out".to_owned();
+                notices.push(Notice::new(mesh, id, reason));
+                continue;
+            }
+            let transport = transport_number(port.transport);
+            for address in &service.addresses {
+                let ip = address_bytes(address.to_canonical());
+                let key = (ip, port.number, transport);
+                let owner = *owners.entry(key).or_insert(service_index);
+                if owner != service_index {
+                    let owner = &mesh.services[owner];
+                    let owner = format!("{}/{}", owner.namespace, owner.name);
+                    let reason = format!("{address} belongs to {owner}, which keeps it");
+                    notices.push(Notice::new(mesh, id, reason));
+                    continue;
+                }
+                let hash = hash_address(&ip, frontend_extra(port.number, transport));
+                let frontend = abi::frontend {
+                    ip,
+                    port: port.number,
+                    transport,
+                    protocol: protocol(port),
+                    cluster: clusters.for_address(heap, port, *address),
+                    table: tables.get(&id).copied().unwrap_or_default(),
+                };
+                entries.push((hash, frontend));
+            }
+        }
+    }
+    heap.push_table(&entries)
+}
+
+/// Whether requests of a port are judged in the kernel.
+pub(super) fn is_judged(port: &ServicePort) -> bool {
+    port.protocol == Protocol::Http && port.transport == Transport::Tcp
+}
+
+fn protocol(port: &ServicePort) -> u8 {
+    let protocol =
+        if is_judged(port) { abi::protocol::PROTOCOL_HTTP } else { abi::protocol::PROTOCOL_OPAQUE };
+    protocol.0 as u8
+}

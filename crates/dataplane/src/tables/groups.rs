@@ -1,0 +1,108 @@
+//! Candidates, and the ordered groups of them that a host and a path lead to.
+
+use super::sets::{Pool, SetId, Sets};
+use crate::abi;
+
+const LIMIT: usize = abi::limits::GROUP_CANDIDATES.0 as usize;
+/// Marks a member behind which members are missing: from there on userspace decides.
+const REST: u32 = 1 << 31;
+
+/// What must hold besides host and path for a rule to decide, and what it then does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Candidate {
+    /// Predicates that must hold, a bit each.
+    pub need: u64,
+    /// Predicates that must not.
+    pub forbid: u64,
+    /// A bit for each method that is allowed.
+    pub methods: u32,
+    /// Index of the rule.
+    pub rule: u32,
+    /// Userspace decides and acts.
+    pub detour: bool,
+}
+
+impl Candidate {
+    /// Whether this one holds whenever the other does.
+    fn covers(&self, other: &Candidate) -> bool {
+        self.need & !other.need == 0
+            && self.forbid & !other.forbid == 0
+            && other.methods & !self.methods == 0
+    }
+
+    /// One that always holds and leaves the decision to userspace.
+    fn rest(rule: u32) -> Candidate {
+        let methods = (1 << abi::method::METHODS.0) - 1;
+        Candidate { need: 0, forbid: 0, methods, rule, detour: true }
+    }
+}
+
+/// Sets of candidates as the kernel needs them: in order of rules, without those that an earlier
+/// one covers, and not more than it looks at.
+#[derive(Debug)]
+pub(super) struct Groups {
+    candidates: Vec<Candidate>,
+    pool: Pool,
+}
+
+impl Groups {
+    /// Groups of these candidates, which are in order of rules.
+    pub fn new(candidates: Vec<Candidate>) -> Groups {
+        Groups { candidates, pool: Pool::new() }
+    }
+
+    /// How many sets there are, the empty one included.
+    pub fn len(&self) -> usize {
+        self.pool.len()
+    }
+
+    /// The candidates of a set.
+    pub fn get(&self, set: SetId) -> Vec<Candidate> {
+        let of = |member: &u32| {
+            let candidate = self.candidates[(member & !REST) as usize];
+            if member & REST == 0 { candidate } else { Candidate::rest(candidate.rule) }
+        };
+        self.pool.get(set).iter().map(of).collect()
+    }
+
+    /// Whether a set had more candidates than the kernel looks at.
+    pub fn is_cut(&self, set: SetId) -> bool {
+        self.pool.get(set).last().is_some_and(|member| member & REST != 0)
+    }
+
+    /// What of sorted members the kernel has to look at.
+    fn reachable(&self, members: &[u32]) -> Vec<u32> {
+        let mut rest = members.iter().filter(|m| *m & REST != 0).map(|m| m & !REST).min();
+        let mut kept: Vec<u32> = Vec::new();
+        for member in members.iter().copied().filter(|member| *member < rest.unwrap_or(REST)) {
+            if self.is_covered(&kept, &self.candidates[member as usize]) {
+                continue;
+            }
+            if kept.len() == LIMIT {
+                rest = Some(member);
+                break;
+            }
+            kept.push(member);
+        }
+        let Some(mut rest) = rest else { return kept };
+        if !self.is_covered(&kept, &Candidate::rest(0)) {
+            if kept.len() == LIMIT {
+                rest = kept.pop().unwrap_or(rest);
+            }
+            kept.push(rest | REST);
+        }
+        kept
+    }
+
+    fn is_covered(&self, earlier: &[u32], candidate: &Candidate) -> bool {
+        earlier.iter().any(|member| self.candidates[*member as usize].covers(candidate))
+    }
+}
+
+impl Sets for Groups {
+    fn union(&mut self, sets: &[SetId], more: &[u32]) -> SetId {
+        let members = self.pool.gather(sets, more);
+        let kept = self.reachable(&members);
+        self.pool.intern(kept)
+    }
+}

@@ -1,0 +1,217 @@
+//! The heap of a generation while it grows, and the hash tables in it.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use super::Error;
+use super::records::Record;
+use crate::abi;
+
+/// Words that a generation's heap can hold.
+pub(super) const HEAP_WORDS: usize = abi::limits::HEAP_WORDS.0 as usize;
+const PROBES: u32 = abi::limits::PROBES.0;
+
+const FNV_BASIS: u32 = 2_166_136_261;
+const FNV_PRIME: u32 = 16_777_619;
+const MIX: u32 = 0x9E37_79B1;
+
+/// An address as the tables hold it: IPv4 as IPv4-mapped IPv6.
+pub(super) fn address_bytes(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    }
+}
+
+/// The hash of all tables over addresses; its twin is in `bpf/include/balance.h`.
+pub(super) fn hash_address(ip: &[u8; 16], extra: u32) -> u32 {
+    let mut hash = FNV_BASIS ^ extra;
+    for word in ip.as_chunks::<4>().0 {
+        hash = (hash ^ u32::from_ne_bytes(*word)).wrapping_mul(MIX);
+        hash ^= hash >> 15;
+    }
+    hash
+}
+
+/// FNV-1a of a header name in lower case; its twin is in `bpf/include/http.h`.
+pub(super) fn hash_name(lower: &[u8]) -> u32 {
+    lower.iter().fold(FNV_BASIS, |sum, byte| (sum ^ u32::from(*byte)).wrapping_mul(FNV_PRIME))
+}
+
+/// Where a hash table lies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Slots {
+    /// Heap index of the first slot.
+    pub first: u32,
+    /// One less than the number of slots, which is a power of two.
+    pub mask: u32,
+}
+
+/// Words, and what is already among them: equal values are written once.
+#[derive(Debug)]
+pub(super) struct Heap {
+    words: Vec<u32>,
+    known: HashMap<Vec<u32>, u32>,
+    /// What `known` gained since [`Heap::mark`].
+    recent: Vec<Vec<u32>>,
+}
+
+/// A state of the heap to return to.
+pub(super) struct Mark(usize);
+
+impl Heap {
+    /// An empty heap: index 0 names nothing, then come the prepared answers.
+    pub fn new() -> Heap {
+        let words = vec![0; abi::prepared::ANSWER_END.0 as usize];
+        Heap { words, known: HashMap::new(), recent: Vec::new() }
+    }
+
+    /// Words in use.
+    pub fn used(&self) -> usize {
+        self.words.len()
+    }
+
+    /// All of it.
+    pub fn into_words(self) -> Vec<u32> {
+        self.words
+    }
+
+    /// Appends words and returns the index of the first.
+    pub fn push(&mut self, words: &[u32]) -> u32 {
+        let index = self.words.len();
+        self.words.extend_from_slice(words);
+        index as u32
+    }
+
+    /// Finds equal words that were interned before, or appends them at an even index, so that
+    /// records with 64-bit numbers are aligned (the heap begins at a multiple of eight).
+    pub fn intern(&mut self, words: Vec<u32>) -> u32 {
+        if let Some(index) = self.known.get(&words) {
+            return *index;
+        }
+        if self.words.len() % 2 == 1 {
+            self.words.push(0);
+        }
+        let index = self.push(&words);
+        self.recent.push(words.clone());
+        self.known.insert(words, index);
+        index
+    }
+
+    /// Overwrites words.
+    pub fn set(&mut self, index: u32, words: &[u32]) {
+        let at = index as usize;
+        self.words[at..at + words.len()].copy_from_slice(words);
+    }
+
+    /// Remembers the present state.
+    pub fn mark(&mut self) -> Mark {
+        self.recent.clear();
+        Mark(self.words.len())
+    }
+
+    /// Forgets everything appended since the mark, which must be the last one set.
+    pub fn roll_back(&mut self, mark: &Mark) {
+        self.words.truncate(mark.0);
+        for words in self.recent.drain(..) {
+            self.known.remove(&words);
+        }
+    }
+
+    /// Fails when more is in use than a generation holds.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.words.len() > HEAP_WORDS {
+            return Err(Error::HeapFull { needed: self.words.len(), limit: HEAP_WORDS });
+        }
+        Ok(())
+    }
+
+    /// Writes a hash table of records, each with its hash; doubled until the kernel finds every
+    /// record within [`PROBES`] slots.
+    pub fn push_table<R: Record>(&mut self, entries: &[(u32, R)]) -> Result<Slots, Error> {
+        let mut size = (entries.len() * 2).next_power_of_two().max(2);
+        let places = loop {
+            let words = size * R::WORDS as usize;
+            if words > HEAP_WORDS {
+                let needed = self.words.len() + words;
+                return Err(Error::HeapFull { needed, limit: HEAP_WORDS });
+            }
+            if let Some(places) = place(entries.iter().map(|(hash, _)| *hash), size) {
+                break places;
+            }
+            size *= 2;
+        };
+        let first = self.push(&vec![0; size * R::WORDS as usize]);
+        for ((_, record), place) in entries.iter().zip(places) {
+            self.set(first + place * R::WORDS, &record.words());
+        }
+        Ok(Slots { first, mask: size as u32 - 1 })
+    }
+}
+
+/// A slot for each hash by linear probing; `None` when one would be too far from home.
+fn place(hashes: impl Iterator<Item = u32>, size: usize) -> Option<Vec<u32>> {
+    let mask = size as u32 - 1;
+    let mut taken = vec![false; size];
+    let mut found = Vec::new();
+    for hash in hashes {
+        let slot =
+            (0..PROBES).map(|i| hash.wrapping_add(i) & mask).find(|slot| !taken[*slot as usize])?;
+        taken[slot as usize] = true;
+        found.push(slot);
+    }
+    Some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_hash_as_in_balance_h() {
+        // worked out by hash_address() of balance.h, compiled for x86-64
+        let of = |ip: &str, extra| hash_address(&address_bytes(ip.parse().unwrap()), extra);
+        assert_eq!(of("10.96.0.1", 80 << 8 | 6), 0x56de_df16);
+        assert_eq!(of("0.0.0.0", 0), 0x619d_1e94);
+        assert_eq!(of("fd00::1", 443 << 8 | 6), 0x9120_255c);
+        assert_eq!(of("255.255.255.255", u32::MAX), 0xfa04_cd7f);
+    }
+
+    #[test]
+    fn names_hash_as_fnv_1a() {
+        assert_eq!(hash_name(b""), 0x811c_9dc5);
+        assert_eq!(hash_name(b"a"), 0xe40c_292c);
+        assert_eq!(hash_name(b"foobar"), 0xbf9c_f968);
+    }
+
+    #[test]
+    fn a_crowded_table_grows_until_probes_suffice() {
+        let entries: Vec<_> = (0..100u32)
+            .map(|n| (n % 4 * 64, abi::workload { ip: [n as u8; 16], number: n + 1 }))
+            .collect();
+        let slots = Heap::new().push_table(&entries);
+        assert!(matches!(slots, Err(Error::HeapFull { .. })), "25 records share each hash");
+
+        let entries: Vec<_> = (0..60u32)
+            .map(|n| (n % 4 * 64, abi::workload { ip: [n as u8; 16], number: n + 1 }))
+            .collect();
+        let mut heap = Heap::new();
+        let slots = heap.push_table(&entries).unwrap();
+        assert_eq!(slots.mask, 255, "15 records share each of four hashes, 64 slots apart");
+        assert_eq!(heap.used(), 4 + 256 * 5);
+    }
+
+    #[test]
+    fn equal_words_are_written_once_and_forgotten_by_a_roll_back() {
+        let mut heap = Heap::new();
+        let first = heap.intern(vec![7, 8]);
+        let mark = heap.mark();
+        assert_eq!(heap.intern(vec![7, 8]), first);
+        let second = heap.intern(vec![9]);
+        heap.roll_back(&mark);
+        assert_eq!(heap.used(), first as usize + 2);
+        assert_eq!(heap.intern(vec![10]), second);
+        assert_ne!(heap.intern(vec![9]), second);
+        assert_eq!(heap.intern(vec![7, 8]), first);
+    }
+}

@@ -1,0 +1,364 @@
+//! The twin of `bpf/include/verdict.h`: what the kernel decides with given tables, word for word.
+//! `beeway explain` asks it, and tests hold the kernel and the reference router against it.
+
+use std::mem::offset_of;
+use std::net::{IpAddr, SocketAddr};
+
+use beeway_model::Transport;
+use beeway_model::mesh::scale;
+
+use super::Tables;
+use super::balance::{frontend_extra, member_extra, transport_number};
+use super::head::{self, Head, Line};
+use super::heap::{Slots, address_bytes, hash_address};
+use super::records::Record;
+use crate::abi;
+
+pub use super::head::Reason;
+pub use crate::abi::lane as Lane;
+
+/// What the kernel decides for a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Native, detour or answered.
+    pub lane: Lane,
+    /// Why.
+    pub reason: Reason,
+    /// Index of the rule that decided.
+    pub rule: Option<usize>,
+    /// Status of the answer that the kernel gives.
+    pub status: Option<u16>,
+    /// The answer, head and body.
+    pub answer: Option<Vec<u8>>,
+}
+
+/// A condition on a field that occurs twice is left to userspace, which joins the values.
+struct Unsure;
+
+/// Heap index of a field of a record.
+macro_rules! at {
+    ($base:expr, $record:ident . $field:ident) => {
+        $base.wrapping_add((offset_of!(abi::$record, $field) / 4) as u32)
+    };
+}
+
+/// Decides about a request whose head is `bytes`, on a connection to `service` that connect() led
+/// to `endpoint`.
+pub fn decide(
+    tables: &Tables,
+    service: SocketAddr,
+    endpoint: SocketAddr,
+    source: IpAddr,
+    bytes: &[u8],
+    draw: u32,
+) -> Verdict {
+    match head::parse(bytes) {
+        Ok(head) => {
+            let context = Context { tables, endpoint, source, draw, head: &head };
+            context.judge(service)
+        }
+        Err(reason) => detour(reason, None),
+    }
+}
+
+/// The endpoint that connect() chooses for a service address and a draw.
+pub fn pick_endpoint(
+    tables: &Tables,
+    service: SocketAddr,
+    transport: Transport,
+    draw: u32,
+) -> Option<SocketAddr> {
+    let frontend = tables.find_frontend(service, transport_number(transport))?;
+    let cluster = tables.word(at!(frontend, frontend.cluster));
+    let count = tables.word(at!(cluster, cluster.count));
+    if cluster == 0 || count == 0 {
+        return None;
+    }
+    let point = scale(draw, u64::from(tables.word(at!(cluster, cluster.total)))) as u32;
+    let first = tables.word(at!(cluster, cluster.endpoints));
+    let record = |n: u32| first + n * abi::endpoint::WORDS;
+    let chosen = first_above(count, 20, point, |n| tables.word(at!(record(n), endpoint.up_to)));
+    let endpoint = record(chosen);
+    let ip = std::net::Ipv6Addr::from(tables.ip(endpoint));
+    let port = tables.half(at!(endpoint, endpoint.port), 0);
+    Some(SocketAddr::new(IpAddr::V6(ip).to_canonical(), port))
+}
+
+/// The first of `count` ascending values that is above `point`.
+fn first_above(count: u32, steps: u32, point: u32, value: impl Fn(u32) -> u32) -> u32 {
+    let (mut low, mut high) = (0, count);
+    for _ in 0..steps {
+        if low >= high {
+            break;
+        }
+        let middle = (low + high) / 2;
+        if value(middle) > point {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    low
+}
+
+fn detour(reason: Reason, rule: Option<usize>) -> Verdict {
+    Verdict { lane: Lane::LANE_DETOUR, reason, rule, status: None, answer: None }
+}
+
+impl Tables {
+    fn double(&self, index: u32) -> u64 {
+        let words = [self.word(index).to_ne_bytes(), self.word(index + 1).to_ne_bytes()];
+        u64::from_ne_bytes(words.concat().try_into().expect("two words"))
+    }
+
+    fn half(&self, index: u32, which: usize) -> u16 {
+        let bytes = self.word(index).to_ne_bytes();
+        u16::from_ne_bytes([bytes[which * 2], bytes[which * 2 + 1]])
+    }
+
+    fn heap_bytes(&self, index: u32, length: u32) -> Vec<u8> {
+        let words = (0..length.div_ceil(4)).flat_map(|i| self.word(index + i).to_ne_bytes());
+        words.take(length as usize).collect()
+    }
+
+    fn ip(&self, index: u32) -> [u8; 16] {
+        self.heap_bytes(index, 16).try_into().expect("16 bytes")
+    }
+
+    /// Heap index of the first record that is the right one, before one that is an empty slot.
+    fn probe(
+        &self,
+        slots: Slots,
+        words: u32,
+        hash: u32,
+        holds: impl Fn(u32) -> Option<bool>,
+    ) -> Option<u32> {
+        for i in 0..abi::limits::PROBES.0 {
+            let slot = slots.first + (hash.wrapping_add(i) & slots.mask) * words;
+            if holds(slot)? {
+                return Some(slot);
+            }
+        }
+        None
+    }
+
+    fn find_frontend(&self, service: SocketAddr, transport: u8) -> Option<u32> {
+        let ip = address_bytes(service.ip().to_canonical());
+        let hash = hash_address(&ip, frontend_extra(service.port(), transport));
+        self.probe(self.frontends, abi::frontend::WORDS, hash, |slot| {
+            let word = at!(slot, frontend.port);
+            let port = self.half(word, 0);
+            let found = self.word(word).to_ne_bytes()[2];
+            (port != 0).then(|| port == service.port() && found == transport && self.ip(slot) == ip)
+        })
+    }
+
+    fn is_member(&self, cluster: u32, endpoint: SocketAddr) -> bool {
+        let ip = address_bytes(endpoint.ip().to_canonical());
+        let port = endpoint.port();
+        let hash = hash_address(&ip, member_extra(port, cluster));
+        self.probe(self.members, abi::member::WORDS, hash, |slot| {
+            let found = self.word(at!(slot, member.cluster));
+            (found != 0).then(|| {
+                found == cluster
+                    && self.word(at!(slot, member.port)) == u32::from(port)
+                    && self.ip(slot) == ip
+            })
+        })
+        .is_some()
+    }
+
+    fn find_workload(&self, ip: IpAddr) -> u32 {
+        let ip = address_bytes(ip.to_canonical());
+        let slot = self.probe(self.workloads, abi::workload::WORDS, hash_address(&ip, 0), |slot| {
+            (self.word(at!(slot, workload.number)) != 0).then(|| self.ip(slot) == ip)
+        });
+        slot.map_or(0, |slot| self.word(at!(slot, workload.number)))
+    }
+}
+
+struct Context<'a> {
+    tables: &'a Tables,
+    endpoint: SocketAddr,
+    source: IpAddr,
+    draw: u32,
+    head: &'a Head,
+}
+
+impl Context<'_> {
+    fn word(&self, index: u32) -> u32 {
+        self.tables.word(index)
+    }
+
+    fn judge(&self, service: SocketAddr) -> Verdict {
+        let tcp = transport_number(Transport::Tcp);
+        let Some(frontend) = self.tables.find_frontend(service, tcp) else {
+            return detour(Reason::REASON_NO_SERVICE, None);
+        };
+        let verdict = match self.word(at!(frontend, frontend.table)) {
+            0 => {
+                let cluster = self.word(at!(frontend, frontend.cluster));
+                self.forward(cluster, Reason::REASON_NONE, None)
+            }
+            table => self.apply_table(table),
+        };
+        if verdict.lane == Lane::LANE_ANSWERED && self.head.method == abi::method::METHOD_HEAD.0 {
+            return detour(Reason::REASON_UNUSUAL, verdict.rule);
+        }
+        verdict
+    }
+
+    fn apply_table(&self, table: u32) -> Verdict {
+        if self.word(at!(table, table.flags)) & abi::table_flags::TABLE_DETOUR.0 != 0 {
+            return detour(Reason::REASON_TABLE, None);
+        }
+        if self.head.needs_normalising {
+            return detour(Reason::REASON_PATH, None);
+        }
+        let candidate = match self.find_candidate(table, self.find_group(table)) {
+            Ok(Some(candidate)) => candidate,
+            Ok(None) => {
+                let answer = self.word(at!(table, table.no_route));
+                return self.answer(answer, Reason::REASON_NO_ROUTE, None);
+            }
+            Err(Unsure) => return detour(Reason::REASON_UNUSUAL, None),
+        };
+        let rule = Some(self.word(at!(candidate, candidate.rule)) as usize);
+        let action = self.word(at!(candidate, candidate.action));
+        let kind = self.word(at!(action, action.kind));
+        if kind == abi::action_kind::ACTION_FORWARD.0 {
+            self.forward(self.pick_share(action), Reason::REASON_ROUTE, rule)
+        } else if kind == abi::action_kind::ACTION_ANSWER.0 {
+            self.answer(self.word(at!(action, action.answer)), Reason::REASON_ROUTE, rule)
+        } else {
+            detour(Reason::REASON_RULE_ACTION, rule)
+        }
+    }
+
+    fn find_group(&self, table: u32) -> u32 {
+        let classes = self.tables.heap_bytes(self.word(at!(table, table.classes)), 256);
+        let step = |state: u32, byte: u8| {
+            self.word(state.wrapping_add(u32::from(classes[usize::from(byte)])))
+        };
+        let mut state = self.word(at!(table, table.start));
+        if self.word(at!(table, table.flags)) & abi::table_flags::TABLE_HOSTS.0 != 0 {
+            for byte in &self.head.host {
+                state = step(state, byte.to_ascii_lowercase());
+                if state == 0 {
+                    return 0;
+                }
+            }
+            state = step(state, 0);
+        }
+        for byte in &self.head.path {
+            if state == 0 {
+                return 0;
+            }
+            state = step(state, *byte);
+        }
+        if state == 0 { 0 } else { self.word(state) }
+    }
+
+    fn find_candidate(&self, table: u32, group: u32) -> Result<Option<u32>, Unsure> {
+        if group == 0 {
+            return Ok(None);
+        }
+        let count = self.word(at!(group, group.count)).min(abi::limits::GROUP_CANDIDATES.0);
+        for i in 0..count {
+            let candidate = group + abi::group::WORDS + i * abi::candidate::WORDS;
+            let methods = self.word(at!(candidate, candidate.methods));
+            if methods >> self.head.method & 1 == 1 && self.candidate_holds(table, candidate)? {
+                return Ok(Some(candidate));
+            }
+        }
+        Ok(None)
+    }
+
+    fn candidate_holds(&self, table: u32, candidate: u32) -> Result<bool, Unsure> {
+        let need = self.tables.double(at!(candidate, candidate.need));
+        let mut left = need | self.tables.double(at!(candidate, candidate.forbid));
+        let first = self.word(at!(table, table.predicates));
+        while left != 0 {
+            let bit = left.trailing_zeros();
+            left &= left - 1;
+            let holds = self.predicate_holds(first + bit * abi::predicate::WORDS)?;
+            if holds != (need >> bit & 1 == 1) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn predicate_holds(&self, predicate: u32) -> Result<bool, Unsure> {
+        let kind = self.word(at!(predicate, predicate.kind));
+        if kind == abi::predicate_kind::PREDICATE_SOURCE.0 {
+            return Ok(self.source_holds(predicate));
+        }
+        let length = self.word(at!(predicate, predicate.name_length));
+        let name = self.tables.heap_bytes(self.word(at!(predicate, predicate.name)), length);
+        let hash = self.word(at!(predicate, predicate.name_hash));
+        let named = |line: &&Line| line.hash == hash && line.name == name;
+        let mut lines = self.head.lines.iter().filter(named);
+        let Some(line) = lines.next() else { return Ok(false) };
+        if lines.next().is_some() {
+            return Err(Unsure);
+        }
+        if kind == abi::predicate_kind::PREDICATE_PRESENT.0 {
+            return Ok(true);
+        }
+        let length = self.word(at!(predicate, predicate.value_length));
+        let value = self.tables.heap_bytes(self.word(at!(predicate, predicate.value)), length);
+        let exact = kind == abi::predicate_kind::PREDICATE_EXACT.0;
+        Ok(if exact { line.value == value } else { line.value.starts_with(&value) })
+    }
+
+    fn source_holds(&self, predicate: u32) -> bool {
+        let number = self.tables.find_workload(self.source);
+        let words = self.word(at!(predicate, predicate.value_length));
+        let first = self.word(at!(predicate, predicate.value));
+        number != 0
+            && number / 32 < words
+            && self.word(first + number / 32) >> (number % 32) & 1 == 1
+    }
+
+    fn pick_share(&self, action: u32) -> u32 {
+        let total = self.word(at!(action, action.total));
+        if total == 0 {
+            return 0;
+        }
+        let point = scale(self.draw, u64::from(total)) as u32;
+        let first = self.word(at!(action, action.shares));
+        let record = |n: u32| first + n * abi::share::WORDS;
+        let count = self.word(at!(action, action.count));
+        let chosen = first_above(count, 16, point, |n| self.word(at!(record(n), share.up_to)));
+        self.word(at!(record(chosen), share.cluster))
+    }
+
+    fn forward(&self, cluster: u32, reason: Reason, rule: Option<usize>) -> Verdict {
+        if cluster == 0 {
+            let answer = self.word(abi::prepared::ANSWER_BACKEND_MISSING.0);
+            return self.answer(answer, Reason::REASON_BACKEND_MISSING, rule);
+        }
+        if self.word(at!(cluster, cluster.count)) == 0 {
+            let answer = self.word(abi::prepared::ANSWER_NO_ENDPOINT.0);
+            return self.answer(answer, Reason::REASON_NO_ENDPOINT, rule);
+        }
+        if !self.tables.is_member(self.word(at!(cluster, cluster.id)), self.endpoint) {
+            return detour(Reason::REASON_OTHER_CLUSTER, rule);
+        }
+        Verdict { lane: Lane::LANE_NATIVE, reason, rule, status: None, answer: None }
+    }
+
+    fn answer(&self, answer: u32, reason: Reason, rule: Option<usize>) -> Verdict {
+        let length = self.word(at!(answer, answer.length));
+        let bytes = self.tables.heap_bytes(answer + abi::answer::WORDS, length);
+        let status = self.word(at!(answer, answer.status)) as u16;
+        Verdict {
+            lane: Lane::LANE_ANSWERED,
+            reason,
+            rule,
+            status: Some(status),
+            answer: Some(bytes),
+        }
+    }
+}

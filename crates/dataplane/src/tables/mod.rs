@@ -1,0 +1,217 @@
+//! From a mesh to the tables that the kernel reads, and a reader of those tables in Rust.
+//!
+//! [`compile`] turns a [`Mesh`] into [`Tables`], the value of a `struct generation` of
+//! `bpf/include/abi.h`. [`interpret`] follows them as `bpf/include/verdict.h` does; the truth for
+//! both is `beeway_model::router`.
+//!
+//! What the kernel cannot evaluate becomes a detour, which is always right, and a [`Notice`]. The
+//! tables never say anything else than the reference router would.
+
+use std::collections::HashMap;
+
+use beeway_model::Mesh;
+use serde::Serialize;
+
+use crate::abi;
+use balance::{Clusters, PortId};
+use heap::{Heap, Slots};
+
+mod answers;
+mod automaton;
+mod balance;
+mod groups;
+pub mod head;
+mod heap;
+pub mod interpret;
+mod pattern;
+mod product;
+mod records;
+mod rules;
+mod sets;
+mod table;
+mod trie;
+
+/// Why a configuration cannot become tables. The generation before stays in force.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Services, endpoints and workloads alone do not fit.
+    #[error("the tables need {needed} words, a generation has {limit}")]
+    HeapFull {
+        /// Words that would have been needed, at least.
+        needed: usize,
+        /// Words that there are.
+        limit: usize,
+    },
+}
+
+/// Something that the kernel does not do as fast as it could, and what follows from that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Notice {
+    /// `namespace/name:port`.
+    pub service: String,
+    /// Which limit, by how much, and the consequence.
+    pub reason: String,
+}
+
+impl Notice {
+    fn new(mesh: &Mesh, id: PortId, reason: String) -> Notice {
+        let service = &mesh.services[id.service];
+        let port = service.ports[id.port].number;
+        Notice { service: format!("{}/{}:{port}", service.namespace, service.name), reason }
+    }
+}
+
+/// What tables hold, for people.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Services.
+    pub services: usize,
+    /// Endpoints, each as often as it is in a cluster.
+    pub endpoints: usize,
+    /// Workloads.
+    pub workloads: usize,
+    /// Rules of all service ports.
+    pub rules: usize,
+}
+
+/// A configuration as the kernel reads it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tables {
+    number: u64,
+    words: Vec<u32>,
+    frontends: Slots,
+    members: Slots,
+    workloads: Slots,
+    notices: Vec<Notice>,
+    counts: Counts,
+}
+
+/// Compiles a mesh into generation `number`.
+pub fn compile(mesh: &Mesh, number: u64) -> Result<Tables, Error> {
+    let mut heap = Heap::new();
+    let mut notices = Vec::new();
+    let mut clusters = Clusters::new(mesh);
+    for (index, words) in [
+        (abi::prepared::ANSWER_NO_ENDPOINT, answers::answer(503, "no healthy upstream")),
+        (abi::prepared::ANSWER_BACKEND_MISSING, answers::answer(500, "")),
+        (abi::prepared::ANSWER_NO_PROXY, Ok(answers::no_proxy())),
+    ] {
+        let answer = heap.intern(words.expect("prepared answers fit"));
+        heap.set(index.0, &[answer]);
+    }
+    let members = balance::push_members(&mut heap, mesh)?;
+    let workloads = balance::push_workloads(&mut heap, mesh)?;
+    let drafts = table::drafts(mesh, &mut notices);
+    let places: HashMap<PortId, u32> =
+        drafts.iter().map(|draft| (draft.id, table::reserve(&mut heap))).collect();
+    let frontends = balance::push_frontends(&mut heap, &mut clusters, &places, &mut notices)?;
+    heap.check()?;
+    table::place_all(&mut heap, &mut clusters, drafts, &places, &mut notices);
+    let words = heap.into_words();
+    let counts = count(mesh);
+    Ok(Tables { number, words, frontends, members, workloads, notices, counts })
+}
+
+fn count(mesh: &Mesh) -> Counts {
+    let ports = mesh.services.iter().flat_map(|service| &service.ports);
+    Counts {
+        services: mesh.services.len(),
+        endpoints: mesh.clusters.iter().map(|cluster| cluster.endpoints.len()).sum(),
+        workloads: mesh.workloads.len(),
+        rules: ports.map(|port| port.rules.as_ref().map_or(0, Vec::len)).sum(),
+    }
+}
+
+impl Tables {
+    /// The size of a generation in bytes, however little of it is used.
+    pub const BYTES: usize = size_of::<abi::generation>();
+
+    /// The number given to [`compile`].
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Words of the heap in use.
+    pub fn used_words(&self) -> usize {
+        self.words.len()
+    }
+
+    /// Words that the heap has.
+    pub fn limit_words() -> usize {
+        heap::HEAP_WORDS
+    }
+
+    /// What is left to the userspace proxy because of a limit.
+    pub fn notices(&self) -> &[Notice] {
+        &self.notices
+    }
+
+    /// What the tables hold.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// The generation as the kernel map holds it: [`Tables::BYTES`] bytes in native byte order.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(Self::BYTES);
+        bytes.extend_from_slice(&self.number.to_ne_bytes());
+        for word in self.header().iter().chain(&self.words) {
+            bytes.extend_from_slice(&word.to_ne_bytes());
+        }
+        bytes.resize(Self::BYTES, 0);
+        bytes
+    }
+
+    fn header(&self) -> [u32; 8] {
+        [
+            self.frontends.first,
+            self.frontends.mask,
+            self.members.first,
+            self.members.mask,
+            self.workloads.first,
+            self.workloads.mask,
+            self.words.len() as u32,
+            abi::limits::ABI_VERSION.0,
+        ]
+    }
+
+    /// The word at an index; any index is safe, as in the kernel.
+    fn word(&self, index: u32) -> u32 {
+        let index = index as usize & (heap::HEAP_WORDS - 1);
+        self.words.get(index).copied().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use super::*;
+
+    #[test]
+    fn the_header_is_where_the_kernel_looks() {
+        let mut tables = compile(&Mesh::default(), 0x0102_0304_0506_0708).unwrap();
+        tables.frontends = Slots { first: 101, mask: 102 };
+        tables.members = Slots { first: 103, mask: 104 };
+        tables.workloads = Slots { first: 105, mask: 106 };
+        let bytes = tables.bytes();
+        assert_eq!(bytes.len(), Tables::BYTES);
+        let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
+        assert_eq!(bytes[..8], 0x0102_0304_0506_0708u64.to_ne_bytes());
+        assert_eq!(offset_of!(abi::generation, number), 0);
+        assert_eq!(word(offset_of!(abi::generation, frontends)), 101);
+        assert_eq!(word(offset_of!(abi::generation, frontend_mask)), 102);
+        assert_eq!(word(offset_of!(abi::generation, members)), 103);
+        assert_eq!(word(offset_of!(abi::generation, member_mask)), 104);
+        assert_eq!(word(offset_of!(abi::generation, workloads)), 105);
+        assert_eq!(word(offset_of!(abi::generation, workload_mask)), 106);
+        assert_eq!(word(offset_of!(abi::generation, used)), tables.used_words() as u32);
+        assert_eq!(word(offset_of!(abi::generation, abi)), abi::limits::ABI_VERSION.0);
+        assert_eq!(offset_of!(abi::generation, heap) % 8, 0, "even indices are aligned");
+        for index in [1, 2, 3] {
+            let heap = offset_of!(abi::generation, heap);
+            assert_eq!(word(heap + index * 4), tables.words[index]);
+            assert_ne!(tables.words[index], 0);
+        }
+    }
+}

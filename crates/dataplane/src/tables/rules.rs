@@ -1,0 +1,313 @@
+//! The rules of a service port, taken apart into what the kernel can evaluate: candidates,
+//! predicates, actions, and conditions on host and path.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use beeway_model::{Action, HeaderMatch, Match, Mesh, PathMatch, Rule, SourceMatch, StringMatch};
+
+use super::answers::{self, Unfit};
+use super::automaton::{Alternative, Path};
+use super::groups::Candidate;
+use super::pattern;
+use crate::abi;
+
+const PREDICATE_BYTES: usize = abi::limits::PREDICATE_BYTES.0 as usize;
+const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
+const ALL_METHODS: u32 = (1 << METHODS.len()) - 1;
+const _: () = assert!(METHODS.len() == abi::method::METHODS.0 as usize);
+
+/// A condition beside host, path and method.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Predicate {
+    /// A header field is there.
+    Present(String),
+    /// It has this value.
+    Exact(String, String),
+    /// It begins with this value.
+    Prefix(String, String),
+    /// The caller's number is in a set, a bit each.
+    Source(Vec<u32>),
+}
+
+/// What a rule does.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Deed {
+    /// Shares: heap indices of clusters are not known yet, so these are numbers of the mesh.
+    Forward {
+        /// Cluster and running total of the weights.
+        shares: Vec<(Option<usize>, u32)>,
+        /// Sum of the weights.
+        total: u32,
+    },
+    /// `struct answer` and its bytes.
+    Answer(Vec<u32>),
+    /// Userspace does it.
+    Detour,
+}
+
+/// Rules in the terms of the kernel.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    /// Conditions on host and path, and the candidates behind them.
+    pub alternatives: Vec<Alternative>,
+    /// In order of rules.
+    pub candidates: Vec<Candidate>,
+    /// Predicates; a candidate's bits are indices.
+    pub predicates: Vec<Predicate>,
+    /// By index of the rule.
+    pub deeds: Vec<Deed>,
+    /// What the kernel cannot do: reason, how many rules, the first of them.
+    pub left_out: BTreeMap<String, (usize, String)>,
+    known: HashMap<Predicate, usize>,
+}
+
+/// Everything that rules are planned with.
+pub(super) struct Surroundings<'a> {
+    mesh: &'a Mesh,
+    sources: HashMap<&'a [SourceMatch], Vec<u32>>,
+    /// Path patterns that are left to userspace.
+    pub refused: HashSet<String>,
+}
+
+impl<'a> Surroundings<'a> {
+    /// Of this mesh; no pattern is refused.
+    pub fn new(mesh: &'a Mesh) -> Surroundings<'a> {
+        Surroundings { mesh, sources: HashMap::new(), refused: HashSet::new() }
+    }
+
+    /// The callers that satisfy one of `matches`, a bit for each number; empty for none.
+    fn callers(&mut self, matches: &'a [SourceMatch]) -> Vec<u32> {
+        let workloads = &self.mesh.workloads;
+        let find = || {
+            let mut bits = vec![0u32; workloads.len() / 32 + 1];
+            let held = workloads.iter().zip(1..).filter(|(workload, _)| {
+                matches.iter().any(|m| m.holds(&workload.namespace, &workload.labels))
+            });
+            held.for_each(|(_, number)| bits[number / 32] |= 1 << (number % 32));
+            bits.truncate(bits.iter().rposition(|word| *word != 0).map_or(0, |last| last + 1));
+            bits
+        };
+        self.sources.entry(matches).or_insert_with(find).clone()
+    }
+}
+
+/// One match of a rule while it is taken apart.
+struct Draft {
+    candidate: Candidate,
+    hosts: Vec<String>,
+    path: Path,
+    fold: bool,
+}
+
+impl Plan {
+    /// Takes rules apart.
+    pub fn new<'a>(rules: &'a [Rule], around: &mut Surroundings<'a>) -> Plan {
+        let mut plan = Plan::default();
+        for (index, rule) in rules.iter().enumerate() {
+            let deed = plan.deed(rule);
+            let sure = blank(index, deed == Deed::Detour);
+            let mut drafts = Vec::new();
+            if rule.matches.is_empty() {
+                drafts.push(Draft {
+                    candidate: sure,
+                    hosts: Vec::new(),
+                    path: Path::Any,
+                    fold: false,
+                });
+            }
+            for m in &rule.matches {
+                drafts.extend(plan.draft(rule, sure, m, around));
+            }
+            plan.deeds.push(deed);
+            plan.number(drafts);
+        }
+        plan
+    }
+
+    /// Gives the candidates of one rule their numbers. All of them do the same: those that are
+    /// sure come first.
+    fn number(&mut self, mut drafts: Vec<Draft>) {
+        drafts.sort_by_key(|draft| draft.candidate.detour);
+        let mut known: HashMap<Candidate, u32> = HashMap::new();
+        for Draft { candidate, hosts, path, fold } in drafts {
+            let candidate = *known.entry(candidate).or_insert_with(|| {
+                self.candidates.push(candidate);
+                self.candidates.len() as u32 - 1
+            });
+            self.alternatives.push(Alternative { hosts, path, fold, candidate });
+        }
+    }
+
+    fn leave_out(&mut self, rule: &Rule, reason: impl Into<String>) {
+        let entry = self.left_out.entry(reason.into()).or_insert((0, rule.name.clone()));
+        entry.0 += 1;
+    }
+
+    fn deed(&mut self, rule: &Rule) -> Deed {
+        if rule.detour.is_some() {
+            return Deed::Detour;
+        }
+        match &rule.action {
+            Action::Forward(backends) => {
+                let mut total = 0u64;
+                let shares: Vec<_> = backends
+                    .iter()
+                    .filter(|backend| backend.weight != 0)
+                    .map(|backend| {
+                        total += u64::from(backend.weight);
+                        (backend.cluster.map(|id| id.0), total as u32)
+                    })
+                    .collect();
+                let Ok(total) = u32::try_from(total) else {
+                    self.leave_out(rule, "weights sum up to more than 4294967295");
+                    return Deed::Detour;
+                };
+                if shares.len() > usize::from(u16::MAX) {
+                    self.leave_out(rule, "more than 65535 backends");
+                    return Deed::Detour;
+                }
+                Deed::Forward { shares, total }
+            }
+            Action::Respond { status, body } => match answers::answer(*status, body) {
+                Ok(words) => Deed::Answer(words),
+                Err(unfit) => {
+                    self.leave_out(rule, unfit_text(unfit));
+                    Deed::Detour
+                }
+            },
+        }
+    }
+
+    /// `None`: the kernel never sees a request for which this holds.
+    fn draft<'a>(
+        &mut self,
+        rule: &Rule,
+        mut candidate: Candidate,
+        m: &'a Match,
+        around: &mut Surroundings<'a>,
+    ) -> Option<Draft> {
+        if !m.scheme.as_ref().is_none_or(|scheme| word_holds(scheme, "http")) {
+            return None;
+        }
+        candidate.methods = m.method.as_ref().map_or(ALL_METHODS, method_mask);
+        if candidate.methods == 0 {
+            return None;
+        }
+        let path = self.path(rule, m, &mut candidate, around)?;
+        if !m.sources.is_empty() {
+            let callers = around.callers(&m.sources);
+            if callers.is_empty() {
+                return None;
+            }
+            self.require(Predicate::Source(callers), false, &mut candidate);
+        }
+        for header in &m.headers {
+            match header_predicate(header) {
+                Ok(predicate) => self.require(predicate, header.invert, &mut candidate),
+                Err(reason) => {
+                    candidate.detour = true;
+                    self.leave_out(rule, reason);
+                }
+            }
+        }
+        if !m.query.is_empty() {
+            candidate.detour = true;
+            self.leave_out(rule, "conditions on query parameters");
+        }
+        let hosts = m.hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
+        let contradiction = candidate.need & candidate.forbid != 0;
+        (!contradiction).then_some(Draft { candidate, hosts, path, fold: m.ignore_path_case })
+    }
+
+    fn path<'a>(
+        &mut self,
+        rule: &Rule,
+        m: &Match,
+        candidate: &mut Candidate,
+        around: &Surroundings<'a>,
+    ) -> Option<Path> {
+        Some(match &m.path {
+            None => Path::Any,
+            Some(PathMatch::Exact(path)) => Path::Exact(path.clone()),
+            Some(PathMatch::Prefix(path)) => Path::Prefix(path.clone()),
+            Some(PathMatch::Segments(path)) => {
+                Path::Segments(path.trim_end_matches('/').to_owned())
+            }
+            Some(PathMatch::Regex(regex)) => {
+                let whole = pattern::whole(regex, m.ignore_path_case);
+                if around.refused.contains(&whole) {
+                    candidate.detour = true;
+                    self.leave_out(rule, "a path regex whose automaton is too large");
+                    Path::Any
+                } else if pattern::is_valid(&whole) {
+                    Path::Regex(whole)
+                } else {
+                    return None;
+                }
+            }
+        })
+    }
+
+    fn require(&mut self, predicate: Predicate, invert: bool, candidate: &mut Candidate) {
+        let next = self.predicates.len();
+        let index = *self.known.entry(predicate).or_insert_with_key(|predicate| {
+            self.predicates.push(predicate.clone());
+            next
+        });
+        // Past the limit the whole table is a detour, so lost bits do no harm.
+        let bit = 1u64.checked_shl(index as u32).unwrap_or_default();
+        if invert {
+            candidate.forbid |= bit;
+        } else {
+            candidate.need |= bit;
+        }
+    }
+}
+
+fn blank(rule: usize, detour: bool) -> Candidate {
+    Candidate { need: 0, forbid: 0, methods: ALL_METHODS, rule: rule as u32, detour }
+}
+
+fn unfit_text(unfit: Unfit) -> String {
+    match unfit {
+        Unfit::Size(bytes) => {
+            format!("an answer of {bytes} bytes, {} at most", abi::limits::ANSWER_BYTES.0)
+        }
+        Unfit::Status(status) => format!("the unusual status {status}"),
+        Unfit::Body(status) => format!("a body with status {status}"),
+    }
+}
+
+fn header_predicate(header: &HeaderMatch) -> Result<Predicate, String> {
+    let name = match header.name.as_str() {
+        ":authority" => "host".to_owned(),
+        name => name.to_ascii_lowercase(),
+    };
+    let value = match &header.value {
+        StringMatch::Present => "",
+        StringMatch::Exact(value) | StringMatch::Prefix(value) => value,
+        StringMatch::Regex(_) => return Err("regular expressions on header values".to_owned()),
+    };
+    if name.len() > PREDICATE_BYTES || value.len() > PREDICATE_BYTES {
+        return Err(format!("header names or values longer than {PREDICATE_BYTES} bytes"));
+    }
+    Ok(match &header.value {
+        StringMatch::Exact(value) => Predicate::Exact(name, value.clone()),
+        StringMatch::Prefix(value) if !value.is_empty() => Predicate::Prefix(name, value.clone()),
+        _ => Predicate::Present(name),
+    })
+}
+
+fn method_mask(wanted: &StringMatch) -> u32 {
+    let held = METHODS.iter().enumerate().filter(|(_, method)| word_holds(wanted, method));
+    held.fold(0, |mask, (bit, _)| mask | 1 << bit)
+}
+
+fn word_holds(wanted: &StringMatch, word: &str) -> bool {
+    match wanted {
+        StringMatch::Exact(exact) => exact == word,
+        StringMatch::Prefix(prefix) => word.starts_with(prefix.as_str()),
+        StringMatch::Regex(regex) => pattern::holds(&pattern::whole(regex, false), word),
+        StringMatch::Present => true,
+    }
+}

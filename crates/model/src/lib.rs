@@ -1,0 +1,21 @@
+//! What a mesh *is*: services, workloads, clusters and routes, and the reference router that says
+//! where a request goes.
+//!
+//! Everything here is a plain value and every function is pure. The configuration crate builds a
+//! [`Mesh`]; the table compiler, the detour proxy and `beeway explain` read it. Whatever another
+//! implementation (the table interpreter, the kernel program) decides must equal what
+//! [`router::route`] decides for the same request and the same draw.
+
+pub mod mesh;
+pub mod request;
+pub mod route;
+pub mod router;
+
+pub use mesh::{
+    Cluster, ClusterId, Endpoint, Mesh, Protocol, Service, ServicePort, Transport, Workload,
+};
+pub use request::Request;
+pub use route::{
+    Action, Backend, HeaderMatch, Match, PathMatch, QueryMatch, Rule, SourceMatch, StringMatch,
+};
+pub use router::{Decision, Outcome, route};

@@ -1,0 +1,193 @@
+//! Services, workloads and the endpoints behind them.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::Serialize;
+
+use crate::route::Rule;
+
+/// One complete configuration: an immutable value, replaced as a whole.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Mesh {
+    /// Services in order of namespace and name.
+    pub services: Vec<Service>,
+    /// Every set of endpoints that a service port or a route can choose; [`ClusterId`] indexes it.
+    pub clusters: Vec<Cluster>,
+    /// Everything that can call or be called, in order of namespace and name.
+    pub workloads: Vec<Workload>,
+}
+
+/// Index into [`Mesh::clusters`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct ClusterId(pub usize);
+
+/// A name and addresses that clients use, from a Kubernetes Service or an Istio ServiceEntry.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Service {
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Object name.
+    pub name: String,
+    /// DNS names by which clients know it, fully qualified name first.
+    pub hosts: Vec<String>,
+    /// Virtual addresses (cluster IPs, or the addresses of a ServiceEntry). Empty: headless.
+    pub addresses: Vec<IpAddr>,
+    /// Ports in the order of the source object.
+    pub ports: Vec<ServicePort>,
+}
+
+/// One port of a service and the rules for what is sent to it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ServicePort {
+    /// Port name, may be empty.
+    pub name: String,
+    /// Port number on the service's addresses (host byte order).
+    pub number: u16,
+    /// TCP or UDP.
+    pub transport: Transport,
+    /// What is spoken on it.
+    pub protocol: Protocol,
+    /// All endpoints of this port: where traffic goes when no rule says otherwise.
+    pub cluster: ClusterId,
+    /// Routing rules; the first that matches wins. `None`: no route is attached, everything goes
+    /// to [`ServicePort::cluster`]. `Some(vec![])` or no match: 404, as Envoy's "no route".
+    pub rules: Option<Vec<Rule>>,
+}
+
+/// Transport protocol of a service port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// Application protocol of a service port (from `appProtocol` or the port name's prefix).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// HTTP/1.x: judged request by request.
+    Http,
+    /// HTTP/2 with prior knowledge, gRPC included: one connection carries many requests.
+    Http2,
+    /// Anything else: bytes are not looked at.
+    Opaque,
+}
+
+/// A named set of endpoints: all of a service port, or one subset of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Cluster {
+    /// `host:port` or `host:port|subset`, unique in the mesh.
+    pub name: String,
+    /// Ready endpoints in address order. Empty: a request routed here is answered 503.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One ready address that serves a cluster.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Endpoint {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Relative share of connections, at least 1.
+    pub weight: u32,
+    /// The workload's name, for people.
+    pub workload: String,
+    /// Kubernetes node it runs on, when known.
+    pub node: Option<String>,
+}
+
+/// A pod, a WorkloadEntry, or another thing that has addresses and labels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Workload {
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Object name.
+    pub name: String,
+    /// Labels, which selectors match.
+    pub labels: BTreeMap<String, String>,
+    /// Its own addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Service account, `default` when the source names none.
+    pub service_account: String,
+    /// Kubernetes node, when known.
+    pub node: Option<String>,
+}
+
+impl Mesh {
+    /// The cluster behind an id that this mesh gave out.
+    pub fn cluster(&self, id: ClusterId) -> &Cluster {
+        &self.clusters[id.0]
+    }
+
+    /// The service port that owns a virtual address and port.
+    pub fn frontend(
+        &self,
+        address: IpAddr,
+        port: u16,
+        transport: Transport,
+    ) -> Option<(&Service, &ServicePort)> {
+        self.services
+            .iter()
+            .filter(|s| s.addresses.contains(&address))
+            .find_map(|service| {
+                let port = service.port(port, transport)?;
+                Some((service, port))
+            })
+    }
+
+    /// The service known by this DNS name, and for short names by `namespace` too.
+    ///
+    /// Compared without regard to case or a trailing dot (RFC 4343).
+    pub fn service_by_host(&self, host: &str, namespace: &str) -> Option<&Service> {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        self.services
+            .iter()
+            .find(|s| s.hosts.contains(&host))
+            .or_else(|| {
+                self.services
+                    .iter()
+                    .find(|s| s.name == host && s.namespace == namespace)
+            })
+    }
+
+    /// The workload that owns an address.
+    pub fn workload_at(&self, address: IpAddr) -> Option<&Workload> {
+        self.workloads
+            .iter()
+            .find(|w| w.addresses.contains(&address))
+    }
+}
+
+impl Service {
+    /// The port with this number.
+    pub fn port(&self, number: u16, transport: Transport) -> Option<&ServicePort> {
+        self.ports
+            .iter()
+            .find(|p| p.number == number && p.transport == transport)
+    }
+}
+
+impl Cluster {
+    /// The endpoint that a uniformly distributed draw chooses, in proportion to the weights.
+    pub fn pick(&self, draw: u32) -> Option<&Endpoint> {
+        let total: u64 = self.endpoints.iter().map(|e| u64::from(e.weight)).sum();
+        let mut point = scale(draw, total);
+        self.endpoints.iter().find(|e| {
+            let weight = u64::from(e.weight);
+            let hit = point < weight;
+            point = point.saturating_sub(weight);
+            hit
+        })
+    }
+}
+
+/// Maps a draw from the whole range of `u32` onto `0..total`: `draw × total / 2³²`.
+///
+/// Every implementation (this one, the tables, the kernel) uses this formula, so one draw means
+/// one backend everywhere. `total` must stay below 2³².
+pub fn scale(draw: u32, total: u64) -> u64 {
+    (u64::from(draw) * total) >> 32
+}

@@ -1,0 +1,145 @@
+//! The detour: the userspace proxy for requests that the kernel hands over.
+//!
+//! ```text
+//! kernel ── bus ────► demultiplexer ─► stream ─► HTTP server ─► router ─► HTTP client ─► endpoint
+//!        ── relays ─►                    │
+//!        ◄─ injector ◄── frames ─────────┘ answers
+//! ```
+//!
+//! A *bus* carries frames of many client connections, a *relay* those of one connection with a
+//! large upload, an *injector* takes answers. Each client connection is a virtual stream here,
+//! served by one task: HTTP server, router and HTTP client run in it without a hop to another one.
+//! A worker is one thread with its own sockets, streams and pool of connections to endpoints;
+//! nothing is shared between workers. All connections of a worker's relays must also use its bus.
+//!
+//! The proxy cannot close a client's connection: it is native TCP to an endpoint, and belongs to the
+//! kernel. Where closing is the only way to tell the client something (an answer cut off half-way),
+//! [`Kernel::abort`] is asked.
+//!
+//! Deliberately absent: HTTP/2, TLS, retries of what may have been seen by an endpoint, a timeout
+//! for a slow request head (the connection is not ours to close).
+
+mod answer;
+pub mod frame;
+mod headers;
+mod injector;
+pub mod limits;
+mod pacer;
+mod pool;
+mod relay;
+mod service;
+mod stats;
+mod stream;
+mod tunnel;
+mod upstream;
+mod view;
+mod worker;
+
+use std::io;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use beeway_model::Mesh;
+use tokio::sync::{mpsc, watch};
+
+pub use frame::FRAME_BYTES;
+pub use stats::Stats;
+
+use stats::Counters;
+use worker::Command;
+
+/// What the proxy asks of the kernel side. Called from worker threads; must not block.
+pub trait Kernel: Send + Sync + 'static {
+    /// Bytes waiting unread in a client's socket; `None` when the socket is gone.
+    fn queued(&self, cookie: u64) -> Option<u64>;
+
+    /// A relay has been closed by the proxy because the connection that used it is over. The
+    /// dataplane replaces the pair and returns the proxy's end of the new one; `None`: there will
+    /// be no more relay of this index.
+    fn relay_done(&self, index: usize) -> Option<TcpStream>;
+
+    /// The client's connection cannot be brought to an orderly end (its answer was cut off, its
+    /// bytes cannot be understood any more): it should see a reset, after what it has not read yet.
+    /// A dataplane that ignores this leaves the client waiting.
+    fn abort(&self, cookie: u64);
+}
+
+/// The sockets of one worker thread.
+#[derive(Debug)]
+pub struct Worker {
+    /// Frames of many client connections come out of it.
+    pub bus: TcpStream,
+    /// Answers go into it.
+    pub injector: TcpStream,
+    /// Frames of one client connection each come out of these, which are known by an index.
+    pub relays: Vec<(usize, TcpStream)>,
+}
+
+/// The running proxy. Dropping it ends all streams and joins the threads.
+#[derive(Debug)]
+pub struct Proxy {
+    workers: Vec<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    commands: mpsc::UnboundedSender<Command>,
+    counters: Arc<Counters>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Proxy {
+    /// Starts a thread for each worker. Requests are routed by the newest `mesh`.
+    pub fn start(
+        workers: Vec<Worker>,
+        kernel: Arc<dyn Kernel>,
+        mesh: watch::Receiver<Arc<Mesh>>,
+    ) -> io::Result<Proxy> {
+        let mut proxy = Proxy { workers: Vec::new() };
+        for (index, sockets) in workers.into_iter().enumerate() {
+            let (commands, inbox) = mpsc::unbounded_channel();
+            let counters = Arc::new(Counters::default());
+            let (kernel, mesh, counted) = (kernel.clone(), mesh.clone(), counters.clone());
+            let prepared = worker::Prepared::new(sockets)?;
+            let thread = std::thread::Builder::new()
+                .name(format!("detour-{index}"))
+                .spawn(move || prepared.run(inbox, kernel, mesh, counted))?;
+            proxy.workers.push(Running { commands, counters, thread: Some(thread) });
+        }
+        Ok(proxy)
+    }
+
+    /// A client's socket has closed: its stream ends. Unknown cookies are ignored.
+    pub fn client_closed(&self, cookie: u64) {
+        for worker in &self.workers {
+            // A worker that has stopped has no streams to end.
+            let _ = worker.commands.send(Command::Closed(cookie));
+        }
+    }
+
+    /// Sums over all workers.
+    pub fn stats(&self) -> Stats {
+        self.workers.iter().map(|worker| worker.counters.read()).sum()
+    }
+
+    /// Whether every worker still runs. One ends when its bus or injector fails.
+    pub fn is_healthy(&self) -> bool {
+        self.workers.iter().all(|w| w.thread.as_ref().is_some_and(|t| !t.is_finished()))
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        for worker in &self.workers {
+            let _ = worker.commands.send(Command::Stop);
+        }
+        for worker in &mut self.workers {
+            if let Some(thread) = worker.thread.take()
+                && thread.join().is_err()
+            {
+                tracing::error!("a detour worker panicked");
+            }
+        }
+    }
+}

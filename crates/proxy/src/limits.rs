@@ -1,0 +1,74 @@
+//! Everything has a limit, and this is the list of what happens at each.
+
+use std::time::Duration;
+
+/// Connections that one worker holds. A frame of a further connection is dropped, counted in
+/// [`Stats::streams_refused`](crate::Stats::streams_refused), and its client is aborted.
+pub const MAX_STREAMS: usize = 65_536;
+
+/// Payload of one frame to an injector: what an `sk_msg` program sees in one run. Longer answers
+/// take several frames.
+pub const FRAME_PAYLOAD: usize = 32 * 1024;
+
+/// Bytes waiting unread in a client's socket above which nothing more is injected. What a slow
+/// reader holds in all: this, one frame, [`SERVER_BUFFER`] and [`UPSTREAM_BUFFER`], which is below
+/// 512 KiB.
+pub const CLIENT_QUEUE: u64 = 256 * 1024;
+
+/// First wait before a slow client's queue is looked at again; each further wait is twice as long.
+pub const PACE_MIN: Duration = Duration::from_micros(50);
+
+/// Longest wait before a slow client's queue is looked at again.
+pub const PACE_MAX: Duration = Duration::from_millis(5);
+
+/// Bytes of a connection waiting for its HTTP server above which its relay is not read: the
+/// client's `send()` blocks.
+pub const RELAY_BUFFER: usize = 64 * 1024;
+
+/// Bytes of a connection waiting for its HTTP server, from bus and relay. The kernel bounds what it
+/// puts on the bus far below this, so more means that the two disagree: aborted.
+pub const STREAM_BUFFER: usize = 16 << 20;
+
+/// Bytes of a connection that may wait for earlier ones still in a relay. More: aborted.
+pub const EARLY_BYTES: usize = 1 << 20;
+
+/// Bytes taken from a bus in one call.
+pub const BUS_BUFFER: usize = 256 * 1024;
+
+/// Bytes taken from a relay in one call.
+pub const RELAY_READ: usize = 64 * 1024;
+
+/// Request head. Larger: answered 431.
+pub const REQUEST_HEAD: usize = 60 * 1024;
+
+/// Read and write buffer of a connection's HTTP server.
+pub const SERVER_BUFFER: usize = 64 * 1024;
+
+/// Read buffer of a connection to an endpoint, and its largest answer head (larger: 503).
+pub const UPSTREAM_BUFFER: usize = 128 * 1024;
+
+/// Time to connect to an endpoint. Longer: 503.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Unused connections kept for each endpoint and worker. One more is closed.
+pub const POOL_IDLE: usize = 64;
+
+/// Age at which an unused connection is closed.
+pub const POOL_AGE: Duration = Duration::from_secs(60);
+
+/// Body of unknown length that is collected for an HTTP/1.0 client. Longer: 502.
+pub const LEGACY_BODY: usize = 1 << 20;
+
+/// Rest of a request's body that is read and thrown away before an answer of our own, so that the
+/// connection stays usable. Longer: the answer says `connection: close`.
+pub const DRAIN_BYTES: usize = 256 * 1024;
+
+/// Interval of house-keeping: closing aged connections, looking for clients that went away
+/// unnoticed.
+pub const SWEEP: Duration = Duration::from_secs(1);
+
+/// Streams looked at in one sweep.
+pub const SWEEP_STREAMS: usize = 1024;
+
+/// Payload copied at a time in an upgraded connection, each way.
+pub const TUNNEL_BUFFER: usize = 16 * 1024;

@@ -1,0 +1,85 @@
+//! Counters of a worker: written by its thread only, read by anybody.
+
+use std::iter::Sum;
+use std::ops::AddAssign;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What the proxy has done and holds.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub struct Stats {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters {
+            $(pub $name: Counter,)*
+        }
+
+        impl Counters {
+            pub fn read(&self) -> Stats {
+                Stats { $($name: self.$name.get(),)* }
+            }
+        }
+
+        impl AddAssign for Stats {
+            fn add_assign(&mut self, other: Stats) {
+                $(self.$name += other.$name;)*
+            }
+        }
+    };
+}
+
+counters! {
+    /// Client connections held now.
+    open_streams,
+    /// Connections to endpoints held now, in use or waiting for use.
+    upstream_connections,
+    /// Streams whose client reads too slowly, now.
+    slow_readers,
+    /// Streams that wait for the injector to take more, now.
+    injector_queue,
+    /// Request heads that reached the router.
+    requests,
+    /// Requests answered by the proxy itself, whatever the status.
+    answered,
+    /// Requests that failed between here and an endpoint.
+    upstream_errors,
+    /// Payload bytes received from clients.
+    bytes_in,
+    /// Payload bytes injected.
+    bytes_out,
+    /// Connections not taken because of [`MAX_STREAMS`](crate::limits::MAX_STREAMS).
+    streams_refused,
+    /// Connections aborted: their answer was cut off or their bytes were out of order.
+    aborted,
+    /// Clients found gone when something was injected or looked for.
+    clients_gone,
+}
+
+impl Sum for Stats {
+    fn sum<I: Iterator<Item = Stats>>(iter: I) -> Stats {
+        iter.fold(Stats::default(), |mut sum, next| {
+            sum += next;
+            sum
+        })
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub fn sub(&self, n: u64) {
+        self.0.fetch_sub(n, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,523 @@
+//! A client connection as this side sees it: bytes in order on the way in, frames on the way out.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use crate::frame::{Address, FLAG_END, FLAG_STICKY, FRAME_BYTES, Frame, Judged, put_header};
+use crate::injector::ClientGone;
+use crate::limits::{
+    CLIENT_QUEUE, EARLY_BYTES, FRAME_PAYLOAD, PACE_MAX, PACE_MIN, RELAY_BUFFER, STREAM_BUFFER,
+};
+use crate::tunnel::Tunnel;
+use crate::upstream::Upstream;
+use crate::worker::Core;
+
+/// Buffers that grew past this are given back when they are empty: most connections are idle.
+const KEPT_CAPACITY: usize = 8 * 1024;
+
+/// Where a connection stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Known from a relay, whose bytes follow bytes that are still in the bus.
+    Expected,
+    /// An HTTP server is at work.
+    Serving,
+    /// The server is done (it said `connection: close`, or answered without reading the body). The
+    /// rest of the request is thrown away; the next [`FLAG_REQUEST`] starts anew.
+    Ended,
+    /// The client is gone.
+    Gone,
+}
+
+/// One client connection.
+pub(crate) struct Stream {
+    pub cookie: u64,
+    pub source: Address,
+    pub service: Address,
+    pub core: Rc<Core>,
+    pub state: Cell<State>,
+    /// An answer was cut off: there is no orderly end.
+    pub broken: Cell<bool>,
+    /// Connection to an endpoint, while a request is under way.
+    pub upstream: RefCell<Option<Upstream>>,
+    /// What the connection becomes after a 101.
+    pub tunnel: RefCell<Option<Tunnel>>,
+    /// Told when this stream is over, because the relay is then dirty.
+    pub relay: RefCell<Option<Rc<Notify>>>,
+    pub waits_for_injector: Cell<bool>,
+    pub task: RefCell<Option<AbortHandle>>,
+    sticky: Cell<bool>,
+    inbox: RefCell<Inbox>,
+    outbox: RefCell<Outbox>,
+    pace: Cell<Pace>,
+    /// The answer's last byte has been given to the server; the next flush says so to the kernel.
+    ending: Cell<bool>,
+    /// Number of the request that is being answered, if the kernel gave it one.
+    answering: Cell<Option<u32>>,
+    /// A next request waits for that.
+    gated: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+    relay_waker: RefCell<Option<Waker>>,
+}
+
+#[derive(Default)]
+struct Inbox {
+    data: Vec<u8>,
+    read: usize,
+    /// Offset of the next byte.
+    received: u64,
+    early: VecDeque<Early>,
+    early_bytes: usize,
+    judged: VecDeque<Judged>,
+}
+
+/// Bytes from the bus that follow bytes which are still in a relay.
+struct Early {
+    offset: u64,
+    judged: Option<Judged>,
+    data: Vec<u8>,
+}
+
+struct Outbox {
+    /// Room for a header, then payload.
+    frame: Vec<u8>,
+    /// Something was sent or collected since the last [`FLAG_END`].
+    open: bool,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Pace {
+    /// Bytes that the client has not read, at most.
+    unread: u64,
+    /// Zero: the client keeps up.
+    delay: Duration,
+    until: Option<Instant>,
+}
+
+/// Bytes that cannot be put in order, or are too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Disorder;
+
+impl Stream {
+    pub fn new(core: Rc<Core>, frame: &Frame) -> Stream {
+        core.counters.open_streams.add(1);
+        Stream {
+            cookie: frame.cookie,
+            source: frame.source,
+            service: frame.service,
+            core,
+            state: Cell::new(State::Expected),
+            broken: Cell::new(false),
+            upstream: RefCell::default(),
+            tunnel: RefCell::default(),
+            relay: RefCell::default(),
+            waits_for_injector: Cell::new(false),
+            task: RefCell::default(),
+            sticky: Cell::new(false),
+            inbox: RefCell::default(),
+            outbox: RefCell::new(Outbox { frame: vec![0; FRAME_BYTES], open: false }),
+            pace: Cell::default(),
+            ending: Cell::new(false),
+            answering: Cell::default(),
+            gated: Cell::new(false),
+            waker: RefCell::default(),
+            relay_waker: RefCell::default(),
+        }
+    }
+
+    /// Sets where the connection's first byte for us stands.
+    pub fn begin_at(&self, offset: u64) {
+        self.inbox.borrow_mut().received = offset;
+    }
+
+    /// Takes bytes of the connection, in order or to be kept until they are.
+    pub fn deliver(
+        self: &Rc<Self>,
+        frame: &Frame,
+        first: bool,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<(), Disorder> {
+        if frame.flags & FLAG_STICKY != 0 {
+            self.sticky.set(true);
+        }
+        let judged = frame.judged().filter(|_| first);
+        let mut inbox = self.inbox.borrow_mut();
+        if offset != inbox.received {
+            return inbox.keep_early(offset, judged, data);
+        }
+        self.accept(&mut inbox, judged, data)?;
+        while inbox.early.front().is_some_and(|early| early.offset == inbox.received) {
+            let Some(early) = inbox.early.pop_front() else {
+                break;
+            };
+            inbox.early_bytes -= early.data.len();
+            self.accept(&mut inbox, early.judged, &early.data)?;
+        }
+        drop(inbox);
+        self.wake();
+        self.wake_relay();
+        Ok(())
+    }
+
+    fn accept(
+        self: &Rc<Self>,
+        inbox: &mut Inbox,
+        judged: Option<Judged>,
+        data: &[u8],
+    ) -> Result<(), Disorder> {
+        inbox.received += data.len() as u64;
+        if self.state.get() == State::Ended && judged.is_some() {
+            self.core.serve(self);
+        }
+        match self.state.get() {
+            State::Serving if inbox.waiting() + data.len() > STREAM_BUFFER => Err(Disorder),
+            State::Serving => {
+                inbox.judged.extend(judged);
+                inbox.append(data);
+                Ok(())
+            }
+            // Only the kernel knows where the next request begins, and for a sticky connection it
+            // does not say.
+            State::Ended if self.sticky.get() => Err(Disorder),
+            State::Expected | State::Ended | State::Gone => Ok(()),
+        }
+    }
+
+    /// Resolves when bytes at `offset` can be taken from a relay.
+    pub fn poll_room(&self, cx: &mut Context<'_>, offset: u64) -> Poll<()> {
+        let inbox = self.inbox.borrow();
+        let room = match self.state.get() {
+            State::Gone => true,
+            State::Expected => offset == 0,
+            State::Serving | State::Ended => {
+                offset < inbox.received
+                    || (offset == inbox.received && inbox.waiting() < RELAY_BUFFER)
+            }
+        };
+        if room {
+            return Poll::Ready(());
+        }
+        *self.relay_waker.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// The random number for the next request head.
+    pub fn draw(&self) -> u32 {
+        let judged = self.inbox.borrow_mut().judged.pop_front();
+        self.answering.set(judged.map(|judged| judged.request));
+        judged.map_or_else(|| fastrand::u32(..), |judged| judged.draw)
+    }
+
+    /// The number of the request whose answer ends now, 0 if it has none. A head that the server
+    /// itself refuses (400, 431) never gets as far as [`Stream::draw`].
+    fn ending_request(&self) -> u32 {
+        let refused = || Some(self.inbox.borrow().judged.front()?.request);
+        self.answering.get().or_else(refused).unwrap_or_default()
+    }
+
+    /// The server of this stream is done; what the client still sends belongs to no request.
+    pub fn end(&self) {
+        self.state.set(State::Ended);
+        let mut inbox = self.inbox.borrow_mut();
+        inbox.data = Vec::new();
+        inbox.read = 0;
+        inbox.judged.clear();
+        drop(inbox);
+        self.wake_relay();
+    }
+
+    /// The client is gone: reads and writes fail from now on.
+    pub fn fail(&self) {
+        self.state.set(State::Gone);
+        self.wake();
+        self.wake_relay();
+    }
+
+    /// Lets the stream's task look again.
+    pub fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn wake_relay(&self) {
+        let waker = self.relay_waker.borrow_mut().take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn wait(&self, cx: &Context<'_>) {
+        let mut slot = self.waker.borrow_mut();
+        if !slot.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *slot = Some(cx.waker().clone());
+        }
+    }
+
+    /// Notes that the server has been given the whole answer.
+    pub fn answer_ends(&self) {
+        self.ending.set(true);
+    }
+
+    /// Resolves when the previous answer has been injected. A server that reads ahead would
+    /// otherwise mix the next answer into the frame that ends this one.
+    pub fn poll_answered(&self, cx: &Context<'_>) -> Poll<()> {
+        if !self.ending.get() || self.state.get() == State::Gone {
+            return Poll::Ready(());
+        }
+        self.gated.set(true);
+        self.wait(cx);
+        Poll::Pending
+    }
+
+    /// Lets the connection to the endpoint make progress.
+    pub fn drive(&self, cx: &mut Context<'_>) {
+        if let Some(upstream) = self.upstream.borrow_mut().as_mut() {
+            upstream.drive(cx);
+        }
+    }
+
+    fn collect(self: &Rc<Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let mut outbox = self.outbox.borrow_mut();
+        let mut rest = bytes;
+        outbox.open = true;
+        while !rest.is_empty() {
+            // A full frame stays until there is more, so that the end can be told in it.
+            let room = FRAME_BYTES + FRAME_PAYLOAD - outbox.frame.len();
+            if room == 0 {
+                match self.inject(cx, &mut outbox, 0) {
+                    Poll::Ready(Ok(())) => continue,
+                    Poll::Pending if rest.len() == bytes.len() => return Poll::Pending,
+                    Poll::Pending => break,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                }
+            }
+            let (taken, left) = rest.split_at(room.min(rest.len()));
+            outbox.frame.extend_from_slice(taken);
+            rest = left;
+        }
+        Poll::Ready(Ok(bytes.len() - rest.len()))
+    }
+
+    fn flush(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.state.get() == State::Gone {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let mut outbox = self.outbox.borrow_mut();
+        let ending = self.ending.get();
+        if outbox.frame.len() == FRAME_BYTES && !ending {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.inject(cx, &mut outbox, if ending { FLAG_END } else { 0 }))?;
+        if ending {
+            outbox.open = false;
+            if outbox.frame.capacity() > KEPT_CAPACITY {
+                outbox.frame = vec![0; FRAME_BYTES];
+            }
+            self.ending.set(false);
+            self.answering.set(None);
+            if self.gated.replace(false) {
+                self.wake();
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn inject(
+        self: &Rc<Self>,
+        cx: &mut Context<'_>,
+        outbox: &mut Outbox,
+        flags: u16,
+    ) -> Poll<io::Result<()>> {
+        let gone = |ClientGone| {
+            self.core.counters.clients_gone.add(1);
+            self.fail();
+            io::Error::from(io::ErrorKind::BrokenPipe)
+        };
+        let Poll::Ready(paced) = self.poll_pace() else {
+            self.wait(cx);
+            return Poll::Pending;
+        };
+        paced.map_err(gone)?;
+        let length = outbox.frame.len() - FRAME_BYTES;
+        let request = if flags & FLAG_END != 0 { self.ending_request() } else { 0 };
+        put_header(&mut outbox.frame, self.cookie, length, flags, request);
+        let core = &self.core;
+        let Poll::Ready(sent) = core.injector.send(&outbox.frame, self, &core.counters) else {
+            self.wait(cx);
+            return Poll::Pending;
+        };
+        sent.map_err(gone)?;
+        outbox.frame.truncate(FRAME_BYTES);
+        core.counters.bytes_out.add(length as u64);
+        let pace = self.pace.get();
+        self.pace.set(Pace { unread: pace.unread + length as u64, ..pace });
+        Poll::Ready(Ok(()))
+    }
+
+    /// Nothing but this bounds what a client that does not read makes the kernel hold.
+    fn poll_pace(self: &Rc<Self>) -> Poll<Result<(), ClientGone>> {
+        let mut pace = self.pace.get();
+        if pace.unread <= CLIENT_QUEUE {
+            return Poll::Ready(Ok(()));
+        }
+        if pace.until.is_some_and(|until| Instant::now() < until) {
+            return Poll::Pending;
+        }
+        let Some(unread) = self.core.kernel.queued(self.cookie) else {
+            return Poll::Ready(Err(ClientGone));
+        };
+        pace.unread = unread;
+        let was_slow = !pace.delay.is_zero();
+        let slow = unread > CLIENT_QUEUE;
+        if slow {
+            pace.delay = (pace.delay * 2).clamp(PACE_MIN, PACE_MAX);
+            pace.until = Some(Instant::now() + pace.delay);
+            self.core.pacer.wake_in(pace.delay, self.clone());
+        } else {
+            pace.delay = Duration::ZERO;
+            pace.until = None;
+        }
+        self.pace.set(pace);
+        match (was_slow, slow) {
+            (false, true) => self.core.counters.slow_readers.add(1),
+            (true, false) => self.core.counters.slow_readers.sub(1),
+            _ => {}
+        }
+        if slow { Poll::Pending } else { Poll::Ready(Ok(())) }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.core.counters.open_streams.sub(1);
+        if !self.pace.get().delay.is_zero() {
+            self.core.counters.slow_readers.sub(1);
+        }
+    }
+}
+
+impl Inbox {
+    fn waiting(&self) -> usize {
+        self.data.len() - self.read
+    }
+
+    fn append(&mut self, data: &[u8]) {
+        // What has been read goes when it is as much as what has to be moved for it: a reader that
+        // never quite catches up must not make this grow.
+        if self.read > 0 && self.read >= self.waiting() {
+            self.data.drain(..self.read);
+            self.read = 0;
+        }
+        self.data.extend_from_slice(data);
+    }
+
+    fn keep_early(
+        &mut self,
+        offset: u64,
+        judged: Option<Judged>,
+        data: &[u8],
+    ) -> Result<(), Disorder> {
+        if data.is_empty() && judged.is_none() {
+            return Ok(());
+        }
+        // Each lane is in order by itself, so bytes can only be early, never late.
+        let follows = self.early.back().is_none_or(|e| e.offset + e.data.len() as u64 <= offset);
+        self.early_bytes += data.len();
+        if offset < self.received || !follows || self.early_bytes > EARLY_BYTES {
+            return Err(Disorder);
+        }
+        self.early.push_back(Early { offset, judged, data: data.to_vec() });
+        Ok(())
+    }
+}
+
+/// The stream as a byte stream, for the HTTP server or a tunnel.
+pub(crate) struct Io(pub Rc<Stream>);
+
+impl AsyncRead for Io {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let stream = &self.0;
+        if stream.state.get() == State::Gone {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        let mut inbox = stream.inbox.borrow_mut();
+        let waiting = inbox.waiting();
+        if waiting == 0 {
+            stream.wait(cx);
+            return Poll::Pending;
+        }
+        let taken = waiting.min(buf.remaining());
+        buf.put_slice(&inbox.data[inbox.read..inbox.read + taken]);
+        inbox.read += taken;
+        if taken == waiting {
+            inbox.read = 0;
+            inbox.data.clear();
+            if inbox.data.capacity() > KEPT_CAPACITY {
+                inbox.data = Vec::new();
+            }
+        }
+        drop(inbox);
+        stream.wake_relay();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.0.state.get() == State::Gone {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        self.0.collect(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut total = 0;
+        for buf in bufs {
+            match self.as_mut().poll_write(cx, buf) {
+                Poll::Ready(Ok(taken)) => total += taken,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending if total == 0 => return Poll::Pending,
+                Poll::Pending => break,
+            }
+        }
+        Poll::Ready(Ok(total))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.0.outbox.borrow().open && !self.0.broken.get() {
+            self.0.ending.set(true);
+        }
+        self.0.flush(cx)
+    }
+}

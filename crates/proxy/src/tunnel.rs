@@ -1,0 +1,60 @@
+//! What a connection becomes after `101 Switching Protocols`: bytes, both ways.
+
+use std::io;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::limits::TUNNEL_BUFFER;
+use crate::stream::{Io, Stream};
+use crate::upstream::Upstream;
+
+/// The endpoint's side of an upgraded connection.
+pub(crate) struct Tunnel(pub Upstream);
+
+impl Tunnel {
+    /// Copies until the endpoint closes or the client is gone. `read`: bytes from the client that
+    /// came after its request.
+    pub async fn run(self, stream: &Rc<Stream>, read: Bytes) -> io::Result<()> {
+        let Tunnel(mut upstream) = self;
+        std::future::poll_fn(|cx| upstream.poll_over(cx)).await;
+        let raw = upstream.into_raw();
+        let mut endpoint = raw.socket;
+        let mut client = Io(stream.clone());
+        endpoint.write_all(&read).await?;
+        client.write_all(&raw.read).await?;
+        client.flush().await?;
+        copy(&mut client, &mut endpoint).await
+    }
+}
+
+/// The client has no end of its own to wait for (it is the kernel's to see), so the endpoint's end
+/// is the end.
+async fn copy(client: &mut Io, endpoint: &mut TcpStream) -> io::Result<()> {
+    let (mut from_endpoint, mut to_endpoint) = endpoint.split();
+    let mut from_client = Io(client.0.clone());
+    let down = async {
+        let mut buffer = vec![0; TUNNEL_BUFFER];
+        loop {
+            let n = from_endpoint.read(&mut buffer).await?;
+            if n == 0 {
+                return client.shutdown().await;
+            }
+            client.write_all(&buffer[..n]).await?;
+            client.flush().await?;
+        }
+    };
+    let up = async {
+        let mut buffer = vec![0; TUNNEL_BUFFER];
+        loop {
+            let n = from_client.read(&mut buffer).await?;
+            to_endpoint.write_all(&buffer[..n]).await?;
+        }
+    };
+    tokio::select! {
+        ended = down => ended,
+        ended = up => ended,
+    }
+}

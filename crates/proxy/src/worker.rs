@@ -1,0 +1,289 @@
+//! A worker thread: sockets, streams, and what they share.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use beeway_model::Mesh;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, watch};
+use tokio::task::LocalSet;
+
+use crate::Kernel;
+use crate::frame::{Decoder, FLAG_REQUEST, Piece};
+use crate::injector::Injector;
+use crate::limits::{BUS_BUFFER, MAX_STREAMS, SWEEP, SWEEP_STREAMS};
+use crate::pacer::Pacer;
+use crate::pool::Pool;
+use crate::stats::Counters;
+use crate::stream::{State, Stream};
+use crate::view::View;
+use crate::{relay, service};
+
+/// What a worker is told from outside.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Command {
+    /// This client's socket has closed.
+    Closed(u64),
+    /// End.
+    Stop,
+}
+
+/// Where a piece came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    Bus,
+    Relay,
+}
+
+/// What the tasks of one worker share.
+pub(crate) struct Core {
+    pub kernel: Arc<dyn Kernel>,
+    pub counters: Arc<Counters>,
+    pub injector: Injector,
+    pub pacer: Pacer,
+    pub pool: RefCell<Pool>,
+    streams: RefCell<HashMap<u64, Rc<Stream>>>,
+    mesh: RefCell<watch::Receiver<Arc<Mesh>>>,
+    view: RefCell<Rc<View>>,
+    full: Cell<bool>,
+}
+
+/// A worker that has what it needs and has not started.
+pub(crate) struct Prepared {
+    runtime: Runtime,
+    sockets: crate::Worker,
+}
+
+impl Prepared {
+    pub fn new(sockets: crate::Worker) -> io::Result<Prepared> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let relays = sockets.relays.iter().map(|(_, relay)| relay);
+        for socket in relays.chain([&sockets.bus, &sockets.injector]) {
+            socket.set_nonblocking(true)?;
+            socket.set_nodelay(true)?;
+        }
+        Ok(Prepared { runtime, sockets })
+    }
+
+    pub fn run(
+        self,
+        inbox: mpsc::UnboundedReceiver<Command>,
+        kernel: Arc<dyn Kernel>,
+        mesh: watch::Receiver<Arc<Mesh>>,
+        counters: Arc<Counters>,
+    ) {
+        let Prepared { runtime, sockets } = self;
+        let local = LocalSet::new();
+        let ended = runtime.block_on(local.run_until(async {
+            let view = RefCell::new(Rc::new(View::new(mesh.borrow().clone())));
+            let core = Rc::new(Core {
+                kernel,
+                counters,
+                injector: Injector::new(TcpStream::from_std(sockets.injector)?),
+                pacer: Pacer::new()?,
+                pool: RefCell::default(),
+                streams: RefCell::default(),
+                mesh: RefCell::new(mesh),
+                view,
+                full: Cell::new(false),
+            });
+            for (index, socket) in sockets.relays {
+                let socket = TcpStream::from_std(socket)?;
+                tokio::task::spawn_local(relay::run(core.clone(), index, socket));
+            }
+            let ended = attend(&core, TcpStream::from_std(sockets.bus)?, inbox).await;
+            core.close_all();
+            ended
+        }));
+        if let Err(error) = ended {
+            tracing::error!(%error, "a detour worker has stopped");
+        }
+    }
+}
+
+/// Runs the worker's own tasks until one of them ends. They are tasks and not branches here, so that
+/// a wake-up of one does not poll all.
+async fn attend(
+    core: &Rc<Core>,
+    bus: TcpStream,
+    inbox: mpsc::UnboundedReceiver<Command>,
+) -> io::Result<()> {
+    core.injector.ready().await?;
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn_local(read_bus(core.clone(), bus));
+    tasks.spawn_local(obey(core.clone(), inbox));
+    let shared = core.clone();
+    tasks.spawn_local(async move { Err(shared.injector.run(&shared.counters).await) });
+    let shared = core.clone();
+    tasks.spawn_local(async move { shared.pacer.run().await });
+    tasks.join_next().await.map_or(Ok(()), |ended| ended.map_err(io::Error::other)?)
+}
+
+async fn read_bus(core: Rc<Core>, mut bus: TcpStream) -> io::Result<()> {
+    let mut decoder = Decoder::default();
+    let mut buffer = vec![0; BUS_BUFFER];
+    let mut held = 0;
+    loop {
+        let n = bus.read(&mut buffer[held..]).await?;
+        if n == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the bus has closed"));
+        }
+        held += n;
+        let mut input = &buffer[..held];
+        while let Some(piece) = decoder.next(&mut input) {
+            if let Some(stream) = core.stream_of(&piece, Lane::Bus) {
+                core.deliver(&stream, piece);
+            }
+        }
+        let left = input.len();
+        buffer.copy_within(held - left..held, 0);
+        held = left;
+    }
+}
+
+async fn obey(core: Rc<Core>, mut inbox: mpsc::UnboundedReceiver<Command>) -> io::Result<()> {
+    let mut tick = tokio::time::interval(SWEEP);
+    let mut to_sweep = Vec::new();
+    let mut commands = Vec::new();
+    loop {
+        tokio::select! {
+            n = inbox.recv_many(&mut commands, 1024) => {
+                if n == 0 {
+                    return Ok(());
+                }
+                // A client's last bytes may still be in the bus; they came before it closed.
+                tokio::task::yield_now().await;
+                for command in commands.drain(..) {
+                    match command {
+                        Command::Closed(cookie) => core.close(cookie),
+                        Command::Stop => return Ok(()),
+                    }
+                }
+            }
+            _ = tick.tick() => {
+                core.full.set(false);
+                core.pool.borrow_mut().sweep(Instant::now());
+                core.sweep(&mut to_sweep);
+            }
+        }
+    }
+}
+
+impl Core {
+    /// The newest mesh.
+    pub fn view(&self) -> Rc<View> {
+        let mut mesh = self.mesh.borrow_mut();
+        if mesh.has_changed().unwrap_or(false) {
+            let newest = mesh.borrow_and_update().clone();
+            *self.view.borrow_mut() = Rc::new(View::new(newest));
+        }
+        self.view.borrow().clone()
+    }
+
+    /// The stream that a piece belongs to, a new one if the connection is new.
+    pub fn stream_of(self: &Rc<Self>, piece: &Piece<'_>, lane: Lane) -> Option<Rc<Stream>> {
+        let frame = &piece.frame;
+        let known = self.streams.borrow().get(&frame.cookie).cloned();
+        let stream = match known {
+            Some(stream) => stream,
+            None => self.open(piece)?,
+        };
+        if stream.state.get() == State::Expected && (lane == Lane::Bus || frame.offset == 0) {
+            if frame.offset != 0 && frame.flags & FLAG_REQUEST == 0 {
+                // What came before went to somebody else (an earlier agent): no telling what this
+                // is the middle of.
+                self.abort(&stream);
+                return None;
+            }
+            stream.begin_at(frame.offset);
+            self.serve(&stream);
+        }
+        Some(stream)
+    }
+
+    fn open(self: &Rc<Self>, piece: &Piece<'_>) -> Option<Rc<Stream>> {
+        let frame = &piece.frame;
+        let mut streams = self.streams.borrow_mut();
+        if !piece.first {
+            // The rest of a frame whose stream was closed in between.
+            return None;
+        }
+        if streams.len() >= MAX_STREAMS {
+            self.counters.streams_refused.add(1);
+            if !self.full.replace(true) {
+                tracing::warn!(limit = MAX_STREAMS, "too many connections in the detour");
+            }
+            drop(streams);
+            self.kernel.abort(frame.cookie);
+            return None;
+        }
+        let stream = Rc::new(Stream::new(self.clone(), frame));
+        streams.insert(frame.cookie, stream.clone());
+        Some(stream)
+    }
+
+    /// Gives a stream an HTTP server.
+    pub fn serve(self: &Rc<Self>, stream: &Rc<Stream>) {
+        stream.state.set(State::Serving);
+        let task = tokio::task::spawn_local(service::serve(stream.clone()));
+        *stream.task.borrow_mut() = Some(task.abort_handle());
+    }
+
+    /// Hands bytes to a stream.
+    pub fn deliver(&self, stream: &Rc<Stream>, piece: Piece<'_>) {
+        if stream.state.get() == State::Gone {
+            return;
+        }
+        self.counters.bytes_in.add(piece.data.len() as u64);
+        if stream.deliver(&piece.frame, piece.first, piece.offset, piece.data).is_err() {
+            tracing::debug!(cookie = stream.cookie, offset = piece.offset, "bytes out of order");
+            self.abort(stream);
+        }
+    }
+
+    /// Ends a stream whose client cannot be told in another way.
+    pub fn abort(&self, stream: &Stream) {
+        self.counters.aborted.add(1);
+        self.kernel.abort(stream.cookie);
+        self.close(stream.cookie);
+    }
+
+    /// Ends a stream whose client is gone.
+    pub fn close(&self, cookie: u64) {
+        let stream = self.streams.borrow_mut().remove(&cookie);
+        let Some(stream) = stream else { return };
+        stream.fail();
+        if let Some(task) = stream.task.borrow_mut().take() {
+            task.abort();
+        }
+        stream.upstream.borrow_mut().take();
+        if let Some(over) = stream.relay.borrow_mut().take() {
+            over.notify_one();
+        }
+    }
+
+    /// Streams and this refer to each other.
+    fn close_all(&self) {
+        let cookies: Vec<u64> = self.streams.borrow().keys().copied().collect();
+        cookies.into_iter().for_each(|cookie| self.close(cookie));
+    }
+
+    /// Finds clients that went away before their stream was there, a few at a time.
+    fn sweep(&self, cookies: &mut Vec<u64>) {
+        if cookies.is_empty() {
+            cookies.extend(self.streams.borrow().keys());
+        }
+        let from = cookies.len().saturating_sub(SWEEP_STREAMS);
+        for cookie in cookies.drain(from..) {
+            if self.kernel.queued(cookie).is_none() {
+                self.close(cookie);
+            }
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! The kernel's side of bus, relays and injector, held by the test.
+
+use std::collections::{HashMap, HashSet};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use beeway_model::*;
+use beeway_proxy::frame::{FLAG_END, FLAG_REQUEST, Frame, KIND_DATA};
+use beeway_proxy::{FRAME_BYTES, Kernel, Proxy, Worker};
+use tokio::sync::watch;
+use zerocopy::{FromBytes, IntoBytes};
+
+/// Where the one service of the mesh is.
+pub const SERVICE: &str = "10.0.0.1:80";
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Both ends of a TCP connection.
+pub fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (other, _) = listener.accept().unwrap();
+    for socket in [&one, &other] {
+        socket.set_nodelay(true).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_write_timeout(Some(PATIENCE)).unwrap();
+    }
+    (one, other)
+}
+
+/// A kernel that says what the test wants it to.
+#[derive(Default)]
+pub struct Pretence {
+    state: Mutex<Said>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+pub struct Said {
+    pub queued: HashMap<u64, u64>,
+    pub gone: HashSet<u64>,
+    pub asked: usize,
+    pub aborted: Vec<u64>,
+    pub relays: HashMap<usize, TcpStream>,
+    pub replaced: usize,
+}
+
+impl Pretence {
+    /// Changes what is said from now on.
+    pub fn say(&self, change: impl FnOnce(&mut Said)) {
+        change(&mut self.state.lock().unwrap());
+    }
+
+    /// Waits until something has been asked.
+    pub fn wait(&self, until: impl Fn(&Said) -> bool) {
+        let state = self.state.lock().unwrap();
+        let (state, _) =
+            self.changed.wait_timeout_while(state, PATIENCE, |state| !until(state)).unwrap();
+        assert!(until(&state), "waited in vain");
+    }
+
+    pub fn relay(&self, index: usize) -> TcpStream {
+        self.state.lock().unwrap().relays[&index].try_clone().unwrap()
+    }
+
+    fn note<T>(&self, change: impl FnOnce(&mut Said) -> T) -> T {
+        let said = change(&mut self.state.lock().unwrap());
+        self.changed.notify_all();
+        said
+    }
+}
+
+impl Kernel for Pretence {
+    fn queued(&self, cookie: u64) -> Option<u64> {
+        self.note(|said| {
+            said.asked += 1;
+            let queued = said.queued.get(&cookie).copied().unwrap_or(0);
+            (!said.gone.contains(&cookie)).then_some(queued)
+        })
+    }
+
+    fn relay_done(&self, index: usize) -> Option<TcpStream> {
+        let (ours, theirs) = pair();
+        self.note(|said| {
+            said.relays.insert(index, ours);
+            said.replaced += 1;
+        });
+        Some(theirs)
+    }
+
+    fn abort(&self, cookie: u64) {
+        self.note(|said| said.aborted.push(cookie));
+    }
+}
+
+/// What has arrived for one client.
+#[derive(Default)]
+pub struct Received {
+    pub bytes: Vec<u8>,
+    /// Lengths of `bytes` at which a frame said that an answer ends.
+    pub ends: Vec<usize>,
+    pub frames: usize,
+}
+
+/// A running proxy of one worker with two relays.
+pub struct Kit {
+    pub proxy: Proxy,
+    pub kernel: Arc<Pretence>,
+    pub bus: TcpStream,
+    pub injector: TcpStream,
+    /// The proxy's end of the injector.
+    pub injector_theirs: TcpStream,
+    pub mesh: watch::Sender<Arc<Mesh>>,
+    pub received: HashMap<u64, Received>,
+    sent: HashMap<u64, u64>,
+}
+
+impl Kit {
+    pub fn new(mesh: Mesh) -> Kit {
+        let kernel = Arc::new(Pretence::default());
+        let (bus, bus_theirs) = pair();
+        let (injector, injector_theirs) = pair();
+        let mut relays = Vec::new();
+        for index in [3, 4] {
+            let (ours, theirs) = pair();
+            kernel.say(|said| {
+                said.relays.insert(index, ours);
+            });
+            relays.push((index, theirs));
+        }
+        let theirs = injector_theirs.try_clone().unwrap();
+        let worker = Worker { bus: bus_theirs, injector: injector_theirs, relays };
+        let (sender, receiver) = watch::channel(Arc::new(mesh));
+        let proxy = Proxy::start(vec![worker], kernel.clone(), receiver).unwrap();
+        let (received, sent) = Default::default();
+        Kit { proxy, kernel, bus, injector, injector_theirs: theirs, mesh: sender, received, sent }
+    }
+
+    /// A frame, in the order of the connection's bytes.
+    pub fn frame(&mut self, cookie: u64, flags: u16, draw: u32, payload: &[u8]) -> Vec<u8> {
+        let offset = self.sent.entry(cookie).or_default();
+        let frame = Frame {
+            length: payload.len() as u32,
+            kind: KIND_DATA,
+            flags,
+            cookie,
+            offset: *offset,
+            draw,
+            source: "10.9.9.9:4000".parse::<SocketAddr>().unwrap().into(),
+            service: SERVICE.parse::<SocketAddr>().unwrap().into(),
+            ..Frame::default()
+        };
+        *offset += payload.len() as u64;
+        [frame.as_bytes(), payload].concat()
+    }
+
+    pub fn send(&mut self, cookie: u64, flags: u16, payload: impl AsRef<[u8]>) {
+        let frame = self.frame(cookie, flags, 0, payload.as_ref());
+        self.bus.write_all(&frame).unwrap();
+    }
+
+    pub fn request(&mut self, cookie: u64, payload: impl AsRef<[u8]>) {
+        self.send(cookie, FLAG_REQUEST, payload);
+    }
+
+    /// Takes the next frame from the injector.
+    pub fn take(&mut self) -> Frame {
+        let mut header = [0; FRAME_BYTES];
+        self.injector.read_exact(&mut header).expect("a frame's header");
+        let frame = Frame::read_from_bytes(&header).unwrap();
+        assert_eq!(frame.kind, KIND_DATA);
+        assert!(frame.length <= 32 * 1024);
+        let mut payload = vec![0; frame.length as usize];
+        self.injector.read_exact(&mut payload).expect("a frame's payload");
+        let received = self.received.entry(frame.cookie).or_default();
+        received.bytes.extend_from_slice(&payload);
+        received.frames += 1;
+        if frame.flags & FLAG_END != 0 {
+            received.ends.push(received.bytes.len());
+        }
+        frame
+    }
+
+    /// Takes frames until the client has got the end of an answer, and returns the answer.
+    pub fn answer(&mut self, cookie: u64) -> Answer {
+        while self.received.get(&cookie).is_none_or(|r| r.ends.is_empty()) {
+            self.take();
+        }
+        let received = self.received.get_mut(&cookie).unwrap();
+        let end = received.ends.remove(0);
+        let rest = received.bytes.split_off(end);
+        received.ends.iter_mut().for_each(|at| *at -= end);
+        let whole = std::mem::replace(&mut received.bytes, rest);
+        let frames = std::mem::take(&mut received.frames);
+        Answer::parse(&whole, frames)
+    }
+
+    pub fn get(&mut self, cookie: u64, path: &str) -> Answer {
+        self.request(cookie, format!("GET {path} HTTP/1.1\r\nHost: shop\r\n\r\n"));
+        self.answer(cookie)
+    }
+
+    /// Looks at the counters until they are as they should be.
+    pub fn eventually(&self, holds: impl Fn(beeway_proxy::Stats) -> bool) {
+        let started = Instant::now();
+        while !holds(self.proxy.stats()) {
+            assert!(started.elapsed() < PATIENCE, "{:?}", self.proxy.stats());
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// An HTTP answer, taken apart by hand.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+    pub frames: usize,
+}
+
+impl Answer {
+    fn parse(whole: &[u8], frames: usize) -> Answer {
+        let end = whole.windows(4).position(|w| w == b"\r\n\r\n").expect("a head") + 4;
+        let head = String::from_utf8(whole[..end].to_vec()).unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Answer { status, head, body: whole[end..].to_vec(), frames }
+    }
+
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    pub fn field(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.into_iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    /// The body, however it is framed.
+    pub fn unchunked_or_plain(&self) -> Vec<u8> {
+        match self.field("transfer-encoding") {
+            Some(_) => self.unchunked().0,
+            None => self.body.clone(),
+        }
+    }
+
+    /// The body without chunk framing, and the trailers.
+    pub fn unchunked(&self) -> (Vec<u8>, String) {
+        let (mut data, mut rest) = (Vec::new(), &self.body[..]);
+        loop {
+            let line = rest.windows(2).position(|w| w == b"\r\n").expect("a size line");
+            let size = std::str::from_utf8(&rest[..line]).unwrap();
+            let size = usize::from_str_radix(size, 16).unwrap();
+            rest = &rest[line + 2..];
+            if size == 0 {
+                return (data, String::from_utf8(rest.to_vec()).unwrap());
+            }
+            data.extend_from_slice(&rest[..size]);
+            rest = &rest[size + 2..];
+        }
+    }
+}
+
+/// A mesh of one service with these endpoints, a cluster each, and these rules.
+pub fn mesh(endpoints: &[SocketAddr], rules: Option<Vec<Rule>>) -> Mesh {
+    let service: SocketAddr = SERVICE.parse().unwrap();
+    let cluster = |(index, address): (usize, &SocketAddr)| Cluster {
+        name: format!("shop:80|{index}"),
+        endpoints: vec![Endpoint {
+            address: *address,
+            weight: 1,
+            workload: String::new(),
+            node: None,
+        }],
+    };
+    let mut clusters: Vec<Cluster> = endpoints.iter().enumerate().map(cluster).collect();
+    clusters.push(Cluster { name: "empty:80".into(), endpoints: Vec::new() });
+    let port = ServicePort {
+        name: "http".into(),
+        number: service.port(),
+        transport: Transport::Tcp,
+        protocol: Protocol::Http,
+        cluster: ClusterId(0),
+        rules,
+    };
+    Mesh {
+        services: vec![Service {
+            namespace: "default".into(),
+            name: "shop".into(),
+            hosts: vec!["shop".into()],
+            addresses: vec![service.ip()],
+            ports: vec![port],
+        }],
+        clusters,
+        workloads: vec![Workload {
+            namespace: "default".into(),
+            name: "buyer".into(),
+            labels: [("app".to_owned(), "buyer".to_owned())].into(),
+            addresses: vec![IpAddr::from([10, 9, 9, 9])],
+            service_account: "default".into(),
+            node: None,
+        }],
+    }
+}
+
+/// A rule for a path.
+pub fn rule(path: &str, action: Action) -> Rule {
+    let path = Some(PathMatch::Prefix(path.into()));
+    let matches = vec![Match { path, ..Match::default() }];
+    Rule { name: String::new(), matches, action, detour: None }
+}
+
+/// To clusters by weight.
+pub fn forward(backends: &[(usize, u32)]) -> Action {
+    let backend = |(cluster, weight): &(usize, u32)| Backend {
+        cluster: Some(ClusterId(*cluster)),
+        weight: *weight,
+    };
+    Action::Forward(backends.iter().map(backend).collect())
+}

@@ -1,0 +1,7 @@
+//! The proxy between a kernel that is only pretended (plain sockets carry the frames) and upstream
+//! servers that are real.
+
+mod flow;
+mod http1;
+mod kit;
+mod upstream;

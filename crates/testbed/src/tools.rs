@@ -1,0 +1,207 @@
+//! Tools of other makers, run inside pods: nginx, curl, wrk.
+
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::Command;
+use crate::node::Place;
+use crate::process::{Output, Process, needs};
+
+/// How long a tool may run unless it says otherwise itself.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Waits, by trying, until a TCP port can be connected to from inside a place's namespace.
+pub fn wait_connect(place: &impl Place, to: SocketAddr, limit: Duration) -> Result<()> {
+    place.run_in(|| {
+        let deadline = Instant::now() + limit;
+        loop {
+            let error = match TcpStream::connect_timeout(&to, Duration::from_millis(500)) {
+                Ok(_) => return Ok(()),
+                Err(error) => error,
+            };
+            if Instant::now() > deadline {
+                return Err(error).with_context(|| format!("no connection to {to}"));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    })?
+}
+
+/// Starts an nginx that answers every path with `<name>\n` and a header `x-served-by: <name>`,
+/// and `/bytes/<n>`, for n of 1k, 64k and 1m, with a static file of the [`crate::pattern`].
+/// It listens on all addresses; returns when it accepts connections.
+pub fn nginx(place: &impl Place, port: u16, name: &str) -> Result<Process> {
+    nginx_with(place, port, name, |command| command)
+}
+
+/// [`nginx`], started by a command that `adjust` may pin to a CPU or move to another cgroup.
+pub fn nginx_with(
+    place: &impl Place,
+    port: u16,
+    name: &str,
+    adjust: impl FnOnce(Command) -> Command,
+) -> Result<Process> {
+    let command = adjust(place.command(needs("nginx", "nginx-light")?));
+    // Named like everything else, so that a sweep knows whose it is.
+    let prefix = format!("bw{}-0-nginx", std::process::id());
+    let directory = tempfile::Builder::new().prefix(&prefix).tempdir()?;
+    let root = directory.path();
+    std::fs::create_dir(root.join("bytes"))?;
+    for (file, length) in [("1k", 1 << 10), ("64k", 64 << 10), ("1m", 1 << 20)] {
+        std::fs::write(root.join("bytes").join(file), crate::pattern::bytes(length))?;
+    }
+    // `user root`: the directory is open to nobody else.
+    let config = format!(
+        r#"daemon off; user root; worker_processes 1; pid nginx.pid; error_log stderr;
+events {{ worker_connections 4096; }}
+http {{
+  access_log off; keepalive_requests 1000000000; keepalive_timeout 1h; sendfile on;
+  default_type text/plain;
+  client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
+  uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+  server {{
+    listen 0.0.0.0:{port}; listen [::]:{port} ipv6only=on;
+    add_header x-served-by "{name}" always;
+    location / {{ return 200 "{name}\n"; }}
+    location /bytes/ {{ root {root}; }}
+  }}
+}}
+"#,
+        root = root.display()
+    );
+    let path = root.join("nginx.conf");
+    std::fs::write(&path, config)?;
+    let process = command
+        .arg("-p")
+        .arg(root)
+        .arg("-c")
+        .arg(&path)
+        // Else it complains that it cannot open the log of the system.
+        .args(["-e", "stderr"])
+        .keep(directory)
+        .spawn()?;
+    wait_connect(place, place.addr4(port), Duration::from_secs(10))
+        .with_context(|| format!("nginx {name}: {}", process.stderr().join("\n")))?;
+    Ok(process)
+}
+
+/// Runs curl in the place's usual cgroup; its output, however it ended.
+pub fn curl(place: &impl Place, arguments: &[&str]) -> Result<Output> {
+    place
+        .command(needs("curl", "curl")?)
+        .args(arguments)
+        .output(LIMIT)
+}
+
+/// What wrk measured.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct WrkReport {
+    /// Requests answered.
+    pub requests: u64,
+    /// Requests per second.
+    pub rps: f64,
+    /// Errors of connect, read and write, and timeouts.
+    pub errors: u64,
+    /// Answers other than 2xx and 3xx.
+    pub non2xx: u64,
+    /// Median latency in microseconds.
+    pub p50_us: f64,
+    /// 90th percentile in microseconds.
+    pub p90_us: f64,
+    /// 99th percentile in microseconds.
+    pub p99_us: f64,
+}
+
+/// Runs wrk, with `--latency`, in the place's usual cgroup.
+pub fn wrk(place: &impl Place, arguments: &[&str]) -> Result<WrkReport> {
+    wrk_with(place, arguments, |command| command)
+}
+
+/// [`wrk`], run by a command that `adjust` may pin to a CPU or move to another cgroup.
+pub fn wrk_with(
+    place: &impl Place,
+    arguments: &[&str],
+    adjust: impl FnOnce(Command) -> Command,
+) -> Result<WrkReport> {
+    let command = place
+        .command(needs("wrk", "wrk")?)
+        .arg("--latency")
+        .args(arguments);
+    WrkReport::parse(
+        &adjust(command)
+            .output(Duration::from_secs(600))?
+            .success()?
+            .stdout,
+    )
+}
+
+impl WrkReport {
+    /// Reads what `wrk --latency` printed.
+    pub fn parse(text: &str) -> Result<Self> {
+        let mut report = Self::default();
+        let mut seen = false;
+        for line in text.lines().map(str::trim) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words[..] {
+                ["50%", value] => report.p50_us = microseconds(value)?,
+                ["90%", value] => report.p90_us = microseconds(value)?,
+                ["99%", value] => report.p99_us = microseconds(value)?,
+                ["Requests/sec:", value] => report.rps = value.parse()?,
+                [n, "requests", "in", ..] => (report.requests, seen) = (n.parse()?, true),
+                ["Socket", "errors:", ..] => {
+                    let numbers = words
+                        .iter()
+                        .filter_map(|w| w.trim_end_matches(',').parse::<u64>().ok());
+                    report.errors = numbers.sum::<u64>();
+                }
+                ["Non-2xx", "or", "3xx", "responses:", n] => report.non2xx = n.parse()?,
+                _ => {}
+            }
+        }
+        if !seen {
+            bail!("wrk printed no result: {text}");
+        }
+        Ok(report)
+    }
+}
+
+fn microseconds(text: &str) -> Result<f64> {
+    let unit = text
+        .find(|c: char| c.is_ascii_alphabetic())
+        .context("no unit")?;
+    let factor = match &text[unit..] {
+        "us" => 1.0,
+        "ms" => 1e3,
+        "s" => 1e6,
+        "m" => 60e6,
+        other => bail!("unit {other:?} of {text:?}"),
+    };
+    Ok(text[..unit].parse::<f64>()? * factor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_wrk() {
+        let text = "Running 1s test @ http://10.244.0.2:80/\n\
+            \x20 Thread Stats   Avg      Stdev     Max   +/- Stdev\n\
+            \x20 Latency Distribution\n     50%   22.00us\n     75%   25.00us\n\
+            \x20    90%    1.50ms\n     99%    2.00s\n  4321 requests in 1.00s, 1.00MB read\n\
+            \x20 Socket errors: connect 1, read 2, write 0, timeout 3\n\
+            \x20 Non-2xx or 3xx responses: 7\nRequests/sec:   4300.12\n";
+        let expected = WrkReport {
+            requests: 4321,
+            rps: 4300.12,
+            errors: 6,
+            non2xx: 7,
+            p50_us: 22.0,
+            p90_us: 1500.0,
+            p99_us: 2e6,
+        };
+        assert_eq!(WrkReport::parse(text).expect("a report"), expected);
+    }
+}

@@ -1,0 +1,263 @@
+//! A node with pods, a mesh configuration and a real agent, for the traffic tests.
+#![allow(dead_code)] // each test binary uses its part
+
+use std::fmt::Write as _;
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use beeway_testbed::{Node, Place, Pod, Process, http_server, spawn_ready};
+use serde_json::Value;
+
+pub const LIMIT: Duration = Duration::from_secs(20);
+
+/// Virtual address of the service `web`, port 80.
+pub const WEB: &str = "10.96.0.10:80";
+pub const WEB6: &str = "[fd00:96::10]:80";
+
+/// A node in the mesh: a client and two versions of `web`, routed by the rules of a test.
+pub struct Bed {
+    pub node: Node,
+    pub client: Pod,
+    pub v1: Pod,
+    pub v2: Pod,
+    pub config: tempfile::TempDir,
+    pub state: tempfile::TempDir,
+    pub agent: Option<Process>,
+    servers: Vec<Process>,
+}
+
+/// How a bed differs from the usual one.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    /// Servers are in the mesh too, so that both ends are on this host: the shortcut.
+    pub servers_in_mesh: bool,
+}
+
+impl Bed {
+    /// With `rules`, YAML items of `spec.http` of the VirtualService of `web`.
+    pub fn new(label: &str, shape: Shape, rules: &str) -> Result<Bed> {
+        let node = Node::new(label)?;
+        let pod = |name: &str, mesh| if mesh { node.pod(name) } else { node.plain_pod(name) };
+        let client = pod("client", true)?;
+        let v1 = pod("v1", shape.servers_in_mesh)?;
+        let v2 = pod("v2", shape.servers_in_mesh)?;
+        let servers = vec![
+            spawn_ready(http_server(&v1, 8080, "v1")?)?,
+            spawn_ready(http_server(&v2, 8080, "v2")?)?,
+        ];
+        let bed = Bed {
+            config: tempfile::tempdir()?,
+            state: tempfile::tempdir()?,
+            agent: None,
+            servers,
+            node,
+            client,
+            v1,
+            v2,
+        };
+        bed.write("mesh.yaml", &bed.mesh_yaml(true))?;
+        bed.route(rules)?;
+        let mut bed = bed;
+        bed.start_agent()?;
+        Ok(bed)
+    }
+
+    /// Writes a file of the configuration, in one step as an editor would.
+    pub fn write(&self, name: &str, text: &str) -> Result<()> {
+        let path = self.config.path().join(name);
+        let draft = path.with_extension("draft");
+        std::fs::write(&draft, text)?;
+        Ok(std::fs::rename(draft, path)?)
+    }
+
+    /// Replaces the rules of `web`.
+    pub fn route(&self, rules: &str) -> Result<()> {
+        let mut text = String::from(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\n\
+             metadata: {name: web, namespace: default}\n\
+             spec:\n  hosts: [web]\n  http:\n",
+        );
+        for line in rules.lines() {
+            writeln!(text, "  {line}")?;
+        }
+        self.write("web-route.yaml", &text)
+    }
+
+    /// Services, pods and subsets; `v2_ready` is the state of v2's pod.
+    pub fn mesh_yaml(&self, v2_ready: bool) -> String {
+        let mut text = String::from(
+            r#"apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: default}
+spec:
+  clusterIP: 10.96.0.10
+  clusterIPs: [10.96.0.10, "fd00:96::10"]
+  selector: {app: web}
+  ports:
+  - {name: http, port: 80, targetPort: 8080}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: v1, namespace: default}
+spec:
+  clusterIP: 10.96.0.11
+  selector: {app: web, version: v1}
+  ports:
+  - {name: http, port: 80, targetPort: 8080}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: raw, namespace: default}
+spec:
+  clusterIP: 10.96.0.12
+  selector: {app: web}
+  ports:
+  - {name: tcp-echo, port: 7, targetPort: 7007}
+  - {name: udp-echo, port: 7, protocol: UDP, targetPort: 7007}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: nobody, namespace: default}
+spec:
+  clusterIP: 10.96.0.13
+  selector: {app: nobody}
+  ports:
+  - {name: http, port: 80}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: web, namespace: default}
+spec:
+  host: web
+  subsets:
+  - {name: v1, labels: {version: v1}}
+  - {name: v2, labels: {version: v2}}
+"#,
+        );
+        for (pod, labels, ready) in [
+            (&self.client, "app: client", true),
+            (&self.v1, "app: web, version: v1", true),
+            (&self.v2, "app: web, version: v2", v2_ready),
+        ] {
+            let status = if ready { "True" } else { "False" };
+            write!(
+                text,
+                "---\napiVersion: v1\nkind: Pod\n\
+                 metadata: {{name: {}, namespace: default, labels: {{{labels}}}}}\n\
+                 spec: {{nodeName: node-1, containers: [{{name: main, image: none}}]}}\n\
+                 status:\n  phase: Running\n  podIP: {ip4}\n  podIPs: [{{ip: {ip4}}}, {{ip: \"{}\"}}]\n  \
+                 conditions: [{{type: Ready, status: \"{status}\"}}]\n",
+                pod.label(),
+                pod.ip6(),
+                ip4 = pod.ip4(),
+            )
+            .expect("writing to a string");
+        }
+        text
+    }
+
+    /// Starts the agent and waits until it is ready.
+    pub fn start_agent(&mut self) -> Result<()> {
+        let agent = self
+            .node
+            .command(env!("CARGO_BIN_EXE_beeway"))
+            .arg("run")
+            .arg("--config")
+            .arg(self.config.path())
+            .arg("--state")
+            .arg(self.state.path())
+            .arg("--cgroup")
+            .arg(self.node.mesh().path())
+            .args(["--metrics", "127.0.0.1:0", "--node", "node-1"])
+            .spawn()?;
+        let ready = agent.wait_for_line("ready", LIMIT);
+        if ready.is_err() {
+            eprintln!("{}", agent.stderr().join("\n"));
+        }
+        ready.context("the agent is not ready")?;
+        self.agent = Some(agent);
+        Ok(())
+    }
+
+    /// What the agent logged.
+    pub fn agent_log(&self) -> String {
+        self.agent.as_ref().map(|agent| agent.stderr().join("\n")).unwrap_or_default()
+    }
+
+    /// What the agent says of itself.
+    pub fn status(&self) -> Result<Value> {
+        let mut socket = UnixStream::connect(self.state.path().join("admin.sock"))?;
+        let mut text = String::new();
+        socket.read_to_string(&mut text)?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    /// Requests that took a lane.
+    pub fn lane(&self, lane: &str) -> Result<u64> {
+        self.status()?["lanes"][lane].as_u64().with_context(|| format!("no lane {lane}"))
+    }
+
+    /// One of the kernel's counters.
+    pub fn counter(&self, name: &str) -> Result<u64> {
+        self.status()?["counters"][name].as_u64().with_context(|| format!("no counter {name}"))
+    }
+
+    /// Waits until a generation newer than `before` is in force.
+    pub fn wait_for_generation(&self, before: u64) -> Result<u64> {
+        let end = Instant::now() + LIMIT;
+        loop {
+            let number = self.generation()?;
+            if number > before {
+                return Ok(number);
+            }
+            ensure!(Instant::now() < end, "generation {before} stays in force");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn generation(&self) -> Result<u64> {
+        self.status()?["generation"]["number"].as_u64().context("no generation")
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- agent ---\n{}", self.agent_log());
+            if let Ok(status) = self.status() {
+                eprintln!("--- status ---\n{status:#}");
+            }
+        }
+        drop(self.agent.take());
+        off(self.state.path());
+    }
+}
+
+/// Removes what an agent left; nothing to do is fine.
+pub fn off(state: &Path) {
+    let done = std::process::Command::new(env!("CARGO_BIN_EXE_beeway"))
+        .args(["off", "--state"])
+        .arg(state)
+        .output();
+    if let Ok(output) = done
+        && !output.status.success()
+    {
+        eprintln!("beeway off: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// The default rules: one user to v2, one path forbidden, all else to v1.
+pub const JASON: &str = "\
+- match: [{uri: {prefix: /forbidden}}]
+  directResponse: {status: 403, body: {string: \"RBAC: access denied\"}}
+- match: [{headers: {end-user: {exact: jason}}}]
+  route: [{destination: {host: web, subset: v2}}]
+- route: [{destination: {host: web, subset: v1}}]
+";
+
+pub fn binary() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_beeway"))
+}
