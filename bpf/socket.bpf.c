@@ -155,7 +155,7 @@ static __always_inline void closed(struct bpf_sock_ops *ctx)
 		return;
 	}
 	event->kind = EVENT_CLOSED;
-	event->relay = conn->relay;
+	event->pad = 0;
 	event->cookie = cookie;
 	bpf_ringbuf_submit(event, 0);
 }
@@ -281,31 +281,38 @@ struct request {
 	u32 certain;
 };
 
-/* Sets the phase for what follows the head, and how much of this message belongs to it. */
+/*
+ * Sets the framing for what follows the head, and how much of this message belongs to the request.
+ * Of a large message the head goes by itself: TCP takes a small one whole or not at all.
+ */
 static __always_inline bool
 begin_body(struct sk_msg_md *msg, struct conn *conn, const struct head *h, struct request *r)
 {
+	struct framing *f = &conn->framing;
 	u64 behind = msg->size - h->length;
+	bool apart = msg->size > SEGMENT_BYTES;
 
-	conn->left = h->body;
-	conn->digits = 0;
-	conn->last = 0;
-	if (h->chunked) {
-		conn->left = 0;
-		conn->phase = PHASE_CHUNK_SIZE;
-		r->span = behind ? walk_chunks(msg, conn, h->length) : h->length;
-		if (!r->span)
-			return false;
+	f->left = h->chunked ? 0 : h->body;
+	f->digits = 0;
+	f->last = 0;
+	f->phase = h->chunked ? PHASE_CHUNK_SIZE : PHASE_BODY;
+	r->span = h->length;
+	r->more = !h->chunked && behind > h->body;
+	if (!h->chunked && !h->body) {
+		f->phase = PHASE_HEAD;
+	} else if (apart || !behind) {
+		return true;
+	} else if (h->chunked) {
+		r->span = walk_chunks(msg, f, h->length, 0);
+		r->more = f->phase == PHASE_HEAD && r->span < msg->size;
 	} else if (behind >= h->body) {
-		conn->phase = PHASE_HEAD;
-		r->span = h->length + h->body;
+		f->phase = PHASE_HEAD;
+		r->span += h->body;
 	} else {
-		conn->phase = PHASE_BODY;
-		conn->left -= behind;
+		f->left -= behind;
 		r->span = msg->size;
 	}
-	r->more = conn->phase == PHASE_HEAD && r->span < msg->size;
-	return true;
+	return r->span;
 }
 
 /* Reads and judges the request at the start of a message. */
@@ -356,7 +363,7 @@ keep_order(struct sk_msg_md *msg, struct conn *conn, struct request *r)
 		r->sticky = 1;
 	}
 	/* userspace answers a request whose body is still to come */
-	if (r->lane == LANE_ANSWERED && conn->phase != PHASE_HEAD) {
+	if (r->lane == LANE_ANSWERED && conn->framing.phase != PHASE_HEAD) {
 		r->lane = LANE_DETOUR;
 		r->reason = REASON_RULE_ACTION;
 	}
@@ -372,7 +379,7 @@ keep_order(struct sk_msg_md *msg, struct conn *conn, struct request *r)
 static __always_inline int
 without_proxy(struct sk_msg_md *msg, struct conn *conn, struct generation *g, u32 reason)
 {
-	bool whole = conn->phase == PHASE_HEAD;
+	bool whole = conn->framing.phase == PHASE_HEAD;
 	int action;
 
 	if (reason != REASON_NO_PROXY)
@@ -380,7 +387,7 @@ without_proxy(struct sk_msg_md *msg, struct conn *conn, struct generation *g, u3
 	count_request(LANE_ANSWERED, reason);
 	action = answer_here(msg, conn, g, g->heap[ANSWER_NO_PROXY]);
 	if (!whole)
-		conn->phase = PHASE_DEAD;
+		conn->framing.phase = PHASE_DEAD;
 	/* the proxy will never answer it */
 	conn->asked = 0;
 	return action;
@@ -392,7 +399,7 @@ detour_request(struct sk_msg_md *msg, struct conn *conn, struct generation *g, s
 	u32 flags = r->sticky ? FRAME_STICKY : FRAME_REQUEST, failed;
 
 	if (r->sticky) {
-		conn->phase = PHASE_STICKY;
+		conn->framing.phase = PHASE_STICKY;
 		r->span = msg->size;
 	}
 	failed = detour(msg, conn, r->span, msg->size, flags, r->reason, r->draw);
@@ -442,15 +449,16 @@ static __always_inline int on_body(struct sk_msg_md *msg, struct conn *conn)
 {
 	struct generation *g = current_generation();
 	u32 size = msg->size, n = size, failed;
+	struct framing *f = &conn->framing;
 
-	if (conn->phase == PHASE_BODY) {
-		if (n >= conn->left) {
-			n = conn->left;
-			conn->phase = PHASE_HEAD;
+	if (f->phase == PHASE_BODY) {
+		if (n >= f->left) {
+			n = f->left;
+			f->phase = PHASE_HEAD;
 		}
-		conn->left -= n;
+		f->left -= n;
 	} else {
-		n = walk_chunks(msg, conn, 0);
+		n = walk_chunks(msg, f, 0, size > SEGMENT_BYTES);
 		if (!n)
 			return refuse(conn, REASON_BAD_CHUNK);
 	}
@@ -497,7 +505,10 @@ int on_send(struct sk_msg_md *msg)
 		return SK_PASS;
 	if (conn->side == SIDE_SERVER)
 		return on_answer(msg, conn);
-	switch (conn->phase) {
+	if (!take_back(conn, msg))
+		return refuse(conn, REASON_PARTIAL_SEND);
+	conn->before = conn->framing;
+	switch (conn->framing.phase) {
 	case PHASE_HEAD:
 		return on_head(msg, conn);
 	case PHASE_STICKY:

@@ -24,9 +24,8 @@ enum limits {
 	PREDICATE_BYTES = 256,	/* value that a header condition compares */
 	PROBES = 16,		/* slots looked at in a hash of the heap */
 	BUSES = 16,		/* bus sockets of the userspace proxy */
-	RELAYS = 256,		/* relay sockets of the userspace proxy */
 	SOCKETS = 262144,	/* sockets enrolled at once */
-	BUS_BYTES = 65536,	/* a request's bytes on the shared bus; the rest goes by relay */
+	SEGMENT_BYTES = 16384,	/* of a larger message, head and framing are sent by themselves */
 	QUEUE_BYTES = 262144,	/* unread redirected bytes after which a shortcut yields to TCP */
 	CLOSED_QUEUE = 1 << 20,	/* bytes of the ring buffer of events */
 };
@@ -60,7 +59,7 @@ enum reason {
 	REASON_NO_ENDPOINT,	/* the cluster has no ready endpoint */
 	REASON_NO_PROXY,	/* the userspace proxy is not there */
 	REASON_ORDER,		/* changing lanes would have reordered answers */
-	REASON_RELAY_FULL,	/* no relay for a large upload */
+	REASON_PARTIAL_SEND,	/* TCP took a part of a head */
 	REASON_OPAQUE,		/* not HTTP: the bytes are not looked at */
 	REASON_NO_SERVICE,	/* the service is gone from the configuration */
 	REASON_BACKEND_MISSING,	/* the rule names a backend that does not exist */
@@ -244,7 +243,7 @@ enum frame_flags {
 };
 
 /*
- * Stands in front of the bytes of each message on a bus, relay or injector socket.
+ * Stands in front of the bytes of each message on a bus or injector socket.
  * A frame from the proxy without bytes (FRAME_END alone) makes its write() fail with EACCES
  * although it was understood: there is nothing left to send on.
  */
@@ -271,7 +270,7 @@ enum event_kind {
 
 struct event {
 	unsigned int kind;
-	unsigned int relay;		/* index + 1 of the relay that it used, 0: none */
+	unsigned int pad;
 	unsigned long long cookie;
 };
 

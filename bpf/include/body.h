@@ -6,7 +6,7 @@
 #include "maps.h"
 
 #define CHUNK_STEPS 128
-#define EXTENSION 0x80	/* flag in conn->digits: behind the digits of a chunk size */
+#define EXTENSION 0x80	/* flag in digits: behind the digits of a chunk size */
 
 static __always_inline int hex_digit(u8 c)
 {
@@ -16,29 +16,29 @@ static __always_inline int hex_digit(u8 c)
 	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-static __always_inline bool in_chunk_size(struct conn *conn, u8 c)
+static __always_inline bool in_chunk_size(struct framing *f, u8 c)
 {
 	int digit = hex_digit(c);
 
 	if (c == '\n') {
-		if (conn->last != '\r' || !(conn->digits & 0x7f))
+		if (f->last != '\r' || !(f->digits & 0x7f))
 			return false;
-		conn->phase = conn->left ? PHASE_CHUNK_DATA : PHASE_TRAILER;
-		conn->digits = 0;
-	} else if (conn->last == '\r') {
+		f->phase = f->left ? PHASE_CHUNK_DATA : PHASE_TRAILER;
+		f->digits = 0;
+	} else if (f->last == '\r') {
 		return false;
 	} else if (c == '\r' || c == ';') {
-		conn->digits |= EXTENSION;
-	} else if (conn->digits & EXTENSION) {
+		f->digits |= EXTENSION;
+	} else if (f->digits & EXTENSION) {
 		if (c < ' ' && c != '\t')
 			return false;
-	} else if (digit < 0 || conn->digits >= 15) {
+	} else if (digit < 0 || f->digits >= 15) {
 		return false;
 	} else {
-		conn->left = conn->left << 4 | digit;
-		conn->digits++;
+		f->left = f->left << 4 | digit;
+		f->digits++;
 	}
-	conn->last = conn->phase == PHASE_CHUNK_SIZE ? c : 0;
+	f->last = f->phase == PHASE_CHUNK_SIZE ? c : 0;
 	return true;
 }
 
@@ -46,38 +46,38 @@ static __always_inline bool in_chunk_size(struct conn *conn, u8 c)
  * One byte of framing; false when it must not be there. A function of its own, so that the verifier
  * looks at its branches once and not in each turn of the loop.
  */
-__weak __noinline int frame_byte(struct conn *conn, u32 byte)
+__weak __noinline int frame_byte(struct framing *f, u32 byte)
 {
 	u8 c = byte;
 
-	if (!conn)
+	if (!f)
 		return false;
-	switch (conn->phase) {
+	switch (f->phase) {
 	case PHASE_CHUNK_SIZE:
-		return in_chunk_size(conn, c);
+		return in_chunk_size(f, c);
 	case PHASE_CHUNK_END:
-		if (c != (conn->digits ? '\n' : '\r'))
+		if (c != (f->digits ? '\n' : '\r'))
 			return false;
-		if (conn->digits++) {
-			conn->phase = PHASE_CHUNK_SIZE;
-			conn->digits = 0;
-			conn->last = 0;
-			conn->left = 0;
+		if (f->digits++) {
+			f->phase = PHASE_CHUNK_SIZE;
+			f->digits = 0;
+			f->last = 0;
+			f->left = 0;
 		}
 		return true;
 	case PHASE_TRAILER:
 		if (c == '\n') {
-			if (conn->last != '\r')
+			if (f->last != '\r')
 				return false;
-			if (!conn->digits)
-				conn->phase = PHASE_HEAD;
-			conn->digits = 0;
-		} else if (conn->last == '\r') {
+			if (!f->digits)
+				f->phase = PHASE_HEAD;
+			f->digits = 0;
+		} else if (f->last == '\r') {
 			return false;
 		} else if (c != '\r') {
-			conn->digits = 1;
+			f->digits = 1;
 		}
-		conn->last = c == '\n' ? 0 : c;
+		f->last = c == '\n' ? 0 : c;
 		return true;
 	}
 	return false;
@@ -85,37 +85,41 @@ __weak __noinline int frame_byte(struct conn *conn, u32 byte)
 
 /*
  * Walks the chunks in msg from `at`. Returns the offset up to which the bytes are understood: the
- * end of the body (the phase is then PHASE_HEAD), of the message, or of this run's steps. 0: the
- * framing is broken.
+ * end of the body (the phase is then PHASE_HEAD), of the message, or of this run's steps. With
+ * `apart`, data and framing are not walked in one run. 0: the framing is broken.
  */
-__weak __noinline u32 walk_chunks(struct sk_msg_md *msg, struct conn *conn, u32 at)
+__weak __noinline u32 walk_chunks(struct sk_msg_md *msg, struct framing *f, u32 at, u32 apart)
 {
 	u32 size = msg->size, i;
+	bool in_data;
 
-	if (!conn)
+	if (!f)
 		return 0;
+	in_data = f->phase == PHASE_CHUNK_DATA;
 	bpf_for(i, 0, CHUNK_STEPS) {
 		u8 *data;
 
-		if (at >= size || conn->phase == PHASE_HEAD)
+		if (at >= size || f->phase == PHASE_HEAD)
 			break;
-		if (conn->phase == PHASE_CHUNK_DATA) {
+		if (apart && in_data != (f->phase == PHASE_CHUNK_DATA))
+			break;
+		if (f->phase == PHASE_CHUNK_DATA) {
 			u64 n = size - at;
 
-			if (n > conn->left)
-				n = conn->left;
+			if (n > f->left)
+				n = f->left;
 			at += n;
-			conn->left -= n;
-			if (!conn->left) {
-				conn->phase = PHASE_CHUNK_END;
-				conn->digits = 0;
+			f->left -= n;
+			if (!f->left) {
+				f->phase = PHASE_CHUNK_END;
+				f->digits = 0;
 			}
 			continue;
 		}
 		if (bpf_msg_pull_data(msg, at, at + 1, 0))
 			return 0;
 		data = msg->data;
-		if ((void *)(data + 1) > msg->data_end || !frame_byte(conn, *data))
+		if ((void *)(data + 1) > msg->data_end || !frame_byte(f, *data))
 			return 0;
 		at++;
 	}

@@ -11,6 +11,7 @@
 #include "balance.h"
 
 #define HEAD_MASK (HEAD_BYTES - 1)
+#define PORT_BYTES 7	/* `.:65535` behind a host */
 #define ONES 0x0101010101010101ull
 #define HIGHS 0x8080808080808080ull
 
@@ -221,14 +222,20 @@ __weak __noinline int parse_length(struct scratch *s, const struct line *l, stru
 	return fine && !h->has_length++;
 }
 
-__weak __noinline int parse_host(struct scratch *s, const struct line *l, struct head *h)
+/*
+ * Finds the name in a Host value: without port and trailing dot. 0, or the reason to leave it alone:
+ * a name that is too long, or that would need more than this to be what rules compare with.
+ */
+__weak __noinline u32 parse_host(struct scratch *s, const struct line *l, struct head *h)
 {
 	u32 length, i;
 
 	if (!s || !l || !h)
-		return 0;
+		return REASON_SYNTAX;
 	length = l->value_length;
-	bpf_for(i, 0, 6) {
+	if (length > HOST_BYTES + PORT_BYTES)
+		return REASON_UNUSUAL;
+	bpf_for(i, 0, HOST_BYTES + PORT_BYTES) {
 		u8 last = byte_at(s, l->value + length - 1);
 
 		if (!length || last < '0' || last > '9')
@@ -242,7 +249,7 @@ __weak __noinline int parse_host(struct scratch *s, const struct line *l, struct
 		length--;
 	h->host = l->value;
 	h->host_length = length;
-	return 0;
+	return length && byte_at(s, l->value + length - 1) == '.' ? REASON_UNUSUAL : 0;
 }
 
 #define LOWER8 0x2020202020202020ull
@@ -261,8 +268,7 @@ __weak __noinline u32 special_field(struct scratch *s, const struct line *l, str
 			return 0;
 		if (h->has_host++)
 			return REASON_SYNTAX;
-		parse_host(s, l, h);
-		return 0;
+		return parse_host(s, l, h);
 	case 7:
 		return (first << 8) == WORD8(0, 'u', 'p', 'g', 'r', 'a', 'd', 'e')
 			? REASON_UNUSUAL : 0;
@@ -299,7 +305,12 @@ __weak __noinline u32 special_field(struct scratch *s, const struct line *l, str
 	return 0;
 }
 
-/* Where the value behind a colon begins: after optional white space. */
+static __always_inline bool is_blank(u8 c)
+{
+	return c == ' ' || c == '\t';
+}
+
+/* Where the value behind a colon begins: after optional white space, of which 64 bytes are read. */
 __weak __noinline u32 skip_space(struct scratch *s, u32 at)
 {
 	u32 i;
@@ -307,9 +318,7 @@ __weak __noinline u32 skip_space(struct scratch *s, u32 at)
 	if (!s)
 		return 0;
 	bpf_for(i, 0, 64) {
-		u8 c = byte_at(s, at);
-
-		if (c != ' ' && c != '\t')
+		if (!is_blank(byte_at(s, at)))
 			break;
 		at++;
 	}
@@ -324,9 +333,7 @@ __weak __noinline u32 trim_space(struct scratch *s, u32 start, u32 end)
 	if (!s)
 		return 0;
 	bpf_for(i, 0, 64) {
-		u8 c = byte_at(s, end - 1);
-
-		if (end <= start || (c != ' ' && c != '\t'))
+		if (end <= start || !is_blank(byte_at(s, end - 1)))
 			break;
 		end--;
 	}
@@ -336,7 +343,7 @@ __weak __noinline u32 trim_space(struct scratch *s, u32 start, u32 end)
 /* Reads one field line at `at` into `l`; the offset behind it, 0 and s->reason on failure. */
 __weak __noinline u32 parse_field(struct scratch *s, u32 at, u32 length, struct line *l)
 {
-	u32 colon, value, end;
+	u32 colon, value, end, last;
 
 	if (!s || !l)
 		return 0;
@@ -355,11 +362,17 @@ __weak __noinline u32 parse_field(struct scratch *s, u32 at, u32 length, struct 
 	}
 	if (byte_at(s, end) != '\r' || byte_at(s, end + 1) != '\n')
 		return 0;
+	last = trim_space(s, value, end);
+	/* more white space than was looked at is not part of the value either */
+	if (is_blank(byte_at(s, value)) || (last > value && is_blank(byte_at(s, last - 1)))) {
+		s->reason = REASON_UNUSUAL;
+		return 0;
+	}
 	l->hash = s->name_hash;
 	l->name = at;
 	l->name_length = colon - at;
 	l->value = value;
-	l->value_length = trim_space(s, value, end) - value;
+	l->value_length = last - value;
 	return end + 2;
 }
 

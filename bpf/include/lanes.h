@@ -15,7 +15,7 @@ static __always_inline void only(struct sk_msg_md *msg, u32 n, u32 size)
 /* send() fails with EACCES, now and for ever: what follows could not be understood. */
 static __always_inline int refuse(struct conn *conn, u32 reason)
 {
-	conn->phase = PHASE_DEAD;
+	conn->framing.phase = PHASE_DEAD;
 	count_request(LANE_REFUSED, reason);
 	return SK_DROP;
 }
@@ -68,16 +68,44 @@ static __always_inline u32 send_on(struct sk_msg_md *msg, struct conn *conn, u32
 	u64 peer = conn->peer;
 
 	only(msg, n, size);
-	if (!peer)
-		return LANE_NATIVE;
 	me = tcp_of(msg);
-	if (!me || !peer_is_ready(conn, me->write_seq))
+	if (!me)
+		return LANE_NATIVE;
+	conn->expected = me->write_seq + n;
+	conn->sent = n;
+	if (!peer || !peer_is_ready(conn, me->write_seq))
 		return LANE_NATIVE;
 	/* a peer that vanished: TCP says so better than a failed redirect */
 	if (bpf_msg_redirect_hash(msg, &sockets, &peer, BPF_F_INGRESS) != SK_PASS)
 		return LANE_NATIVE;
+	conn->sent = 0;
 	add(COUNT_SHORTCUT_BYTES, n);
 	return LANE_SHORTCUT;
+}
+
+/*
+ * Goes back to where TCP got to. A socket with a full buffer takes a part of a message, and what
+ * it did not take comes again as another message; the framing has already walked over it. False
+ * when the part ends inside a head or between chunks: that is not kept.
+ */
+static __always_inline bool take_back(struct conn *conn, struct sk_msg_md *msg)
+{
+	u32 sent = conn->sent, missing;
+	struct tcp_sock *me;
+
+	conn->sent = 0;
+	if (!sent)
+		return true;
+	me = tcp_of(msg);
+	missing = me ? conn->expected - me->write_seq : 0;
+	if (!missing)
+		return true;
+	if (missing < sent && conn->before.phase != PHASE_BODY &&
+	    conn->before.phase != PHASE_CHUNK_DATA)
+		return false;
+	conn->framing = conn->before;
+	conn->framing.left -= sent - missing;
+	return true;
 }
 
 /* Turns the message into a prepared answer and puts it into the sender's own queue. */
@@ -113,28 +141,6 @@ answer_here(struct sk_msg_md *msg, struct conn *conn, struct generation *g, u32 
 	return SK_PASS;
 }
 
-/* Chooses bus or relay for bytes of a detour; false when there is no proxy or no room. */
-static __always_inline bool choose_way(struct sk_msg_md *msg, struct conn *conn, u32 *reason)
-{
-	u32 zero = 0, index = 0;
-	struct settings *set = bpf_map_lookup_elem(&settings, &zero);
-
-	*reason = REASON_NO_PROXY;
-	if (!set || !set->buses)
-		return false;
-	if (!conn->relay && conn->request_bytes > BUS_BYTES &&
-	    !bpf_map_pop_elem(&free_relays, &index))
-		conn->relay = index + 1;
-	if (conn->relay)
-		return bpf_msg_redirect_map(msg, &relays, conn->relay - 1, 0) == SK_PASS;
-	if (conn->request_bytes > 16 * BUS_BYTES) {
-		*reason = REASON_RELAY_FULL;
-		return false;
-	}
-	index = conn->cookie % set->buses;
-	return bpf_msg_redirect_map(msg, &buses, index, BPF_F_INGRESS) == SK_PASS;
-}
-
 /* The record by which injector and agent know a connection with detours. */
 static __always_inline void note_flow(struct sk_msg_md *msg, struct conn *conn)
 {
@@ -150,10 +156,6 @@ static __always_inline void note_flow(struct sk_msg_md *msg, struct conn *conn)
 		return;
 	}
 	flow->asked = conn->asked;
-	if (flow->ends != conn->ends) {
-		conn->ends = flow->ends;
-		conn->request_bytes = 0;
-	}
 }
 
 /* Hands n bytes to the proxy behind a frame header. 0, or the reason why it could not. */
@@ -161,15 +163,17 @@ static __always_inline u32
 detour(struct sk_msg_md *msg, struct conn *conn, u32 n, u32 size, u32 flags, u32 reason, u32 draw)
 {
 	struct frame *f;
-	u32 failed;
+	struct settings *set;
+	u32 zero = 0;
 
-	if (flags & FRAME_REQUEST) {
+	if (flags & FRAME_REQUEST)
 		conn->asked++;
-		conn->request_bytes = 0;
-	}
 	note_flow(msg, conn);
-	if (!choose_way(msg, conn, &failed))
-		return failed;
+	set = bpf_map_lookup_elem(&settings, &zero);
+	if (!set || !set->buses)
+		return REASON_NO_PROXY;
+	if (bpf_msg_redirect_map(msg, &buses, conn->cookie % set->buses, BPF_F_INGRESS) != SK_PASS)
+		return REASON_NO_PROXY;
 	if (bpf_msg_push_data(msg, 0, sizeof(*f), 0))
 		return REASON_TABLE;
 	if (bpf_msg_pull_data(msg, 0, sizeof(*f), 0))
@@ -190,7 +194,6 @@ detour(struct sk_msg_md *msg, struct conn *conn, u32 n, u32 size, u32 flags, u32
 	f->pad = 0;
 	only(msg, n + sizeof(*f), size + sizeof(*f));
 	conn->detoured += n;
-	conn->request_bytes += n;
 	add(COUNT_DETOURED_BYTES, n);
 	return 0;
 }

@@ -12,29 +12,35 @@
 #define MAP extern struct
 #endif
 
+/* Where a connection is in its stream of requests. */
+struct framing {
+	u64 left;		/* bytes of the phase that are still to come */
+	u8 phase;
+	u8 digits;		/* of the chunk size read so far; in a trailer: whether the line has any */
+	u8 last;		/* byte before, where it matters */
+	u8 pad[5];
+};
+
 /* A connection, as the program that sees its sends knows it. */
 struct conn {
 	u64 cookie;
 	u64 peer;		/* cookie of the other end when it is on this host, else 0 */
 	u64 peer_sock;		/* kernel address of the other end, checked against the cookie */
-	u64 left;		/* bytes of the phase that are still to come */
 	u64 detoured;		/* bytes handed to the proxy */
-	u64 request_bytes;	/* of them, of the current request */
 	u64 mark;		/* progress() when the last native request was sent */
 	struct address source;
 	struct address service;	/* what the application asked for */
 	struct address endpoint;/* what it got */
 	u32 asked;		/* requests handed to the proxy */
-	u32 ends;		/* the flow's count when it was last looked at */
 	u32 native;		/* requests that the endpoint was given */
-	u32 relay;		/* index + 1 of the relay in use */
+	u32 expected;		/* write_seq once TCP has taken the last message */
+	u32 sent;		/* bytes of that message; 0: it did not go by TCP */
+	struct framing framing;
+	struct framing before;	/* as it was before that message */
 	u8 side;
 	u8 protocol;
-	u8 phase;
 	u8 lane;		/* of the request under way */
-	u8 digits;		/* of the chunk size read so far; in a trailer: bytes of the line */
-	u8 last;		/* byte before, where the framing needs it */
-	u8 pad[6];
+	u8 pad;
 };
 
 /* Names a TCP connection for both of its ends: two pods may own the same addresses, hardly the
@@ -171,19 +177,6 @@ MAP {
 	__type(key, u32);
 	__type(value, u64);
 } buses SEC(".maps");
-
-MAP {
-	__uint(type, BPF_MAP_TYPE_SOCKMAP);
-	__uint(max_entries, RELAYS);
-	__type(key, u32);
-	__type(value, u64);
-} relays SEC(".maps");
-
-MAP {
-	__uint(type, BPF_MAP_TYPE_QUEUE);
-	__uint(max_entries, RELAYS);
-	__type(value, u32);
-} free_relays SEC(".maps");
 
 MAP {
 	__uint(type, BPF_MAP_TYPE_SOCKMAP);

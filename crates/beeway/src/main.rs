@@ -3,8 +3,12 @@
 mod agent;
 mod check;
 mod cli;
+mod doctor;
 mod exec;
+mod explain;
+mod off;
 mod output;
+mod reference;
 mod run;
 mod status;
 
@@ -15,8 +19,7 @@ use cli::Command;
 
 fn main() -> ExitCode {
     output::start_log();
-    let result = dispatch(cli::parse());
-    result.unwrap_or_else(|error| {
+    dispatch(cli::parse()).unwrap_or_else(|error| {
         output::error(&error);
         ExitCode::FAILURE
     })
@@ -26,6 +29,12 @@ fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
         Command::Run(args) => run::run(args),
         Command::Exec(args) => exec::exec(&args),
-        _ => anyhow::bail!("not there yet"),
+        Command::Check(args) => check::check(&args),
+        Command::Explain(args) => explain::explain(&args),
+        Command::Status(args) => status::show::status(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
+        Command::Off(args) => off::off(&args),
+        Command::Completions { shell } => reference::completions(shell),
+        Command::Man => reference::man(),
     }
 }

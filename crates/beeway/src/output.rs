@@ -33,3 +33,46 @@ pub fn json(value: &impl Serialize) -> Result<()> {
     let document = serde_json::to_string_pretty(value).context("write JSON")?;
     text(&(document + "\n"))
 }
+
+/// Rows of cells as aligned columns, two blanks apart. Columns whose number is in `right` are
+/// aligned to the right; rows may be of different lengths.
+pub fn table(rows: &[Vec<String>], right: &[usize]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let width = widths[column];
+            line += &match right.contains(&column) {
+                true => format!("  {cell:>width$}"),
+                false => format!("  {cell:<width$}"),
+            };
+        }
+        text += line.trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// A number and the word for that many things.
+pub fn count(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned() {
+        let rows = [vec!["a".into(), "1".into()], vec!["long".into(), "10".into(), "x".into()]];
+        assert_eq!(table(&rows, &[1]), "  a      1\n  long  10  x\n");
+        assert_eq!(table(&[], &[]), "");
+        assert_eq!((count(1, "rule"), count(0, "rule")), ("1 rule".into(), "0 rules".into()));
+    }
+}

@@ -11,16 +11,14 @@ use crate::connect::Cost;
 use crate::cpu::confine;
 use crate::run::Plan;
 use crate::variant::{BedKind, Mode, Placement, Variant};
-use crate::{envoy, mesh};
+use crate::envoy;
+use crate::mesh::{Agent, Lanes};
 
 /// The port of the service, of the servers and of the Envoy on the node.
 pub const PORT: u16 = 8080;
 
 /// The address of the service.
 pub const SERVICE: &str = "10.96.0.10";
-
-/// How long the agent may take to let go of everything.
-const FAREWELL: Duration = Duration::from_secs(5);
 
 /// How long until a new bed answers rightly: the agent and Envoy are ready before this.
 const SETTLE: Duration = Duration::from_secs(5);
@@ -30,6 +28,7 @@ const SETTLE: Duration = Duration::from_secs(5);
 pub struct Bed {
     kind: BedKind,
     // Fields drop in this order: processes before the pods that they run in.
+    agent: Option<Agent>,
     proxies: Vec<Process>,
     servers: Vec<Process>,
     client: Pod,
@@ -60,17 +59,14 @@ impl Bed {
         }
         let folder = tempfile::tempdir()?;
         // The agent first: a socket can be enrolled only when it is made.
-        let proxies = match kind {
-            BedKind::Plain => Vec::new(),
+        let agent = match kind {
             BedKind::Beeway | BedKind::BeewayBothEnds => {
-                vec![mesh::start(
-                    &plan.agent,
-                    &node,
-                    folder.path(),
-                    &client,
-                    [&v1, &v2],
-                )?]
+                Some(Agent::start(&plan.agent, &node, folder.path(), &client, [&v1, &v2])?)
             }
+            _ => None,
+        };
+        let proxies = match kind {
+            BedKind::Plain | BedKind::Beeway | BedKind::BeewayBothEnds => Vec::new(),
             BedKind::Sidecars => sidecars(&plan.envoy, folder.path(), &client, [&v1, &v2])?,
             BedKind::Gateway => {
                 let binary = envoy::install(&plan.envoy)?;
@@ -87,6 +83,7 @@ impl Bed {
         let servers = vec![nginx(&v1, PORT, "v1")?, nginx(&v2, PORT, "v2")?];
         Ok(Self {
             kind,
+            agent,
             proxies,
             servers,
             client,
@@ -111,10 +108,20 @@ impl Bed {
         for server in &self.servers {
             confine(server.pid(), &[placement.server])?;
         }
-        for proxy in &self.proxies {
+        for proxy in self.proxies() {
             confine(proxy.pid(), placement.proxies)?;
         }
         Ok(())
+    }
+
+    /// Envoys or the agent.
+    fn proxies(&self) -> impl Iterator<Item = &Process> {
+        self.proxies.iter().chain(self.agent.as_ref().map(Agent::process))
+    }
+
+    /// The requests by lane so far; none without Beeway.
+    pub fn lanes(&self) -> Result<Lanes> {
+        self.agent.as_ref().map_or_else(|| Ok(Lanes::new()), Agent::lanes)
     }
 
     /// Makes sure that the variant does what it is said to do before it is measured.
@@ -141,7 +148,7 @@ impl Bed {
             let tail = lines[lines.len().saturating_sub(5)..].join("\n  ");
             format!("\n  process {}: {tail}\n", process.pid())
         };
-        self.proxies.iter().map(last).collect()
+        self.proxies().map(last).collect()
     }
 
     fn check_once(&self, variant: Variant) -> Result<()> {
@@ -186,6 +193,28 @@ impl Bed {
         WrkReport::parse(&output.stdout)
     }
 
+    /// Places the processes and tells how to measure by hand.
+    pub fn describe(&self, variant: Variant, connections: u32) -> Result<String> {
+        let placement = Placement::of(connections);
+        self.place(placement)?;
+        let pids = |processes: &mut dyn Iterator<Item = &Process>| {
+            processes.map(|process| process.pid().to_string()).collect::<Vec<_>>().join(" ")
+        };
+        let headers = variant.headers().iter().map(|header| format!(" -H '{header}'"));
+        let (cgroup, cpu) = (self.client.cgroup().display(), placement.client);
+        Ok(format!(
+            "servers: {}; proxies: {}\n\
+             sh -c 'echo $$ > {cgroup}/cgroup.procs && exec \"$@\"' - nsenter --net={} \
+             taskset -c {cpu} wrk -t1 -c{connections} -d3s --latency{} http://{}{}",
+            pids(&mut self.servers.iter()),
+            pids(&mut self.proxies()),
+            self.client.path().display(),
+            headers.collect::<String>(),
+            self.target(),
+            variant.path()
+        ))
+    }
+
     /// The CPU time of all processes that ever ran in the bed.
     pub fn cpu_time(&self) -> Result<Duration> {
         self.node.cgroup().cpu_time()
@@ -211,19 +240,6 @@ impl Bed {
         };
         let output = command.output(Duration::from_secs(60))?.success()?;
         serde_json::from_str(&output.stdout).context("read the cost of connecting")
-    }
-}
-
-impl Drop for Bed {
-    fn drop(&mut self) {
-        // The agent has programs to detach; servers and Envoys are simply killed.
-        if matches!(self.kind, BedKind::Beeway | BedKind::BeewayBothEnds) {
-            for agent in &mut self.proxies {
-                if let Err(error) = agent.terminate(FAREWELL) {
-                    eprintln!("bench: {error:#}");
-                }
-            }
-        }
     }
 }
 

@@ -22,6 +22,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -51,6 +52,8 @@ enum Verb {
         #[arg(long, default_value = "bench/notes.md")]
         notes: PathBuf,
     },
+    /// Let the bed of a variant stand until a signal, and print how to measure in it.
+    Stand(StandArgs),
     /// Get Envoy, if it is not there yet, and print where it is.
     Envoy {
         /// The folder that it is kept in.
@@ -99,6 +102,22 @@ struct RunArgs {
     envoy: PathBuf,
 }
 
+#[derive(clap::Args)]
+struct StandArgs {
+    /// The variant.
+    #[arg(value_enum)]
+    variant: Variant,
+    /// Places processes as for this number of connections.
+    #[arg(long, default_value_t = 64)]
+    connections: u32,
+    /// The Beeway binary.
+    #[arg(long, default_value = "target/release/beeway")]
+    agent: PathBuf,
+    /// The folder that Envoy is kept in.
+    #[arg(long, default_value = envoy::FOLDER)]
+    envoy: PathBuf,
+}
+
 impl RunArgs {
     fn plan(self) -> Plan {
         let mut plan = if self.quick {
@@ -139,6 +158,7 @@ fn serve(verb: Verb) -> Result<()> {
             let folder = results.parent().unwrap_or(Path::new("."));
             report::write_pages(folder, &serde_json::from_str(&text)?, &read_notes(&notes))
         }
+        Verb::Stand(arguments) => stand(arguments),
         Verb::Envoy { folder } => {
             println!("{}", envoy::install(&folder)?.display());
             Ok(())
@@ -158,8 +178,7 @@ fn measure(arguments: RunArgs) -> Result<()> {
     };
     let out = arguments.out.clone().unwrap_or_else(|| default.into());
     let notes = read_notes(&arguments.notes);
-    // Beds are torn down by their Drop, so a signal must end the run the way an error does.
-    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed)).context("handle signals")?;
+    handle_signals()?;
     let results = run::run(&arguments.plan())?;
     std::fs::create_dir_all(&out).with_context(|| format!("make {}", out.display()))?;
     let path = out.join("bench.json");
@@ -168,6 +187,26 @@ fn measure(arguments: RunArgs) -> Result<()> {
     report::write_pages(&out, &results, &notes)?;
     println!("{}", report::markdown::verdicts(&results, &notes));
     println!("results: {}", out.display());
+    Ok(())
+}
+
+/// Beds are torn down by their Drop, so a signal must end a run the way an error does.
+fn handle_signals() -> Result<()> {
+    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed)).context("handle signals")
+}
+
+fn stand(arguments: StandArgs) -> Result<()> {
+    handle_signals()?;
+    let StandArgs { variant, connections, agent, envoy } = arguments;
+    let plan = Plan { variants: vec![variant], agent, envoy, ..Plan::quick() };
+    let beds = bed::build(&plan)?;
+    for bed in beds.values() {
+        bed.check(variant)?;
+        println!("{}", bed.describe(variant, connections)?);
+    }
+    while check_stop().is_ok() {
+        std::thread::sleep(Duration::from_millis(50));
+    }
     Ok(())
 }
 

@@ -1,10 +1,14 @@
-//! Beeway: its configuration for the bench, and its agent.
+//! Beeway: its configuration for the bench, its agent, and what the agent counts.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use beeway_testbed::{Node, Place, Pod, Process};
+use serde::Deserialize;
 
 /// The mesh: a service with two versions, one canary header, one denied path.
 const CONFIG: &str = include_str!("../../../bench/beeway.yaml");
@@ -12,42 +16,127 @@ const CONFIG: &str = include_str!("../../../bench/beeway.yaml");
 /// How long the agent may take until it is ready.
 const START: Duration = Duration::from_secs(20);
 
-/// Starts the agent on a node; returns when it is ready.
-pub fn start(
-    binary: &Path,
-    node: &Node,
-    folder: &Path,
-    client: &Pod,
-    servers: [&Pod; 2],
-) -> Result<Process> {
-    ensure!(
-        binary.is_file(),
-        "no agent at {}: cargo build --release -p beeway, or name it with --agent",
-        binary.display()
-    );
-    let (config, state) = (folder.join("config"), folder.join("state"));
-    for directory in [&config, &state] {
-        std::fs::create_dir(directory)?;
+/// How long the agent may take to end.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// How long the agent may take to say what it has counted.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// Requests by lane.
+pub type Lanes = BTreeMap<String, u64>;
+
+/// A running agent; ended on drop, with all that it has attached.
+#[derive(Debug)]
+pub struct Agent {
+    process: Process,
+    binary: PathBuf,
+    cgroup: PathBuf,
+    state: PathBuf,
+}
+
+impl Agent {
+    /// Starts the agent on a node; returns when it is ready.
+    pub fn start(
+        binary: &Path,
+        node: &Node,
+        folder: &Path,
+        client: &Pod,
+        servers: [&Pod; 2],
+    ) -> Result<Self> {
+        ensure!(
+            binary.is_file(),
+            "no agent at {}: cargo build --release -p beeway, or name it with --agent",
+            binary.display()
+        );
+        let binary = binary.canonicalize()?;
+        let cgroup = node.mesh().path().to_owned();
+        let (config, state) = (folder.join("config"), folder.join("state"));
+        for directory in [&config, &state] {
+            std::fs::create_dir(directory)?;
+        }
+        let text = CONFIG
+            .replace("@CLIENT@", &client.ip4().to_string())
+            .replace("@V1@", &servers[0].ip4().to_string())
+            .replace("@V2@", &servers[1].ip4().to_string());
+        std::fs::write(config.join("bench.yaml"), text)?;
+        let process = node
+            .command(&binary)
+            .arg("run")
+            .arg("--config")
+            .arg(&config)
+            .arg("--cgroup")
+            .arg(&cgroup)
+            .arg("--state")
+            .arg(&state)
+            .args(["--metrics", "127.0.0.1:0", "--node", "bench"])
+            .plain()
+            .spawn()?;
+        // An agent that fails half-way is cleaned up too.
+        let agent = Self { process, binary, cgroup, state };
+        let ready = agent.process.wait_for_line("ready", START);
+        ready.with_context(|| {
+            format!("the agent is not ready: {}", agent.process.stderr().join("\n  "))
+        })?;
+        Ok(agent)
     }
-    let text = CONFIG
-        .replace("@CLIENT@", &client.ip4().to_string())
-        .replace("@V1@", &servers[0].ip4().to_string())
-        .replace("@V2@", &servers[1].ip4().to_string());
-    std::fs::write(config.join("bench.yaml"), text)?;
-    let agent = node
-        .command(binary.canonicalize()?)
-        .arg("run")
-        .arg("--config")
-        .arg(&config)
-        .arg("--cgroup")
-        .arg(node.mesh().path())
-        .arg("--state")
-        .arg(&state)
-        .args(["--metrics", "127.0.0.1:0"])
-        .plain()
-        .spawn()?;
-    agent
-        .wait_for_line("ready", START)
-        .context("the agent is not ready")?;
-    Ok(agent)
+
+    /// Its process.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// The requests that the kernel has counted so far.
+    pub fn lanes(&self) -> Result<Lanes> {
+        #[derive(Deserialize)]
+        struct Status {
+            lanes: Lanes,
+        }
+        let ask = || -> Result<Status> {
+            let mut socket = UnixStream::connect(self.state.join("admin.sock"))?;
+            socket.set_read_timeout(Some(ANSWER))?;
+            let mut text = String::new();
+            socket.read_to_string(&mut text)?;
+            Ok(serde_json::from_str(&text)?)
+        };
+        Ok(ask().context("ask the agent for its counters")?.lanes)
+    }
+
+    /// Detaches and removes what the agent leaves on purpose.
+    fn off(&self) -> Result<()> {
+        let output = std::process::Command::new(&self.binary)
+            .args(["off", "--state"])
+            .arg(&self.state)
+            .arg("--cgroup")
+            .arg(&self.cgroup)
+            .output()
+            .context("start beeway off")?;
+        ensure!(
+            output.status.success(),
+            "beeway off: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Err(error) = self.process.terminate(FAREWELL) {
+            eprintln!("bench: {error:#}");
+            self.process.kill9();
+        }
+        if let Err(error) = self.off() {
+            eprintln!("bench: {error:#}");
+        }
+    }
+}
+
+/// What the lanes have grown by.
+pub fn growth(before: &Lanes, after: &Lanes) -> Lanes {
+    let old = |lane: &str| before.get(lane).copied().unwrap_or(0);
+    after
+        .iter()
+        .map(|(lane, count)| (lane.clone(), count.saturating_sub(old(lane))))
+        .filter(|(_, count)| *count > 0)
+        .collect()
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::connect::Cost;
+use crate::mesh::Lanes;
 use crate::variant::{Mode, Variant};
 
 /// One run of the bench.
@@ -67,6 +68,9 @@ pub struct Sample {
     pub round: u32,
     /// Requests answered.
     pub requests: u64,
+    /// Requests by lane, as the kernel counted them; empty without Beeway.
+    #[serde(default)]
+    pub lanes: Lanes,
     /// Requests per second.
     pub rps: f64,
     /// Latency percentiles in microseconds, as wrk gives them.
@@ -87,6 +91,35 @@ pub struct Sample {
     pub busy: Vec<f64>,
     /// The busy share of the whole machine just before the round, with nothing measured.
     pub idle_busy: f64,
+}
+
+/// The least share of requests that must have taken the lane that a sample stands for.
+const IN_LANE: f64 = 0.999;
+
+impl Sample {
+    /// Whether the kernel's own counters prove that the sample measures what its variant says.
+    pub fn proven(&self) -> bool {
+        let Some(lane) = self.variant.lane() else {
+            return true;
+        };
+        let taken = self.lanes.get(lane).copied().unwrap_or(0);
+        // Requests under way when wrk stops are in the kernel's count only.
+        let all = self.lanes.values().sum::<u64>().max(self.requests);
+        taken as f64 >= all as f64 * IN_LANE
+    }
+
+    /// The sample and the lanes that it took, for a complaint.
+    pub fn describe(&self) -> String {
+        format!(
+            "{}, {} connections, {}, round {}: {} requests, lanes {:?}",
+            self.variant.title(),
+            self.connections,
+            self.mode.title(),
+            self.round,
+            self.requests,
+            self.lanes
+        )
+    }
 }
 
 /// Connecting, once outside and once inside the mesh, one after the other.

@@ -10,7 +10,7 @@ use crate::bed::{self, Bed};
 use crate::cpu::{Snapshot, idle_baseline, kernel_threads, kernel_threads_since};
 use crate::results::{ConnectRound, Results, Sample, Settings};
 use crate::variant::{BedKind, Mode, Variant};
-use crate::{check_stop, envoy, machine};
+use crate::{check_stop, envoy, machine, mesh};
 
 /// How long the machine is watched at rest before each round.
 const REST: Duration = Duration::from_millis(500);
@@ -125,13 +125,13 @@ fn measure_round(
         check_stop()?;
         let bed = bed_of(beds, *variant)?;
         let sample = measure_once(bed, *variant, cell, plan.seconds, idle_busy);
-        samples.push(sample.with_context(|| {
-            format!(
-                "{}, {connections} connections, {}",
-                variant.title(),
-                mode.title()
-            )
-        })?);
+        let sample = sample.with_context(|| {
+            format!("{}, {connections} connections, {}", variant.title(), mode.title())
+        })?;
+        if !sample.proven() {
+            eprintln!("bench: INVALID, not in its lane: {}", sample.describe());
+        }
+        samples.push(sample);
     }
     Ok(())
 }
@@ -143,6 +143,7 @@ fn measure_once(
     seconds: u32,
     idle_busy: f64,
 ) -> Result<Sample> {
+    let lanes = bed.lanes()?;
     let (own, threads) = (bed.cpu_time()?, kernel_threads());
     let (before, start) = (Snapshot::take()?, Instant::now());
     let report = bed.load(variant, mode, connections, seconds)?;
@@ -161,6 +162,7 @@ fn measure_once(
         connections,
         round,
         requests: report.requests,
+        lanes: mesh::growth(&lanes, &bed.lanes()?),
         rps: report.rps,
         p50_us: report.p50_us,
         p90_us: report.p90_us,

@@ -34,7 +34,7 @@ pub fn median(values: &[f64]) -> Option<f64> {
     }
 }
 
-/// The samples of one cell, by round.
+/// The samples of one cell, by round; those that are not in their lane count for nothing.
 fn samples(
     results: &Results,
     variant: Variant,
@@ -43,6 +43,7 @@ fn samples(
 ) -> impl Iterator<Item = &Sample> + Clone {
     results.samples.iter().filter(move |sample| {
         (sample.variant, sample.mode, sample.connections) == (variant, mode, connections)
+            && sample.proven()
     })
 }
 
@@ -284,6 +285,7 @@ pub mod tests {
             connections: 64,
             round,
             requests: rps as u64,
+            lanes: variant.lane().map(|lane| (lane.to_owned(), rps as u64)).into_iter().collect(),
             rps,
             p50_us: 20.0,
             p90_us: 30.0,
@@ -337,6 +339,22 @@ pub mod tests {
         let ratio = |connections| ratio(&example(), pair, Mode::KeepAlive, connections);
         assert_eq!(ratio(64), Some(0.98));
         assert_eq!(ratio(1), None);
+    }
+
+    #[test]
+    fn samples_outside_their_lane_count_for_nothing() {
+        let mut results = example();
+        for sample in &mut results.samples {
+            sample.lanes = [("detour".to_owned(), sample.requests)].into();
+        }
+        assert!(cell(&results, Variant::NoMesh, Mode::KeepAlive, 64).is_some());
+        assert_eq!(cell(&results, Variant::Native, Mode::KeepAlive, 64), None);
+        // One of 98 in another lane is too much, one of 10,000 is not.
+        let mut sample = example().samples.remove(1);
+        sample.lanes.insert("detour".into(), 1);
+        assert!(!sample.proven());
+        sample.lanes.insert("native".into(), 10_000);
+        assert!(sample.proven());
     }
 
     #[test]

@@ -88,6 +88,17 @@ impl Variant {
         }
     }
 
+    /// The lane that its requests must take; none without Beeway.
+    pub fn lane(self) -> Option<&'static str> {
+        match self {
+            Self::Native => Some("native"),
+            Self::Shortcut => Some("shortcut"),
+            Self::Detour => Some("detour"),
+            Self::AnsweredHere => Some("answered"),
+            Self::NoMesh | Self::SidecarPair | Self::OneEnvoy => None,
+        }
+    }
+
     /// What a right answer looks like: its status, and who gave it.
     pub fn expected(self) -> (u16, Option<&'static str>) {
         match self {

@@ -28,7 +28,7 @@ pub const REASONS: [&str; 22] = [
     "no_endpoint",
     "no_proxy",
     "order",
-    "relay_full",
+    "partial_send",
     "opaque",
     "no_service",
     "backend_missing",

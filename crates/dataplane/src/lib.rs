@@ -21,10 +21,8 @@ mod run;
 pub mod tables;
 
 use std::collections::HashMap;
-use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBufferBuilder};
@@ -36,23 +34,18 @@ pub use error::{Error, Result};
 pub use load::Options;
 pub use run::{Decision, DecisionQuery};
 
-use bus::Relays;
 use error::Context;
 use tables::Tables;
 
-/// Bytes of the frame header in front of everything that passes a bus, relay or injector.
+/// Bytes of the frame header in front of everything that passes a bus or injector.
 pub const FRAME_BYTES: usize = size_of::<abi::frame>();
 
 /// The most proxy workers that the kernel can tell apart.
-pub const MAX_WORKERS: usize = abi::limits::RELAYS.0 as usize / RELAYS_PER_WORKER;
-
-/// Relays that each worker gets.
-const RELAYS_PER_WORKER: usize = 32;
+pub const MAX_WORKERS: usize = abi::limits::BUSES.0 as usize;
 
 /// The kernel programs of this node, loaded and attached. Dropping it leaves them running.
 pub struct Dataplane {
     loaded: load::Loaded,
-    relays: Mutex<Option<Relays>>,
 }
 
 /// How full a map is.
@@ -66,19 +59,10 @@ pub struct MapUse {
     pub limit: u64,
 }
 
-/// A connection with detours that has closed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Closed {
-    /// Cookie of the client's socket.
-    pub cookie: u64,
-    /// The relay that it used.
-    pub relay: Option<usize>,
-}
-
 impl Dataplane {
     /// Loads and attaches the programs, or takes over those of an earlier agent.
     pub fn start(options: &Options) -> Result<Dataplane> {
-        Ok(Dataplane { loaded: load::load(options)?, relays: Mutex::new(None) })
+        Ok(Dataplane { loaded: load::load(options)? })
     }
 
     /// Whether an earlier agent's programs and counters were taken over.
@@ -115,27 +99,12 @@ impl Dataplane {
 
     /// Makes the sockets of `workers` proxy workers and tells the kernel of them.
     pub fn open_workers(&self, workers: usize) -> Result<Vec<WorkerSockets>> {
-        let map = |name| -> Result<MapHandle> {
-            MapHandle::try_from(self.loaded.map(name)).context(|| format!("keep the map {name}"))
-        };
-        let mut relays = Relays::new(map("relays")?, map("free_relays")?)?;
-        let mut sockets = Vec::with_capacity(workers);
-        for index in 0..workers {
-            let (bus, injector) =
-                bus::open_worker(self.loaded.map("buses"), self.loaded.map("injectors"), index)?;
-            let numbers = index * RELAYS_PER_WORKER..(index + 1) * RELAYS_PER_WORKER;
-            let own = numbers.map(|n| Ok((n, relays.make(n)?))).collect::<Result<_>>()?;
-            sockets.push(WorkerSockets { bus, injector, relays: own });
-        }
-        *self.relays.lock().expect("no panic while locked") = Some(relays);
+        let (buses, injectors) = (self.loaded.map("buses"), self.loaded.map("injectors"));
+        let sockets = (0..workers)
+            .map(|index| bus::open_worker(buses, injectors, index))
+            .collect::<Result<_>>()?;
         self.change_settings(|settings| settings.buses = workers as u32)?;
         Ok(sockets)
-    }
-
-    /// Replaces a relay that a connection has used.
-    pub fn renew_relay(&self, index: usize) -> Result<TcpStream> {
-        let mut relays = self.relays.lock().expect("no panic while locked");
-        relays.as_mut().expect("workers are open").make(index)
     }
 
     /// Tells the kernel that no proxy is there: it answers 503 itself from now on.
@@ -185,14 +154,14 @@ impl Dataplane {
         run::orphans(self.loaded.map("flows"))
     }
 
-    /// Waits up to `timeout` for connections to close and tells of each.
+    /// Tells of connections with detours that close, by the cookie of the client's socket.
     pub fn closed_connections(&self) -> Result<ClosedConnections<'_>> {
         let mut builder = RingBufferBuilder::new();
         let (send, receive) = std::sync::mpsc::channel();
         builder
             .add(self.loaded.map("events"), move |bytes| {
-                if let Some(closed) = parse_event(bytes) {
-                    let _ = send.send(closed);
+                if let Some(cookie) = parse_event(bytes) {
+                    let _ = send.send(cookie);
                 }
                 0
             })
@@ -205,12 +174,12 @@ impl Dataplane {
 /// A reader of connection ends.
 pub struct ClosedConnections<'a> {
     ring: libbpf_rs::RingBuffer<'a>,
-    receive: std::sync::mpsc::Receiver<Closed>,
+    receive: std::sync::mpsc::Receiver<u64>,
 }
 
 impl ClosedConnections<'_> {
     /// Waits up to `timeout` and returns what has closed by then.
-    pub fn wait(&self, timeout: Duration) -> Result<Vec<Closed>> {
+    pub fn wait(&self, timeout: Duration) -> Result<Vec<u64>> {
         match self.ring.poll(timeout) {
             Ok(()) => {}
             Err(error) if error.kind() == libbpf_rs::ErrorKind::Interrupted => {}
@@ -220,10 +189,9 @@ impl ClosedConnections<'_> {
     }
 }
 
-fn parse_event(bytes: &[u8]) -> Option<Closed> {
-    let relay = u32::from_ne_bytes(bytes.get(4..8)?.try_into().ok()?);
-    let cookie = u64::from_ne_bytes(bytes.get(8..16)?.try_into().ok()?);
-    Some(Closed { cookie, relay: (relay as usize).checked_sub(1) })
+/// The cookie of a `struct event`.
+fn parse_event(bytes: &[u8]) -> Option<u64> {
+    Some(u64::from_ne_bytes(bytes.get(8..16)?.try_into().ok()?))
 }
 
 /// Detaches and removes whatever an agent with this state directory left. Says how many programs

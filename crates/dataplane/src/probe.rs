@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use libbpf_rs::{
-    Link, MapCore, MapFlags, Object, ObjectBuilder, PrintLevel, libbpf_sys, set_print,
+    Link, MapCore, MapFlags, Object, ObjectBuilder, PrintLevel, ProgramInput, libbpf_sys, set_print,
 };
 use serde::Serialize;
 
@@ -182,17 +182,22 @@ impl Probe {
 
     /// Bytes that passed the program.
     fn seen(&self) -> Result<u64, Failure> {
-        let value =
-            load::map(&self.object, "seen").lookup(&0u32.to_ne_bytes(), MapFlags::ANY)?;
+        let value = load::map(&self.object, "seen").lookup(&0u32.to_ne_bytes(), MapFlags::ANY)?;
         let bytes = value.and_then(|value| value.try_into().ok()).unwrap_or_default();
         Ok(u64::from_ne_bytes(bytes))
     }
 
-    /// Runs a program that userspace may run itself, with a number in and out.
-    fn ask(&self, program: &str, mut value: u64) -> Result<u64, Failure> {
-        let program = load::program(&self.object, program);
-        crate::run::run(program.as_fd(), &mut value).context(|| "run it".into())?;
-        Ok(value)
+    /// Runs a program that userspace may run itself, with a number in and out: the kernel writes
+    /// the context back to where it came from, and refuses another place (`ctx_out`).
+    fn ask(&self, program: &str, value: u64) -> Result<u64, Failure> {
+        let mut context = value.to_ne_bytes();
+        let input = ProgramInput { context_in: Some(&mut context), ..Default::default() };
+        let output =
+            load::program(&self.object, program).test_run(input).context(|| "run it".into())?;
+        match output.return_value as i32 {
+            0 => Ok(u64::from_ne_bytes(context)),
+            value => Err(format!("it returned {value}").into()),
+        }
     }
 }
 

@@ -67,14 +67,13 @@ pub(crate) fn queued(program: BorrowedFd<'_>, cookie: u64) -> Option<u64> {
     (query.found != 0).then_some(query.queued)
 }
 
-/// Runs a `SEC("syscall")` program with `context` as its in and out argument.
-pub(crate) fn run<T>(program: BorrowedFd<'_>, context: &mut T) -> io::Result<()> {
+/// Runs a `SEC("syscall")` program with `context` as its in and out argument: for these programs
+/// the kernel writes back to `ctx_in`, and refuses a `ctx_out` (net/bpf/test_run.c).
+fn run<T>(program: BorrowedFd<'_>, context: &mut T) -> io::Result<()> {
     let mut options = libbpf_sys::bpf_test_run_opts {
         sz: size_of::<libbpf_sys::bpf_test_run_opts>() as libbpf_sys::size_t,
-        ctx_in: (&raw const *context).cast(),
-        ctx_out: (&raw mut *context).cast(),
+        ctx_in: (&raw mut *context).cast(),
         ctx_size_in: size_of::<T>() as u32,
-        ctx_size_out: size_of::<T>() as u32,
         ..Default::default()
     };
     // SAFETY: `options` points to a context of the size given, which outlives the call.

@@ -1,9 +1,10 @@
 //! Nodes and pods.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Mutex, Once};
 
 use anyhow::{Context, Result, ensure};
 
@@ -33,6 +34,7 @@ struct Shared {
     cgroup: Cgroup,
     netns: Netns,
     pods: AtomicU32,
+    taken: Mutex<BTreeSet<IpAddr>>,
 }
 
 /// How a pod differs from the usual.
@@ -42,6 +44,9 @@ pub struct PodOptions {
     pub mtu: u32,
     /// Whether processes of the pod run in the mesh's cgroup unless told otherwise.
     pub mesh: bool,
+    /// Addresses in the subnets of the node, instead of the next ones; one that another pod has
+    /// is an error. Give them to all pods of a node or to none.
+    pub addresses: Option<(Ipv4Addr, Ipv6Addr)>,
 }
 
 impl Default for PodOptions {
@@ -49,6 +54,7 @@ impl Default for PodOptions {
         Self {
             mtu: 1500,
             mesh: true,
+            addresses: None,
         }
     }
 }
@@ -60,6 +66,7 @@ pub struct Pod {
     node: Node,
     label: String,
     index: u32,
+    addresses: (Ipv4Addr, Ipv6Addr),
     mesh: bool,
 }
 
@@ -130,7 +137,7 @@ impl Node {
             address4(0),
             address6(0)
         ))?;
-        let pods = AtomicU32::new(0);
+        let taken = Mutex::new([address4(0).into(), address6(0).into()].into());
         Ok(Self {
             shared: Arc::new(Shared {
                 name,
@@ -138,7 +145,8 @@ impl Node {
                 cgroup,
                 mesh,
                 plain,
-                pods,
+                pods: AtomicU32::new(0),
+                taken,
             }),
         })
     }
@@ -184,6 +192,8 @@ impl Node {
         check_label(name)?;
         let index = self.shared.pods.fetch_add(1, Ordering::Relaxed) + 1;
         ensure!(index <= MAX_PODS, "a node has room for {MAX_PODS} pods");
+        let addresses = options.addresses.unwrap_or((address4(index), address6(index)));
+        self.take(addresses).with_context(|| format!("addresses of pod {name}"))?;
         let netns = Netns::create(&format!("{}-{name}", self.shared.name))?;
         let (pod, mtu) = (netns.name(), options.mtu);
         self.shared
@@ -200,8 +210,8 @@ impl Node {
              link set eth0 up\n\
              route add default via {}\n\
              route add ::/0 via {}\n",
-            address4(index),
-            address6(index),
+            addresses.0,
+            addresses.1,
             address4(0),
             address6(0)
         ))?;
@@ -211,8 +221,20 @@ impl Node {
             node,
             label,
             index,
+            addresses,
             mesh: options.mesh,
         })
+    }
+
+    /// Makes sure that the addresses belong to the node's subnets and to no other pod.
+    fn take(&self, (ip4, ip6): (Ipv4Addr, Ipv6Addr)) -> Result<()> {
+        ensure!(ip4.octets()[..3] == address4(0).octets()[..3], "{ip4} is not in 10.244.0.0/24");
+        ensure!(ip6.segments()[..4] == address6(0).segments()[..4], "{ip6} is not in fd00:be::/64");
+        let mut taken = self.shared.taken.lock().expect("no panic while locked");
+        for address in [IpAddr::V4(ip4), IpAddr::V6(ip6)] {
+            ensure!(taken.insert(address), "{address} belongs to another pod");
+        }
+        Ok(())
     }
 }
 
@@ -275,11 +297,11 @@ impl Place for Pod {
     }
 
     fn ip4(&self) -> Ipv4Addr {
-        address4(self.index)
+        self.addresses.0
     }
 
     fn ip6(&self) -> Ipv6Addr {
-        address6(self.index)
+        self.addresses.1
     }
 }
 

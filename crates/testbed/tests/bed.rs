@@ -50,6 +50,29 @@ fn pods_reach_each_other() {
 }
 
 #[test]
+fn pods_can_be_given_addresses() {
+    let node = Node::new("given").expect("node");
+    let given = |four: &str, six: &str| PodOptions {
+        addresses: Some((four.parse().expect("IPv4"), six.parse().expect("IPv6"))),
+        ..PodOptions::default()
+    };
+    let a = node.pod_with("a", given("10.244.0.31", "fd00:be::31")).expect("pod");
+    let b = node.pod_with("b", given("10.244.0.10", "fd00:be::10")).expect("pod");
+    assert_eq!(a.addr4(80).to_string(), "10.244.0.31:80");
+    assert_eq!(a.addr6(80).to_string(), "[fd00:be::31]:80");
+    exchange(&a, &b, b.addr4(0));
+    exchange(&a, &b, b.addr6(0));
+    for (four, six) in [
+        ("10.244.0.31", "fd00:be::40"), // of another pod
+        ("10.244.0.1", "fd00:be::41"),  // of the bridge
+        ("10.244.1.42", "fd00:be::42"), // not in the subnets
+        ("10.244.0.43", "fd00:bf::43"),
+    ] {
+        assert!(node.pod_with("c", given(four, six)).is_err(), "{four} {six}");
+    }
+}
+
+#[test]
 fn node_and_pod_reach_each_other() {
     let node = Node::new("kubelet").expect("node");
     let pod = node.pod("a").expect("pod");

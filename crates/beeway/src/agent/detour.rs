@@ -32,11 +32,8 @@ impl Kernel for KernelSide {
         self.0.queued(cookie)
     }
 
-    fn relay_done(&self, index: usize) -> Option<TcpStream> {
-        self.0
-            .renew_relay(index)
-            .inspect_err(|error| tracing::error!(%error, index, "a relay is lost"))
-            .ok()
+    fn relay_done(&self, _index: usize) -> Option<TcpStream> {
+        None
     }
 
     fn abort(&self, cookie: u64) {
@@ -54,7 +51,7 @@ impl Detour {
         let sockets = dataplane.open_workers(cpus.min(beeway_dataplane::MAX_WORKERS))?;
         let workers = sockets
             .into_iter()
-            .map(|s| Worker { bus: s.bus, injector: s.injector, relays: s.relays })
+            .map(|s| Worker { bus: s.bus, injector: s.injector, relays: Vec::new() })
             .collect();
         let proxy = Proxy::start(workers, Arc::new(KernelSide(dataplane.clone())), mesh)
             .context("start the userspace proxy")?;
@@ -94,11 +91,11 @@ fn hear_of_closed(dataplane: &Dataplane, proxy: &Mutex<Option<Proxy>>, stopping:
     };
     while !stopping.load(Ordering::Relaxed) {
         match closed.wait(HEARTBEAT) {
-            Ok(connections) => {
+            Ok(cookies) => {
                 let proxy = proxy.lock().expect("no panic while locked");
-                for connection in connections {
+                for cookie in cookies {
                     if let Some(proxy) = proxy.as_ref() {
-                        proxy.client_closed(connection.cookie);
+                        proxy.client_closed(cookie);
                     }
                 }
             }

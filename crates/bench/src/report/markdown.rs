@@ -134,6 +134,7 @@ fn circumstances(results: &Results) -> String {
          of the kernel's threads.\n",
         settings.rounds, settings.seconds
     );
+    text += &lane_proof(results);
     let restless = results
         .samples
         .iter()
@@ -147,6 +148,26 @@ fn circumstances(results: &Results) -> String {
             results.samples.len(),
             QUIET * 100.0
         );
+    }
+    text
+}
+
+/// What the kernel's counters say about the lanes.
+fn lane_proof(results: &Results) -> String {
+    let invalid: Vec<_> = results.samples.iter().filter(|sample| !sample.proven()).collect();
+    let mut text = String::from(
+        "- Lane proof: the kernel's counters of requests by lane are read before and after each \
+         measurement of Beeway; where less than 99.9 % of the requests took the lane that the \
+         variant stands for, the measurement is invalid and left out.",
+    );
+    match invalid.len() {
+        0 => text += " None was.\n",
+        n => {
+            let _ = writeln!(text, " **{n} were:**");
+        }
+    }
+    for sample in invalid {
+        let _ = writeln!(text, "  - {}", sample.describe());
     }
     text
 }

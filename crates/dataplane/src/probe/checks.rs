@@ -30,9 +30,11 @@ pub(super) const CHECKS: &[Check] = &[
     want_v6("connect6", |c| connect("probe_connect6", V6, c)),
     need("sendmsg4", "datagrams are not balanced", |c| sendmsg("probe_sendmsg4", V4, c)),
     want_v6("sendmsg6", |c| sendmsg("probe_sendmsg6", V6, c)),
-    need("recvmsg4", "answers to datagrams bear the endpoint's address, and clients drop them", |c| {
-        recvmsg("probe_recvmsg4", V4, c)
-    }),
+    need(
+        "recvmsg4",
+        "answers to datagrams bear the endpoint's address, and clients drop them",
+        |c| recvmsg("probe_recvmsg4", V4, c),
+    ),
     want_v6("recvmsg6", |c| recvmsg("probe_recvmsg6", V6, c)),
     need("getpeername4", "applications see the endpoint where they asked for the service", |c| {
         getpeername("probe_getpeername4", V4, c)
@@ -58,13 +60,11 @@ pub(super) const CHECKS: &[Check] = &[
     need("all of Beeway's programs load", "`beeway run` fails", |_| load_everything()),
 ];
 
-const fn need(
-    name: &'static str,
-    consequence: &'static str,
-    run: fn(&File) -> Outcome,
-) -> Check {
-    let remedy = Some("a kernel of version 6.6 or later, with CONFIG_CGROUP_BPF, \
-                       CONFIG_NET_SOCK_MSG, CONFIG_BPF_STREAM_PARSER and CONFIG_DEBUG_INFO_BTF");
+const fn need(name: &'static str, consequence: &'static str, run: fn(&File) -> Outcome) -> Check {
+    let remedy = Some(
+        "a kernel of version 6.6 or later, with CONFIG_CGROUP_BPF, \
+                       CONFIG_NET_SOCK_MSG, CONFIG_BPF_STREAM_PARSER and CONFIG_DEBUG_INFO_BTF",
+    );
     Check { name, required: true, consequence, remedy, run }
 }
 
@@ -157,7 +157,8 @@ fn redirect() -> Outcome {
 
 fn fionread() -> Outcome {
     let (without, with) = (count_readable(false)?, count_readable(true)?);
-    let seen = format!("{FIONREAD_BYTES} bytes wait: {without} without a no-op verdict, {with} with");
+    let seen =
+        format!("{FIONREAD_BYTES} bytes wait: {without} without a no-op verdict, {with} with");
     if with == FIONREAD_BYTES { Ok(seen) } else { Err(seen.into()) }
 }
 

@@ -1,5 +1,6 @@
 //! Regular expressions as automata, with the meaning that the reference router gives them.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use regex_automata::dfa::{Automaton, StartKind, dense};
@@ -10,8 +11,13 @@ use regex_automata::{Anchored, MatchKind, meta};
 use super::product::{Edges, Machine, TooLarge};
 use super::sets::Sets;
 
-/// Memory for one automaton while it is made, and when it is done.
-const DFA_BYTES: usize = 16 << 20;
+/// Memory for an automaton while it is made, which bounds the time too: so much, and so much more
+/// for each of its patterns, but not without end.
+const BYTES: usize = 1 << 20;
+const BYTES_EACH: usize = 2 << 10;
+const MOST_BYTES: usize = 16 << 20;
+/// Memory that one pattern may take when all of them together took too much.
+const BYTES_ALONE: usize = 256 << 10;
 
 /// The whole of a string, as `model::router` reads a pattern.
 pub(super) fn whole(pattern: &str, ignore_case: bool) -> String {
@@ -33,7 +39,7 @@ pub(super) fn is_valid(pattern: &str) -> bool {
 
 /// Whether a pattern fits into an automaton when it is alone there.
 pub(super) fn fits(pattern: &str) -> bool {
-    build(&[pattern]).is_ok()
+    build(&[pattern], BYTES_ALONE).is_ok()
 }
 
 /// Whether a pattern holds for a string; for single words at compile time.
@@ -53,7 +59,8 @@ pub(super) fn machine(
         return Ok(machine);
     }
     let texts: Vec<&str> = patterns.iter().map(|(text, _)| text.as_str()).collect();
-    let dfa = build(&texts)?;
+    let bytes = (BYTES + BYTES_EACH * texts.len()).min(MOST_BYTES);
+    let dfa = build(&texts, bytes)?;
     let start =
         dfa.start_state(&start::Config::new().anchored(Anchored::Yes)).map_err(|_| TooLarge)?;
     let alphabet: Vec<u8> = (0..=255).filter(|byte| alphabet(*byte)).collect();
@@ -114,7 +121,21 @@ fn most_frequent(targets: &[(u8, u32)]) -> u32 {
         .map_or(0, |(target, _)| target)
 }
 
-fn build(patterns: &[&str]) -> Result<dense::DFA<Vec<u32>>, TooLarge> {
+/// The same pattern for input that is ASCII, where Unicode makes automata large and no difference:
+/// `.`, `\w`, `[^/]` and the like hold for the same ASCII either way. What can only be said with
+/// Unicode stays as it is.
+fn narrow(pattern: &str) -> Cow<'_, str> {
+    let narrow = format!("(?-u){pattern}");
+    let syntax = syntax::Config::new().utf8(false);
+    if pattern.is_ascii() && syntax::parse_with(&narrow, &syntax).is_ok() {
+        Cow::Owned(narrow)
+    } else {
+        Cow::Borrowed(pattern)
+    }
+}
+
+fn build(patterns: &[&str], bytes: usize) -> Result<dense::DFA<Vec<u32>>, TooLarge> {
+    let patterns: Vec<_> = patterns.iter().map(|pattern| narrow(pattern)).collect();
     dense::Builder::new()
         .configure(
             dense::Config::new()
@@ -122,15 +143,13 @@ fn build(patterns: &[&str]) -> Result<dense::DFA<Vec<u32>>, TooLarge> {
                 .match_kind(MatchKind::All)
                 .start_kind(StartKind::Anchored)
                 .unicode_word_boundary(true)
-                .dfa_size_limit(Some(DFA_BYTES))
-                .determinize_size_limit(Some(DFA_BYTES)),
+                .dfa_size_limit(Some(bytes))
+                .determinize_size_limit(Some(bytes)),
         )
         .syntax(syntax::Config::new().utf8(false))
         .thompson(
-            regex_automata::nfa::thompson::Config::new()
-                .utf8(false)
-                .nfa_size_limit(Some(DFA_BYTES)),
+            regex_automata::nfa::thompson::Config::new().utf8(false).nfa_size_limit(Some(bytes)),
         )
-        .build_many(patterns)
+        .build_many(&patterns)
         .map_err(|_| TooLarge)
 }

@@ -1,0 +1,129 @@
+//! `beeway explain`: where a request would go, and why.
+
+mod answer;
+mod asked;
+mod url;
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+
+use crate::check;
+use crate::cli::ExplainArgs;
+use crate::output;
+use answer::{Explanation, Lane, Share, Target};
+use asked::Asked;
+use url::Url;
+
+/// Endpoints that the text names; JSON has all of them.
+const SHOWN: usize = 8;
+
+/// Answers the question on the command line.
+pub fn explain(args: &ExplainArgs) -> Result<ExitCode> {
+    let url = Url::parse(&args.url)?;
+    let checked = check::read(&args.config)?;
+    let tables = checked.tables.with_context(|| {
+        format!("the configuration is too large: see `beeway check {}`", args.config.display())
+    })?;
+    let asked = Asked::find(&checked.mesh, args, &url)?;
+    let explanation = answer::answer(&checked.mesh, &tables, &asked);
+    if args.json {
+        output::json(&explanation)?;
+    } else {
+        output::text(&text(args, &explanation)?)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(args: &ExplainArgs, e: &Explanation) -> Result<String> {
+    let mut text = format!("{} {}\n", args.method, args.url);
+    let protocol = format!("{:?}", e.protocol).to_lowercase();
+    let rule = match (&e.rule, e.rules) {
+        (Some(rule), Some(of)) => format!("{} (rule {} of {of})", rule.name, rule.index + 1),
+        (None, Some(of)) if protocol == "http" => format!("none of {of} holds"),
+        _ => "none is attached".into(),
+    };
+    let mut rows = vec![
+        vec!["from".into(), format!("{} ({})", e.from, e.source)],
+        vec!["service".into(), format!("{} at {} ({protocol})", e.service, e.address)],
+        vec!["rule".into(), rule],
+    ];
+    if let Some(reason) = e.rule.as_ref().and_then(|rule| rule.detour.as_ref()) {
+        rows.push(vec![String::new(), format!("only userspace can carry it out: {reason}")]);
+    }
+    text += &output::table(&rows, &[]);
+    text += "\nconnect() leads to\n";
+    match e.connect.is_empty() {
+        true => text += "  nothing: it fails with ECONNREFUSED, there is no ready endpoint\n",
+        false => text += &targets(&e.connect),
+    }
+    for share in &e.outcomes {
+        outcome(&mut text, share)?;
+    }
+    if !e.notices.is_empty() {
+        text += "\nleft to userspace in this service\n";
+        for notice in &e.notices {
+            writeln!(text, "  {notice}")?;
+        }
+    }
+    Ok(text)
+}
+
+fn outcome(text: &mut String, share: &Share) -> Result<()> {
+    let part = match share.share {
+        1.0 => "every such request".to_owned(),
+        part => format!("{} of such requests", percent(part)),
+    };
+    match (&share.cluster, share.status) {
+        (Some(cluster), None) => writeln!(text, "\n{part} goes to {cluster}")?,
+        (Some(cluster), Some(status)) => {
+            writeln!(text, "\n{part} is answered {status}: {cluster} has no ready endpoint")?;
+        }
+        (None, status) => {
+            let body = share.body.as_ref().map(|body| format!(", {body:?}")).unwrap_or_default();
+            writeln!(text, "\n{part} is answered {}{body}", status.unwrap_or_default())?;
+        }
+    }
+    *text += &targets(&share.endpoints);
+    for lane in &share.lanes {
+        writeln!(text, "  lane: {}", lane_text(lane))?;
+        if !lane.agrees {
+            writeln!(text, "  THE REFERENCE ROUTER SAYS OTHERWISE: this is a bug in Beeway")?;
+        }
+    }
+    Ok(())
+}
+
+fn lane_text(lane: &Lane) -> String {
+    let part = match lane.share > 0.999_999 {
+        true => String::new(),
+        false => format!(" for {} of the connections", percent(lane.share)),
+    };
+    let meaning = match lane.lane {
+        "native" if lane.same_node => "; on one node, bytes take the shortcut past TCP",
+        "detour" => "; the reference router in userspace is asked, and does it",
+        "answered" => "; the kernel answers",
+        _ => "",
+    };
+    format!("{}{part} ({}): {}{meaning}", lane.lane, lane.reason, lane.why)
+}
+
+fn targets(targets: &[Target]) -> String {
+    let row = |target: &Target| {
+        let place = if target.same_node { "on the caller's node" } else { "" };
+        let address = target.address.to_string();
+        vec![address, target.workload.clone(), percent(target.share), place.to_owned()]
+    };
+    let rows: Vec<Vec<String>> = targets.iter().take(SHOWN).map(row).collect();
+    let mut text = output::table(&rows, &[2]);
+    if targets.len() > SHOWN {
+        text += &format!("  and {} more\n", targets.len() - SHOWN);
+    }
+    text
+}
+
+fn percent(part: f64) -> String {
+    let text = format!("{:.2}", part * 100.0);
+    format!("{} %", text.trim_end_matches('0').trim_end_matches('.'))
+}

@@ -1,0 +1,309 @@
+//! The answer of `beeway explain`: pure functions of a mesh, its tables and a question.
+//!
+//! connect() and the router draw independently: for each endpoint that connect() may have chosen
+//! and each backend that the router may draw, the tables are asked once.
+
+use std::net::SocketAddr;
+
+use beeway_dataplane::counts::{LANES, REASONS};
+use beeway_dataplane::tables::Tables;
+use beeway_dataplane::tables::interpret::{self, Verdict};
+use beeway_model::{Action, ClusterId, Mesh, Outcome, Protocol, Transport, route};
+use serde::Serialize;
+
+use super::asked::Asked;
+
+/// All there is to say about a request.
+#[derive(Debug, Serialize)]
+pub struct Explanation {
+    /// Namespace and name of the workload that asks.
+    pub from: String,
+    /// Its address.
+    pub source: String,
+    /// Namespace and name of the service.
+    pub service: String,
+    /// What the client connects to.
+    pub address: SocketAddr,
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// The endpoints that connect() chooses from.
+    pub connect: Vec<Target>,
+    /// The rule that holds.
+    pub rule: Option<RuleName>,
+    /// How many rules the service port has; none attached: everything goes to its endpoints.
+    pub rules: Option<usize>,
+    /// What may come of it, with shares that sum up to 1.
+    pub outcomes: Vec<Share>,
+    /// What of this service the kernel leaves to userspace, and why.
+    pub notices: Vec<String>,
+}
+
+/// An endpoint and its share.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Target {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The workload behind it.
+    pub workload: String,
+    /// Part of the connections, from 0 to 1.
+    pub share: f64,
+    /// It is on the caller's node, so that bytes may skip TCP.
+    pub same_node: bool,
+}
+
+/// A rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RuleName {
+    /// Its place, from 0.
+    pub index: usize,
+    /// Where it came from.
+    pub name: String,
+    /// Why only userspace can carry it out.
+    pub detour: Option<String>,
+}
+
+/// One of the things that may come of a request.
+#[derive(Debug, Serialize)]
+pub struct Share {
+    /// Part of the requests, from 0 to 1.
+    pub share: f64,
+    /// The cluster that it goes to.
+    pub cluster: Option<String>,
+    /// The cluster's endpoints.
+    pub endpoints: Vec<Target>,
+    /// Or the status of the answer.
+    pub status: Option<u16>,
+    /// And its body.
+    pub body: Option<String>,
+    /// By which lanes; none when there is nothing to connect to.
+    pub lanes: Vec<Lane>,
+}
+
+/// How a request gets there.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Lane {
+    /// native, detour or answered.
+    pub lane: &'static str,
+    /// One of [`REASONS`].
+    pub reason: &'static str,
+    /// The same in words.
+    pub why: &'static str,
+    /// Part of the connections for which it is so, from 0 to 1.
+    pub share: f64,
+    /// Both ends are on one node: native bytes may take the shortcut past TCP.
+    pub same_node: bool,
+    /// Whether the reference router says the same. It must.
+    pub agrees: bool,
+}
+
+impl Lane {
+    fn is_like(&self, other: &Lane) -> bool {
+        (self.lane, self.reason, self.same_node, self.agrees)
+            == (other.lane, other.reason, other.same_node, other.agrees)
+    }
+}
+
+/// Answers the question.
+pub fn answer(mesh: &Mesh, tables: &Tables, asked: &Asked<'_>) -> Explanation {
+    let connect = connect(mesh, tables, asked);
+    let draws = draws(asked);
+    let (_, first) = draws.first().copied().unwrap_or_default();
+    let decided = route(asked.port, &asked.request(), first);
+    let rules = asked.port.rules.as_deref();
+    let http = asked.port.protocol == Protocol::Http;
+    let rule = decided.rule.filter(|_| http).map(|index| {
+        let rule = &rules.unwrap_or_default()[index];
+        RuleName { index, name: rule.name.clone(), detour: rule.detour.clone() }
+    });
+    let outcomes = match http {
+        true => {
+            draws.iter().map(|(s, draw)| share(mesh, tables, asked, &connect, *s, *draw)).collect()
+        }
+        false => vec![opaque(mesh, asked, &connect)],
+    };
+    let name = format!("{}/{}:{}", asked.service.namespace, asked.service.name, asked.port.number);
+    let notices = tables.notices().iter().filter(|notice| notice.service == name);
+    Explanation {
+        from: format!("{}/{}", asked.source.namespace, asked.source.name),
+        source: asked.source_ip.to_string(),
+        service: format!("{}/{}", asked.service.namespace, asked.service.name),
+        address: asked.address,
+        protocol: asked.port.protocol,
+        connect,
+        rule,
+        rules: rules.map(<[_]>::len),
+        outcomes,
+        notices: notices.map(|notice| notice.reason.clone()).collect(),
+    }
+}
+
+/// The endpoints that connect() chooses from. A larger draw never means an earlier endpoint, so
+/// halving finds the draw at which each one begins.
+fn connect(mesh: &Mesh, tables: &Tables, asked: &Asked<'_>) -> Vec<Target> {
+    let pick = |draw| interpret::pick_endpoint(tables, asked.address, Transport::Tcp, draw);
+    let Some(mut current) = pick(0) else { return Vec::new() };
+    let (mut found, mut begin) = (Vec::new(), 0u64);
+    loop {
+        let end = end_of_run(begin, |draw| pick(draw) == Some(current));
+        let share = (end - begin) as f64 / WHOLE as f64;
+        found.push(target(mesh, asked, current, share));
+        match u32::try_from(end).ok().and_then(pick) {
+            Some(next) => (current, begin) = (next, end),
+            None => return found,
+        }
+    }
+}
+
+/// One more than the largest draw.
+const WHOLE: u64 = 1 << 32;
+
+/// The first draw behind `begin` for which `same` does not hold.
+fn end_of_run(begin: u64, same: impl Fn(u32) -> bool) -> u64 {
+    let (mut low, mut high) = (begin + 1, WHOLE);
+    while low < high {
+        let middle = (low + high) / 2;
+        if same(middle as u32) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    low
+}
+
+fn target(mesh: &Mesh, asked: &Asked<'_>, address: SocketAddr, share: f64) -> Target {
+    let endpoint = mesh
+        .clusters
+        .iter()
+        .flat_map(|cluster| &cluster.endpoints)
+        .find(|endpoint| endpoint.address == address);
+    let node = endpoint.and_then(|endpoint| endpoint.node.as_ref());
+    Target {
+        address,
+        workload: endpoint.map(|endpoint| endpoint.workload.clone()).unwrap_or_default(),
+        share,
+        same_node: node.is_some() && node == asked.source.node.as_ref(),
+    }
+}
+
+/// One draw for each backend of the rule that holds, with the backend's share.
+fn draws(asked: &Asked<'_>) -> Vec<(f64, u32)> {
+    let decided = route(asked.port, &asked.request(), 0);
+    let rules = asked.port.rules.as_deref().unwrap_or_default();
+    let action = decided.rule.map(|index| &rules[index].action);
+    let Some(Action::Forward(backends)) = action else { return vec![(1.0, 0)] };
+    let total: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
+    let mut before = 0u64;
+    let mut draws = Vec::new();
+    for backend in backends.iter().filter(|backend| backend.weight > 0) {
+        // the least draw that the model's `scale` maps onto `before`
+        let draw = (before << 32).div_ceil(total);
+        draws.push((f64::from(backend.weight) / total as f64, draw as u32));
+        before += u64::from(backend.weight);
+    }
+    // no weight at all: every draw says the same
+    if draws.is_empty() { vec![(1.0, 0)] } else { draws }
+}
+
+fn share(
+    mesh: &Mesh,
+    tables: &Tables,
+    asked: &Asked<'_>,
+    connect: &[Target],
+    share: f64,
+    draw: u32,
+) -> Share {
+    let outcome = route(asked.port, &asked.request(), draw).outcome;
+    let bytes = asked.bytes();
+    let mut lanes: Vec<Lane> = Vec::new();
+    for target in connect {
+        let verdict =
+            interpret::decide(tables, asked.address, target.address, asked.source_ip, &bytes, draw);
+        let lane = lane(mesh, &outcome, target, &verdict);
+        match lanes.iter_mut().find(|known| known.is_like(&lane)) {
+            Some(known) => known.share += lane.share,
+            None => lanes.push(lane),
+        }
+    }
+    match outcome {
+        Outcome::Forward(id) => forward(mesh, asked, id, share, lanes),
+        Outcome::Respond { status, body } => Share {
+            share,
+            cluster: None,
+            endpoints: Vec::new(),
+            status: Some(status),
+            body: Some(body).filter(|body| !body.is_empty()),
+            lanes,
+        },
+    }
+}
+
+fn forward(mesh: &Mesh, asked: &Asked<'_>, id: ClusterId, share: f64, lanes: Vec<Lane>) -> Share {
+    let cluster = mesh.cluster(id);
+    let total: u64 = cluster.endpoints.iter().map(|e| u64::from(e.weight)).sum();
+    let part = |weight: u32| f64::from(weight) / total as f64;
+    let endpoints = cluster.endpoints.iter();
+    Share {
+        share,
+        cluster: Some(cluster.name.clone()),
+        endpoints: endpoints.map(|e| target(mesh, asked, e.address, part(e.weight))).collect(),
+        status: cluster.endpoints.is_empty().then_some(503),
+        body: None,
+        lanes,
+    }
+}
+
+/// What is not HTTP/1.1 goes where its connection goes.
+fn opaque(mesh: &Mesh, asked: &Asked<'_>, connect: &[Target]) -> Share {
+    let lane = Lane {
+        lane: "native",
+        reason: "opaque",
+        why: why("opaque"),
+        share: 1.0,
+        // the kernel enrols sockets of HTTP services only
+        same_node: false,
+        agrees: true,
+    };
+    let lanes = if connect.is_empty() { Vec::new() } else { vec![lane] };
+    let share = forward(mesh, asked, asked.port.cluster, 1.0, lanes);
+    Share { endpoints: connect.to_vec(), ..share }
+}
+
+fn lane(mesh: &Mesh, outcome: &Outcome, target: &Target, verdict: &Verdict) -> Lane {
+    let lane = LANES[verdict.lane.0 as usize];
+    let reason = REASONS[verdict.reason.0 as usize];
+    let agrees = match (lane, outcome) {
+        ("detour", _) => true,
+        ("native", Outcome::Forward(id)) => {
+            mesh.cluster(*id).endpoints.iter().any(|e| e.address == target.address)
+        }
+        ("answered", Outcome::Forward(id)) => {
+            mesh.cluster(*id).endpoints.is_empty() && verdict.status == Some(503)
+        }
+        ("answered", Outcome::Respond { status, .. }) => verdict.status == Some(*status),
+        _ => false,
+    };
+    let (share, same_node) = (target.share, target.same_node);
+    Lane { lane, reason, why: why(reason), share, same_node, agrees }
+}
+
+/// A reason in words.
+pub fn why(reason: &str) -> &'static str {
+    match reason {
+        "none" => "no rules are attached to this port",
+        "route" => "a rule decides, and the kernel can carry it out",
+        "other_cluster" => "the connection leads to an endpoint of another cluster",
+        "rule_action" => "the rule needs what only userspace can do",
+        "head_limit" => "the request head is larger than the kernel judges",
+        "syntax" => "the request is not plainly well-formed HTTP/1.1",
+        "unusual" => "the request is of a kind that the kernel does not judge",
+        "path" => "the path needs normalising",
+        "table" => "the service's rules pass a limit of the tables",
+        "no_route" => "no rule matches",
+        "no_endpoint" => "the cluster has no ready endpoint",
+        "opaque" => "the port is not HTTP/1.1: bytes are not looked at",
+        "no_service" => "the service is not in the tables",
+        "backend_missing" => "the rule names a backend that does not exist",
+        _ => "",
+    }
+}

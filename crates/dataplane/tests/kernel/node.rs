@@ -1,0 +1,74 @@
+//! The programs, loaded into a cgroup of their own in which no process runs.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use beeway_dataplane::cgroup::mount_point;
+use beeway_dataplane::tables::{Tables, compile};
+use beeway_dataplane::{Dataplane, Decision, DecisionQuery, Options, off};
+use beeway_model::Mesh;
+
+/// A loaded data plane, gone without a trace when dropped.
+pub struct Node {
+    dataplane: Option<Dataplane>,
+    cgroup: PathBuf,
+    state: PathBuf,
+}
+
+impl Node {
+    pub fn start() -> Node {
+        static SEQUENCE: AtomicU32 = AtomicU32::new(0);
+        let number = SEQUENCE.fetch_add(1, Ordering::Relaxed);
+        // the test bed's sweep knows whose it is
+        let name = format!("bw{}-{number}-kernel", std::process::id());
+        let cgroup = mount_point().expect("cgroup v2 is mounted").join(&name);
+        std::fs::create_dir(&cgroup).expect("make a cgroup (as root)");
+        let state = std::env::temp_dir().join(&name);
+        let mut node = Node { dataplane: None, cgroup, state };
+        let options = Options {
+            cgroup: node.cgroup.clone(),
+            state: node.state.clone(),
+            shortcut: false,
+        };
+        node.dataplane = Some(Dataplane::start(&options).expect("the programs load"));
+        node
+    }
+
+    /// Compiles a mesh and puts it in force.
+    pub fn publish(&self, mesh: &Mesh) -> Tables {
+        let number = self.dataplane().generation().unwrap() + 1;
+        let tables = compile(mesh, number).expect("the tables fit");
+        self.dataplane().publish(&tables).expect("the tables are taken");
+        tables
+    }
+
+    pub fn decide(
+        &self,
+        service: SocketAddr,
+        endpoint: SocketAddr,
+        source: IpAddr,
+        draw: u32,
+        head: &[u8],
+    ) -> Decision {
+        let query = DecisionQuery { service, endpoint, source, draw, head };
+        self.dataplane().decide(&query).expect("the program runs")
+    }
+
+    fn dataplane(&self) -> &Dataplane {
+        self.dataplane.as_ref().expect("it was started")
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        drop(self.dataplane.take());
+        if let Err(error) = off(&self.state) {
+            eprintln!("off: {error}");
+        }
+        let _ = std::fs::remove_dir_all(&self.state);
+        if let Err(error) = std::fs::remove_dir(&self.cgroup) {
+            eprintln!("remove {}: {error}", self.cgroup.display());
+        }
+    }
+}
