@@ -281,16 +281,23 @@ struct request {
 	u32 certain;
 };
 
+static __always_inline bool fits_whole(struct sk_msg_md *msg)
+{
+	struct tcp_sock *tcp = tcp_of(msg);
+
+	return tcp && fits(tcp, msg->size);
+}
+
 /*
  * Sets the framing for what follows the head, and how much of this message belongs to the request.
- * Of a large message the head goes by itself: TCP takes a small one whole or not at all.
+ * Of a message that TCP may cut, the head goes by itself.
  */
 static __always_inline bool
 begin_body(struct sk_msg_md *msg, struct conn *conn, const struct head *h, struct request *r)
 {
 	struct framing *f = &conn->framing;
 	u64 behind = msg->size - h->length;
-	bool apart = msg->size > SEGMENT_BYTES;
+	bool apart = !fits_whole(msg);
 
 	f->left = h->chunked ? 0 : h->body;
 	f->digits = 0;
@@ -458,7 +465,7 @@ static __always_inline int on_body(struct sk_msg_md *msg, struct conn *conn)
 		}
 		f->left -= n;
 	} else {
-		n = walk_chunks(msg, f, 0, size > SEGMENT_BYTES);
+		n = walk_chunks(msg, f, 0, !fits_whole(msg));
 		if (!n)
 			return refuse(conn, REASON_BAD_CHUNK);
 	}

@@ -39,6 +39,8 @@ struct sock_common {
 struct sock {
 	struct sock_common __sk_common;
 	void *sk_user_data;
+	int sk_sndbuf;
+	int sk_wmem_queued;
 } VIEW;
 
 struct inet_sock {
@@ -54,6 +56,7 @@ struct tcp_sock {
 	u32 rcv_nxt;
 	u32 copied_seq;
 	u32 write_seq;
+	u32 mss_cache;
 } VIEW;
 
 struct sk_psock {

@@ -61,26 +61,43 @@ static __always_inline bool peer_is_ready(struct conn *conn, u32 write_seq)
 	return true;
 }
 
-/* Sends n bytes on, by the shortcut when it is there, and says which lane it was. */
+/* Room in the send buffer for a message, so that all of it goes or none. Half of it is kept back for
+ * what the kernel adds to each segment. */
+static __always_inline bool fits(const struct tcp_sock *me, u32 n)
+{
+	const struct sock *sk = &me->inet_conn.icsk_inet.sk;
+	int room = sk->sk_sndbuf - sk->sk_wmem_queued;
+
+	return room > 0 && n + 2048 < (u32)room / 2;
+}
+
+/*
+ * Sends n bytes on and says which lane it was: the shortcut when it is there, TCP otherwise.
+ *
+ * TCP is a redirect to the sender itself. SK_PASS would do the same, but when the send buffer is
+ * full in the middle of a message the kernel keeps that verdict (psock->eval in tcp_bpf.c) for
+ * whatever the application sends next, which then goes out unjudged.
+ */
 static __always_inline u32 send_on(struct sk_msg_md *msg, struct conn *conn, u32 n, u32 size)
 {
-	struct tcp_sock *me;
-	u64 peer = conn->peer;
+	u64 peer = conn->peer, self = conn->cookie;
+	struct tcp_sock *me = tcp_of(msg);
 
 	only(msg, n, size);
-	me = tcp_of(msg);
 	if (!me)
 		return LANE_NATIVE;
+	/* a peer that vanished: TCP says so better than a failed redirect */
+	if (peer && peer_is_ready(conn, me->write_seq) &&
+	    bpf_msg_redirect_hash(msg, &sockets, &peer, BPF_F_INGRESS) == SK_PASS) {
+		conn->sent = 0;
+		add(COUNT_SHORTCUT_BYTES, n);
+		return LANE_SHORTCUT;
+	}
 	conn->expected = me->write_seq + n;
 	conn->sent = n;
-	if (!peer || !peer_is_ready(conn, me->write_seq))
-		return LANE_NATIVE;
-	/* a peer that vanished: TCP says so better than a failed redirect */
-	if (bpf_msg_redirect_hash(msg, &sockets, &peer, BPF_F_INGRESS) != SK_PASS)
-		return LANE_NATIVE;
-	conn->sent = 0;
-	add(COUNT_SHORTCUT_BYTES, n);
-	return LANE_SHORTCUT;
+	if (conn->side == SIDE_CLIENT)
+		bpf_msg_redirect_hash(msg, &sockets, &self, 0);
+	return LANE_NATIVE;
 }
 
 /*

@@ -24,7 +24,8 @@ const HOSTS: [&str; 9] = [
     "x",
     "*.com",
 ];
-const AUTHORITIES: [&str; 12] = [
+const AUTHORITIES: [&str; 13] = [
+    "x:00000000080",
     "a.example.com",
     "A.EXAMPLE.com:8080",
     "b.example.com.",
@@ -290,7 +291,7 @@ impl Case {
         Case {
             method: if dice.one_in(3) { dice.of(&METHODS) } else { "GET" },
             target: dice.target(),
-            authority: dice.of(&AUTHORITIES),
+            authority: if dice.one_in(50) { "example.com.." } else { dice.of(&AUTHORITIES) },
             headers: dice.headers(),
             endpoint: dice.of(&endpoints).parse().unwrap(),
             source: dice.of(&sources).parse().unwrap(),
@@ -335,7 +336,8 @@ impl Case {
     fn is_plain(&self) -> bool {
         let path = self.target.split('?').next().unwrap_or_default();
         let twice = self.headers.iter().filter(|(name, _)| *name == "x-version").count() > 1;
-        !path.contains("/.") && !path.contains(['%', '\\']) && !twice
+        let dots = self.authority.ends_with("..");
+        !path.contains("/.") && !path.contains(['%', '\\']) && !twice && !dots
     }
 
     /// Asserts that the tables say what the router says; false when they leave it to userspace.

@@ -127,6 +127,13 @@ impl Shop {
         found.with_context(|| format!("examples/bookinfo has no pod {name}"))
     }
 
+    /// The agent, to kill and start, beside its node and a pod.
+    pub fn agent_and_pod(&mut self, name: &str) -> Result<(&mut Agent, &Node, &Pod)> {
+        let found = self.pods.iter().find(|pod| pod.label() == name);
+        let pod = found.with_context(|| format!("examples/bookinfo has no pod {name}"))?;
+        Ok((&mut self.agent, &self.node, pod))
+    }
+
     /// The server process in a pod.
     pub fn process(&self, name: &str) -> Result<&Process> {
         let index = SERVERS.iter().position(|(server, _)| *server == name);

@@ -8,6 +8,9 @@ pub use crate::abi::reason as Reason;
 
 const HEAD_BYTES: usize = abi::limits::HEAD_BYTES.0 as usize;
 const HEAD_LINES: usize = abi::limits::HEAD_LINES.0 as usize;
+const HOST_BYTES: usize = abi::limits::HOST_BYTES.0 as usize;
+/// `.:65535` behind a host; `PORT_BYTES` of `bpf/include/http.h`.
+const PORT_BYTES: usize = 7;
 /// The kernel's buffer is a little longer than what it judges, so that words can be read anywhere.
 const SLACK: usize = 8;
 
@@ -197,6 +200,10 @@ impl Parser {
         while end - trimmed < 64 && trimmed > value && blank(self.byte(trimmed - 1)) {
             trimmed -= 1;
         }
+        // more white space than was looked at is not part of the value either
+        if blank(self.byte(value)) || trimmed > value && blank(self.byte(trimmed - 1)) {
+            return Err(Reason::REASON_UNUSUAL);
+        }
         let name = self.buffer[at..colon].to_vec();
         let value = self.buffer[value..trimmed].to_vec();
         Ok((end + 2, Line { hash: hash_name(&name), name, value }))
@@ -234,7 +241,7 @@ fn special_field(line: &Line, head: &mut Head, seen: &mut Seen) -> Result<(), Re
             if std::mem::replace(&mut seen.host, true) {
                 return Err(Reason::REASON_SYNTAX);
             }
-            head.host = host_of(&line.value).to_vec();
+            head.host = host_of(&line.value)?.to_vec();
         }
         b"upgrade" => return Err(Reason::REASON_UNUSUAL),
         b"connection" => {
@@ -264,9 +271,134 @@ fn special_field(line: &Line, head: &mut Head, seen: &mut Seen) -> Result<(), Re
     Ok(())
 }
 
-/// A Host value without port and trailing dot.
-fn host_of(value: &[u8]) -> &[u8] {
-    let digits = value.iter().rev().take(6).take_while(|byte| byte.is_ascii_digit()).count();
+/// The name in a Host value: without port and trailing dot. One that would need more than this to
+/// be what rules compare with is left alone.
+fn host_of(value: &[u8]) -> Result<&[u8], Reason> {
+    if value.len() > HOST_BYTES + PORT_BYTES {
+        return Err(Reason::REASON_UNUSUAL);
+    }
+    let digits = value.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
     let name = value[..value.len() - digits].strip_suffix(b":").unwrap_or(value);
-    name.strip_suffix(b".").unwrap_or(name)
+    let name = name.strip_suffix(b".").unwrap_or(name);
+    if name.ends_with(b".") { Err(Reason::REASON_UNUSUAL) } else { Ok(name) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GET: &str = "GET / HTTP/1.1\r\n";
+
+    fn fields(fields: &str) -> Result<Head, Reason> {
+        parse(format!("{GET}Host: a\r\n{fields}\r\n").as_bytes())
+    }
+
+    #[test]
+    fn a_head_is_taken_apart() {
+        let bytes = b"POST /a/b?c=/./d HTTP/1.1\r\nX-Name:  \t one two \t\r\nHOST: A.b.:80\r\n\
+            Content-Length: 12\r\nConnection: Close\r\n\r\nbody";
+        let head = parse(bytes).unwrap();
+        assert_eq!(head.path, b"/a/b");
+        assert_eq!(head.host, b"A.b");
+        assert_eq!(head.method, abi::method::METHOD_POST.0);
+        assert_eq!(head.length as usize, bytes.len() - 4);
+        assert_eq!((head.body, head.chunked, head.needs_normalising), (12, false, false));
+        assert_eq!(head.lines[0].name, b"x-name");
+        assert_eq!(head.lines[0].value, b"one two");
+        assert_eq!(head.lines[0].hash, hash_name(b"x-name"));
+    }
+
+    #[test]
+    fn every_beginning_of_a_head_is_partial() {
+        let bytes = b"DELETE /a?b HTTP/1.1\r\nHost: a:1\r\nX-Empty:\r\n\r\n";
+        for length in 1..bytes.len() {
+            let expected = if length == 7 {
+                // the method is there and no path behind it
+                Reason::REASON_UNUSUAL
+            } else {
+                Reason::REASON_PARTIAL_HEAD
+            };
+            assert_eq!(parse(&bytes[..length]), Err(expected), "{length}");
+        }
+        assert!(parse(bytes).is_ok());
+    }
+
+    #[test]
+    fn what_is_not_plainly_well_formed_is_not_judged() {
+        use Reason as R;
+        for (text, reason) in [
+            ("", R::REASON_HEAD_LIMIT),
+            ("BREW / HTTP/1.1\r\nHost: a\r\n\r\n", R::REASON_UNUSUAL),
+            ("get / HTTP/1.1\r\nHost: a\r\n\r\n", R::REASON_UNUSUAL),
+            ("GET * HTTP/1.1\r\nHost: a\r\n\r\n", R::REASON_UNUSUAL),
+            ("GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n", R::REASON_UNUSUAL),
+            ("GET / HTTP/1.0\r\nHost: a\r\n\r\n", R::REASON_UNUSUAL),
+            ("GET /  HTTP/1.1\r\nHost: a\r\n\r\n", R::REASON_UNUSUAL),
+            ("GET /\t HTTP/1.1\r\nHost: a\r\n\r\n", R::REASON_SYNTAX),
+            ("GET /\u{e4} HTTP/1.1\r\nHost: a\r\n\r\n", R::REASON_SYNTAX),
+            ("GET / HTTP/1.1 \nHost: a\r\n\r\n", R::REASON_SYNTAX),
+            ("GET / HTTP/1.1\r\nX: a\r\n\r\n", R::REASON_SYNTAX),
+        ] {
+            assert_eq!(parse(text.as_bytes()), Err(reason), "{text:?}");
+        }
+        for (text, reason) in [
+            ("Host: a\r\n", R::REASON_SYNTAX),
+            (" folded\r\n", R::REASON_SYNTAX),
+            ("X : a\r\n", R::REASON_SYNTAX),
+            (": a\r\n", R::REASON_SYNTAX),
+            ("X: a\n", R::REASON_SYNTAX),
+            ("X: a\0b\r\n", R::REASON_SYNTAX),
+            ("X: a\x7f\r\n", R::REASON_SYNTAX),
+            ("Content-Length: +1\r\n", R::REASON_SYNTAX),
+            ("Content-Length: \r\n", R::REASON_SYNTAX),
+            ("Content-Length: 1\r\nContent-Length: 1\r\n", R::REASON_SYNTAX),
+            ("Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", R::REASON_SYNTAX),
+            ("Transfer-Encoding: gzip, chunked\r\n", R::REASON_UNUSUAL),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", R::REASON_UNUSUAL),
+            ("Connection: upgrade\r\n", R::REASON_UNUSUAL),
+            ("Connection: close\r\nConnection: close\r\n", R::REASON_UNUSUAL),
+            ("Upgrade: h2c\r\n", R::REASON_UNUSUAL),
+        ] {
+            assert_eq!(fields(text), Err(reason), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn limits_are_where_they_are() {
+        let many = |count| fields(&"X: y\r\n".repeat(count));
+        assert_eq!(many(63).unwrap().lines.len(), 64);
+        assert_eq!(many(64), Err(Reason::REASON_HEAD_LIMIT));
+        let long = |count| fields(&format!("X: {}\r\n", "y".repeat(count)));
+        let frame = fields("X: \r\n").unwrap().length as usize;
+        assert_eq!(long(HEAD_BYTES - frame).unwrap().length as usize, HEAD_BYTES);
+        assert_eq!(long(HEAD_BYTES - frame + 1), Err(Reason::REASON_HEAD_LIMIT));
+        let name = |count| fields(&format!("{}: y\r\n", "x".repeat(count)));
+        assert!(name(255).is_ok());
+        assert_eq!(name(256), Err(Reason::REASON_SYNTAX));
+        let blanks = |count| fields(&format!("X: {}y\r\n", " ".repeat(count)));
+        assert_eq!(blanks(63).unwrap().lines[1].value, b"y");
+        assert_eq!(blanks(64), Err(Reason::REASON_UNUSUAL));
+    }
+
+    #[test]
+    fn a_host_is_its_name() {
+        for (value, name) in [
+            ("a", "a"),
+            ("a:80", "a"),
+            ("a:", "a"),
+            ("a.:80", "a"),
+            ("a.", "a"),
+            ("a:00000080", "a"),
+            ("[fd00::1]", "[fd00::1]"),
+            ("[fd00::1]:80", "[fd00::1]"),
+            ("123", "123"),
+            (":80", ""),
+            ("", ""),
+        ] {
+            assert_eq!(host_of(value.as_bytes()), Ok(name.as_bytes()), "{value}");
+        }
+        for value in ["a..", "a..:80", &"a".repeat(261)] {
+            assert_eq!(host_of(value.as_bytes()), Err(Reason::REASON_UNUSUAL), "{value}");
+        }
+    }
 }

@@ -67,14 +67,14 @@ fn finish(load: Process) -> Result<LoadReport> {
 
 /// Kills and restarts the agent, while jason asks again and again.
 fn kill_and_probe(shop: &mut Shop, screen: &Screen) -> Result<(Gap, Vec<Probe>)> {
-    let (pod, to) = (shop.pod("load")?, shop.service("reviews")?);
+    let to = shop.service("reviews")?;
+    let (agent, node, pod) = shop.agent_and_pod("load")?;
     let mut clients = Vec::new();
     for _ in 0..PROBERS {
         clients.push(RawClient::connect(pod, to)?);
     }
     let over = AtomicBool::new(false);
     let connect = || RawClient::connect(pod, to);
-    let (agent, node) = (&mut shop.agent, &shop.node);
     std::thread::scope(|scope| {
         let probers: Vec<_> =
             clients.into_iter().map(|c| scope.spawn(|| probe(c, connect, &over))).collect();

@@ -84,12 +84,28 @@ impl Wire {
     pub fn some(&mut self, limit: usize) -> io::Result<Vec<u8>> {
         if self.ahead.is_empty() {
             let mut buffer = vec![0; limit.clamp(1, 1 << 16)];
-            let n = self.stream.read(&mut buffer)?;
+            let n = self.read(&mut buffer)?;
             buffer.truncate(n);
             return Ok(buffer);
         }
         let rest = self.ahead.split_off(limit.min(self.ahead.len()));
         Ok(std::mem::replace(&mut self.ahead, rest))
+    }
+
+    /// Reads, whatever wakes it: a blocking read of a socket in a sockmap ends with EAGAIN when the
+    /// socket becomes writable meanwhile (tcp_msg_wait_data in net/ipv4/tcp_bpf.c).
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let limit = self.stream.read_timeout()?;
+        let begun = std::time::Instant::now();
+        loop {
+            let read = self.stream.read(buffer);
+            match &read {
+                Err(error)
+                    if error.kind() == io::ErrorKind::WouldBlock
+                        && limit.is_none_or(|limit| begun.elapsed() < limit) => {}
+                _ => return read,
+            }
+        }
     }
 
     /// Bytes up to and with `end`.
@@ -106,7 +122,7 @@ impl Wire {
             }
             from = seen.len().saturating_sub(end.len() - 1);
             let mut buffer = [0; 16384];
-            let read = self.stream.read(&mut buffer);
+            let read = self.read(&mut buffer);
             let n = match read {
                 Ok(n) if n > 0 && seen.len() <= MAX_LINE => n,
                 other => {
