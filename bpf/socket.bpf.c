@@ -510,6 +510,9 @@ int on_send(struct sk_msg_md *msg)
 
 	if (!conn)
 		return SK_PASS;
+	/* what the run before this one asked for still stands (sk_psock_msg_verdict()), and more
+	 * than the rest of this message would let as much of later messages pass unjudged */
+	bpf_msg_apply_bytes(msg, 0);
 	if (conn->side == SIDE_SERVER)
 		return on_answer(msg, conn);
 	if (!take_back(conn, msg))
@@ -541,6 +544,7 @@ int on_inject(struct sk_msg_md *msg)
 	u32 size = msg->size, n;
 	u64 cookie;
 
+	bpf_msg_apply_bytes(msg, 0);
 	in = sk ? bpf_sk_storage_get(&injections, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : NULL;
 	if (!in)
 		return SK_DROP;

@@ -117,6 +117,8 @@ static __always_inline bool take_back(struct conn *conn, struct sk_msg_md *msg)
 	missing = me ? conn->expected - me->write_seq : 0;
 	if (!missing)
 		return true;
+	if (missing > sent)
+		return false;
 	if (missing < sent && conn->before.phase != PHASE_BODY &&
 	    conn->before.phase != PHASE_CHUNK_DATA)
 		return false;

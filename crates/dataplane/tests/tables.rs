@@ -134,9 +134,9 @@ impl Dice {
             m.hosts = (0..1 + self.below(2)).map(|_| self.of(&HOSTS).to_owned()).collect();
         }
         if self.one_in(4) {
-            m.method = Some(match self.below(4) {
+            m.method = Some(match self.below(16) {
                 0 => StringMatch::Regex("GET|P.*".to_owned()),
-                1 => StringMatch::Prefix("P".to_owned()),
+                1..4 => StringMatch::Prefix("P".to_owned()),
                 _ => StringMatch::Exact(self.of(&METHODS).to_owned()),
             });
         }

@@ -136,6 +136,7 @@ fn tell_load(screen: &Screen, lane: &str, report: &LoadReport) -> Result<()> {
 }
 
 fn tell_probes(screen: &Screen, gap: &Gap, probes: &[Probe]) -> Result<()> {
+    for p in probes { eprintln!("{:?} {:?} {:?}", p.sent.checked_duration_since(gap.killed), p.answered-p.sent, p.status); }
     let mut statuses: BTreeMap<u16, u64> = BTreeMap::new();
     let mut cut = 0;
     for probe in probes {
