@@ -52,9 +52,8 @@ root:
 build: setup ## Build the release binaries into target/release
 	cargo build --locked --release --workspace --bins
 
-demo: root setup ## Run the demonstration: a shop of eight pods, real traffic, one minute
-	@cargo build --locked --release -p beeway -p beeway-testbed -p beeway-demo --bins
-	$(RELEASE)/beeway-demo
+demo: root build ## Run the demonstration: a shop of eight pods, real traffic, one minute
+	@$(RELEASE)/beeway-demo
 
 test: root setup ## Build everything, then run every test: kernel and traffic tests too
 	cargo build --locked --workspace --all-targets

@@ -178,25 +178,6 @@ int on_socket(struct bpf_sock_ops *ctx)
 	return 1;
 }
 
-static __always_inline struct scratch *claim_scratch(void)
-{
-	u32 first = bpf_get_smp_processor_id() * SCRATCH_PER_CPU;
-
-	for (u32 i = 0; i < SCRATCH_PER_CPU; i++) {
-		u32 key = first + i;
-		struct scratch *s = bpf_map_lookup_elem(&scratches, &key);
-
-		if (s && !__sync_val_compare_and_swap(&s->busy, 0, 1))
-			return s;
-	}
-	return NULL;
-}
-
-static __always_inline void release_scratch(struct scratch *s)
-{
-	__sync_lock_test_and_set(&s->busy, 0);
-}
-
 /* Copies the first bytes of a message; how many, 0 on failure. */
 static __always_inline u32 read_head(struct sk_msg_md *msg, struct scratch *s)
 {
@@ -219,6 +200,14 @@ static __always_inline u64 progress(struct conn *conn, const struct tcp_sock *tc
 	struct link *link = conn->peer ? bpf_map_lookup_elem(&links, &cookie) : NULL;
 
 	return bytes + (link ? link->answered_bytes : 0);
+}
+
+static __always_inline void note_progress(struct sk_msg_md *msg, struct conn *conn)
+{
+	struct tcp_sock *tcp = tcp_of(msg);
+
+	if (tcp)
+		conn->mark = progress(conn, tcp);
 }
 
 /*
@@ -419,13 +408,11 @@ detour_request(struct sk_msg_md *msg, struct conn *conn, struct generation *g, s
 static __always_inline int
 native_request(struct sk_msg_md *msg, struct conn *conn, struct request *r)
 {
-	struct tcp_sock *tcp = tcp_of(msg);
 	u32 lane;
 
 	find_peer(conn);
 	conn->native++;
-	if (tcp)
-		conn->mark = progress(conn, tcp);
+	note_progress(msg, conn);
 	lane = send_on(msg, conn, r->span, msg->size);
 	count_request(lane, r->reason);
 	return SK_PASS;
@@ -470,6 +457,8 @@ static __always_inline int on_body(struct sk_msg_md *msg, struct conn *conn)
 			return refuse(conn, REASON_BAD_CHUNK);
 	}
 	if (conn->lane == LANE_NATIVE) {
+		/* what came before the body has ended (a 100) is not the answer */
+		note_progress(msg, conn);
 		send_on(msg, conn, n, size);
 		return SK_PASS;
 	}

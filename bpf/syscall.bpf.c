@@ -41,16 +41,22 @@ SEC("syscall")
 int decide(struct decision_query *query)
 {
 	struct generation *g = current_generation();
-	u32 key = 0, length = query->length;
-	struct scratch *s = bpf_map_lookup_elem(&scratches, &key);
+	u32 length = query->length;
+	struct scratch *s;
 	struct verdict v = {};
 	struct head h = {};
 	int reason;
 
-	if (!g || !s || !length || length > HEAD_BYTES)
+	if (!g || !length || length > HEAD_BYTES)
 		return -1;
-	if (bpf_probe_read_kernel(s->head, length, query->head))
+	/* on_send() works on the same ones */
+	s = claim_scratch();
+	if (!s)
 		return -1;
+	if (bpf_probe_read_kernel(s->head, length, query->head)) {
+		release_scratch(s);
+		return -1;
+	}
 	__builtin_memset(&s->head[length & (2 * HEAD_BYTES - 1)], 0, 8);
 	v.service = query->verdict.service;
 	v.endpoint = query->verdict.endpoint;
@@ -63,6 +69,7 @@ int decide(struct decision_query *query)
 	} else {
 		judge(g, s, &h, &v);
 	}
+	release_scratch(s);
 	query->verdict.lane = v.lane;
 	query->verdict.reason = v.reason;
 	query->verdict.rule = v.rule;

@@ -25,7 +25,7 @@ enum limits {
 	PROBES = 16,		/* slots looked at in a hash of the heap */
 	BUSES = 16,		/* bus sockets of the userspace proxy */
 	SOCKETS = 262144,	/* sockets enrolled at once */
-	QUEUE_BYTES = 262144,	/* unread redirected bytes after which a shortcut yields to TCP */
+	QUEUE_BYTES = 131072,	/* unread redirected bytes after which a shortcut yields to TCP */
 	CLOSED_QUEUE = 1 << 20,	/* bytes of the ring buffer of events */
 };
 

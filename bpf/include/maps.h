@@ -251,4 +251,23 @@ static __always_inline void count_request(u32 lane, u32 reason)
 		*value += 1;
 }
 
+static __always_inline struct scratch *claim_scratch(void)
+{
+	u32 first = bpf_get_smp_processor_id() * SCRATCH_PER_CPU;
+
+	for (u32 i = 0; i < SCRATCH_PER_CPU; i++) {
+		u32 key = first + i;
+		struct scratch *s = bpf_map_lookup_elem(&scratches, &key);
+
+		if (s && !__sync_val_compare_and_swap(&s->busy, 0, 1))
+			return s;
+	}
+	return NULL;
+}
+
+static __always_inline void release_scratch(struct scratch *s)
+{
+	__sync_lock_test_and_set(&s->busy, 0);
+}
+
 #endif

@@ -105,7 +105,7 @@ impl Sample {
         let taken = self.lanes.get(lane).copied().unwrap_or(0);
         // Requests under way when wrk stops are in the kernel's count only.
         let all = self.lanes.values().sum::<u64>().max(self.requests);
-        taken as f64 >= all as f64 * IN_LANE
+        self.requests > 0 && taken as f64 >= all as f64 * IN_LANE
     }
 
     /// The sample and the lanes that it took, for a complaint.

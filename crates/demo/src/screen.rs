@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Nothing is silent for longer than this.
-const SILENCE: Duration = Duration::from_millis(1500);
+/// After so much silence the time is told, so that nothing is silent for two seconds.
+const SILENCE: Duration = Duration::from_millis(1900);
 
 /// Standard output, with colours where somebody looks at them.
 pub struct Screen {

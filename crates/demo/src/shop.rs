@@ -76,10 +76,11 @@ impl Shop {
 
     /// Makes the pods, starts the agent and the servers.
     pub fn open(&mut self, screen: &Screen) -> Result<()> {
-        screen.line("Beeway: a shop of eight pods, with no proxy beside any of them");
+        screen.line("Beeway: a shop of eight pods, and no proxy beside any of them");
         screen.line("");
-        screen.line("   load ──▶ productpage ──▶ details");
-        screen.line("   intruder         └────▶ reviews v1 v2 v3 ──▶ ratings");
+        screen.line("   load ──────▶ productpage ──▶ details");
+        screen.line("                           └──▶ reviews v1 v2 v3 ──▶ ratings");
+        screen.line("   intruder ──▶ reviews");
         screen.line("");
         screen.doing("making the pods of examples/bookinfo, a network namespace each");
         for workload in &self.mesh.workloads {

@@ -47,6 +47,10 @@ pub const SERVER_BUFFER: usize = 64 * 1024;
 /// Read buffer of a connection to an endpoint, and its largest answer head (larger: 503).
 pub const UPSTREAM_BUFFER: usize = 128 * 1024;
 
+/// Receive buffer of a connection to an endpoint in the kernel: an answer that its client does not
+/// read stops there. TCP would let it grow to tens of MiB.
+pub const RECEIVE_BUFFER: u32 = 256 * 1024;
+
 /// Time to connect to an endpoint. Longer: 503.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 

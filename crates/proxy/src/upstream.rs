@@ -9,9 +9,9 @@ use std::time::Instant;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
-use crate::limits::{CONNECT_TIMEOUT, UPSTREAM_BUFFER};
+use crate::limits::{CONNECT_TIMEOUT, RECEIVE_BUFFER, UPSTREAM_BUFFER};
 use crate::stats::Counters;
 
 /// An HTTP/1.1 connection to an endpoint.
@@ -42,7 +42,12 @@ pub(crate) struct Raw {
 impl Upstream {
     /// Connects within [`CONNECT_TIMEOUT`].
     pub async fn connect(address: SocketAddr, counters: &Arc<Counters>) -> io::Result<Upstream> {
-        let socket = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+        let socket = tokio::time::timeout(CONNECT_TIMEOUT, socket.connect(address)).await??;
         socket.set_nodelay(true)?;
         let (sender, connection) = http1::Builder::new()
             .preserve_header_case(true)

@@ -128,8 +128,9 @@ fn circumstances(results: &Results) -> String {
          access log and traces: see `bench/envoy/`. One Envoy is addressed directly, without \
          redirection.\n\
          - With a connection per request, latency as wrk gives it begins when the connection \
-         stands; requests/s and CPU include connecting. Envoy keeps its own connections to the \
-         servers open.\n\
+         stands; requests/s and CPU include connecting. Envoy and Beeway's detour keep their own \
+         connections to the servers open. What Beeway answers itself it answers without closing, so \
+         there the client keeps its connection.\n\
          - CPU per request: of all processes of the node, load generator and servers included, and \
          of the kernel's threads.\n",
         settings.rounds, settings.seconds

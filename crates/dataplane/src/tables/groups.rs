@@ -106,3 +106,56 @@ impl Sets for Groups {
         self.pool.intern(kept)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidates(count: u32) -> Vec<Candidate> {
+        // pairs of predicates, so that none covers another
+        let pairs = (0..64u32).flat_map(|a| (a + 1..64).map(move |b| 1u64 << a | 1 << b));
+        let of = |(need, rule)| Candidate { need, rule, detour: false, ..Candidate::rest(0) };
+        pairs.zip(0..count).map(of).collect()
+    }
+
+    fn rules(groups: &Groups, set: SetId) -> Vec<(u32, bool)> {
+        groups.get(set).iter().map(|candidate| (candidate.rule, candidate.detour)).collect()
+    }
+
+    #[test]
+    fn a_group_holds_as_many_as_the_kernel_looks_at() {
+        let mut groups = Groups::new(candidates(65));
+        let members: Vec<u32> = (0..65).collect();
+        let full = groups.union(&[], &members[..64]);
+        assert_eq!(rules(&groups, full), (0..64).map(|n| (n, false)).collect::<Vec<_>>());
+        assert!(!groups.is_cut(full));
+        let cut = groups.union(&[], &members);
+        let expected: Vec<_> = (0..63).map(|n| (n, false)).chain([(63, true)]).collect();
+        assert_eq!(rules(&groups, cut), expected, "the 64th stands for the last two");
+        assert!(groups.is_cut(cut));
+    }
+
+    #[test]
+    fn what_was_cut_off_stays_cut_off() {
+        let mut all = candidates(70);
+        all[0] = Candidate { detour: false, ..Candidate::rest(0) };
+        let mut groups = Groups::new(all);
+        let members: Vec<u32> = (2..70).collect();
+        let cut = groups.union(&[], &members);
+        let more = groups.union(&[cut], &[1]);
+        let expected: Vec<_> = (1..64).map(|n| (n, false)).chain([(64, true)]).collect();
+        assert_eq!(rules(&groups, more), expected);
+        let closed = groups.union(&[more], &[0]);
+        assert_eq!(rules(&groups, closed), [(0, false)], "the first rule holds for everything");
+        assert!(!groups.is_cut(closed));
+    }
+
+    #[test]
+    fn a_candidate_covers_what_asks_for_more() {
+        let wide = Candidate { need: 1, forbid: 2, methods: 3, rule: 0, detour: false };
+        assert!(wide.covers(&Candidate { need: 5, forbid: 10, methods: 1, ..wide }));
+        assert!(!wide.covers(&Candidate { need: 4, ..wide }));
+        assert!(!wide.covers(&Candidate { forbid: 0, ..wide }));
+        assert!(!wide.covers(&Candidate { methods: 7, ..wide }));
+    }
+}

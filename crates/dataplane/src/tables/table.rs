@@ -307,3 +307,82 @@ fn predicate_record(heap: &mut Heap, predicate: &Predicate) -> abi::predicate {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use beeway_model::{
+        Action, Cluster, ClusterId, Match, Mesh, Protocol, QueryMatch, Rule, Service, ServicePort,
+        StringMatch, Transport,
+    };
+
+    use super::*;
+
+    fn tables(matches: Vec<Match>) -> crate::tables::Tables {
+        let rule = Rule {
+            name: "first".to_owned(),
+            matches,
+            action: Action::Respond { status: 403, body: String::new() },
+            detour: None,
+        };
+        let port = ServicePort {
+            name: String::new(),
+            number: 80,
+            transport: Transport::Tcp,
+            protocol: Protocol::Http,
+            cluster: ClusterId(0),
+            rules: Some(vec![rule]),
+        };
+        let service = Service {
+            namespace: String::new(),
+            name: String::new(),
+            hosts: Vec::new(),
+            addresses: vec!["10.96.0.1".parse().unwrap()],
+            ports: vec![port],
+        };
+        let clusters = vec![Cluster { name: String::new(), endpoints: Vec::new() }];
+        let mesh = Mesh { services: vec![service], clusters, workloads: Vec::new() };
+        crate::tables::compile(&mesh, 1).unwrap()
+    }
+
+    /// The only table stands in front of what it names.
+    fn only(tables: &crate::tables::Tables) -> (u32, u32) {
+        let frontend = (0..=tables.frontends.mask)
+            .map(|slot| tables.frontends.first + slot * abi::frontend::WORDS)
+            .find(|slot| tables.word(slot + 4) != 0)
+            .unwrap();
+        let table = tables.word(frontend + 6);
+        (tables.word(table), tables.word(table + 2))
+    }
+
+    #[test]
+    fn a_dead_start_is_not_stepped_from() {
+        let never = Match { hosts: vec!["a\nb".to_owned()], ..Match::default() };
+        assert_eq!(only(&tables(vec![never])), (0, 0));
+        let host = Match { hosts: vec!["a".to_owned()], ..Match::default() };
+        let (flags, start) = only(&tables(vec![host]));
+        assert_eq!(flags, abi::table_flags::TABLE_HOSTS.0);
+        assert_ne!(start, 0);
+    }
+
+    #[test]
+    fn alternatives_that_are_sure_come_before_those_that_are_not() {
+        let asked = Match {
+            query: vec![QueryMatch { name: "q".to_owned(), value: StringMatch::Present }],
+            ..Match::default()
+        };
+        let tables = tables(vec![asked, Match::default()]);
+        let service = "10.96.0.1:80".parse().unwrap();
+        let endpoint = "10.0.0.1:80".parse().unwrap();
+        let verdict = crate::tables::interpret::decide(
+            &tables,
+            service,
+            endpoint,
+            "10.0.0.2".parse().unwrap(),
+            b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            0,
+        );
+        assert_eq!(verdict.status, Some(403));
+        let [notice] = tables.notices() else { panic!("{:?}", tables.notices()) };
+        assert!(notice.reason.contains("query parameters (1 rules, the first is `first`)"));
+    }
+}

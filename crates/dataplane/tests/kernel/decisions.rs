@@ -17,8 +17,7 @@ fn check(node: &Node, mesh: &Mesh, tables: &Tables, case: &Case) -> bool {
     let service: SocketAddr = SERVICE.parse().unwrap();
     let bytes = case.bytes();
     let kernel = node.decide(service, case.endpoint, case.source, case.draw, &bytes);
-    let twin =
-        interpret::decide(tables, service, case.endpoint, case.source, &bytes, case.draw);
+    let twin = interpret::decide(tables, service, case.endpoint, case.source, &bytes, case.draw);
     let context = || {
         let rules = &mesh.services[0].ports[0].rules;
         format!("{case:#?}\n{kernel:?}\n{twin:?}\n{:?}\n{rules:#?}", case.by_router(mesh))
@@ -43,11 +42,7 @@ fn check(node: &Node, mesh: &Mesh, tables: &Tables, case: &Case) -> bool {
 }
 
 /// The lane and the status of an answer that follow from what the router says.
-fn expected(
-    mesh: &Mesh,
-    outcome: &Outcome,
-    endpoint: SocketAddr,
-) -> (&'static str, Option<u16>) {
+fn expected(mesh: &Mesh, outcome: &Outcome, endpoint: SocketAddr) -> (&'static str, Option<u16>) {
     match outcome {
         Outcome::Respond { status, .. } => ("answered", Some(*status)),
         Outcome::Forward(id) => match mesh.cluster(*id).endpoints.as_slice() {
@@ -120,9 +115,20 @@ fn no_spelling_gets_past_a_rule() {
     let zeros = format!("secret:{}80", "0".repeat(300));
     let mut passed = Vec::new();
     for host in [
-        "secret", "SECRET", "secret.", "secret:80", "secret.:80", "secret:", "secret:123456",
-        "secret:0000080", "secret:00000000000080", &zeros, "secret..", "secret..:80",
-        "secret...", "secret:080",
+        "secret",
+        "SECRET",
+        "secret.",
+        "secret:80",
+        "secret.:80",
+        "secret:",
+        "secret:123456",
+        "secret:0000080",
+        "secret:00000000000080",
+        &zeros,
+        "secret..",
+        "secret..:80",
+        "secret...",
+        "secret:080",
     ] {
         let case = Case { authority: host.to_owned(), ..Case::get("/") };
         assert_eq!(case.by_router(&forbid_host).rule, Some(0), "{host}");
@@ -152,9 +158,21 @@ fn no_spelling_gets_past_a_rule() {
     });
     let tables = node.publish(&forbid_path);
     for target in [
-        "/forbidden", "/forbidden/", "/forbidden?x", "/forbiddenx", "/x/../forbidden",
-        "/./forbidden", "/%66orbidden", "/x\\..\\forbidden", "\\forbidden", "/x/%2e%2e/forbidden",
-        "/forbidden#x", "/x/..\\forbidden", "/../forbidden", "/forbidden;x", "/x/.././forbidden",
+        "/forbidden",
+        "/forbidden/",
+        "/forbidden?x",
+        "/forbiddenx",
+        "/x/../forbidden",
+        "/./forbidden",
+        "/%66orbidden",
+        "/x\\..\\forbidden",
+        "\\forbidden",
+        "/x/%2e%2e/forbidden",
+        "/forbidden#x",
+        "/x/..\\forbidden",
+        "/../forbidden",
+        "/forbidden;x",
+        "/x/.././forbidden",
     ] {
         let case = Case::get(target);
         if judged_wrong(&node, &forbid_path, &tables, &case) {
@@ -198,10 +216,9 @@ fn colliding(wanted: &str) -> String {
         (0..count(front)).map(|n| (fnv(&spell(n, front)), n)).collect();
     for n in 0..count(back) {
         let tail = spell(n, back);
-        let hash = tail
-            .iter()
-            .rev()
-            .fold(fnv(wanted.as_bytes()), |hash, byte| hash.wrapping_mul(INVERSE) ^ u32::from(*byte));
+        let hash = tail.iter().rev().fold(fnv(wanted.as_bytes()), |hash, byte| {
+            hash.wrapping_mul(INVERSE) ^ u32::from(*byte)
+        });
         if let Some(head) = heads.get(&hash) {
             let name = [spell(*head, front), tail].concat();
             if name != wanted.as_bytes() {
@@ -280,8 +297,7 @@ fn what_is_not_in_the_tables_is_left_to_userspace() {
         let service = service.parse().unwrap();
         let kernel = node.decide(service, ENDPOINT.parse().unwrap(), source, 0, &case.bytes());
         assert_eq!((kernel.lane, kernel.reason), (lane, reason), "{service}");
-        let twin =
-            interpret::decide(&tables, service, case.endpoint, source, &case.bytes(), 0);
+        let twin = interpret::decide(&tables, service, case.endpoint, source, &case.bytes(), 0);
         assert_eq!(twin.lane == Lane::LANE_NATIVE, lane == "native", "{service}");
     }
     for endpoint in ["10.1.0.1:8081", "10.1.0.9:8080", "[fd00::2]:8080"] {

@@ -201,11 +201,25 @@ fn lines_end_in_one_way_and_hold_no_control_bytes() {
 fn what_is_not_an_ordinary_request_is_left_to_userspace() {
     let node = start();
     for start_line in [
-        "GET http://shop/ HTTP/1.1", "CONNECT shop:80 HTTP/1.1", "OPTIONS * HTTP/1.1",
-        "GET / HTTP/1.0", "GET / HTTP/2.0", "GET / HTTP/1.2", "GET / http/1.1", "GET / HTTP/1,1",
-        "PRI * HTTP/2.0", "get / HTTP/1.1", "Get / HTTP/1.1", "TRACE / HTTP/1.1",
-        "PROPFIND / HTTP/1.1", "GETX / HTTP/1.1", "DELETES / HTTP/1.1", "GET a HTTP/1.1",
-        "GET ?x HTTP/1.1", "\u{16}\u{3}\u{1}\u{2}\u{0}\u{1}\u{0}\u{1}", "SSH-2.0-OpenSSH_9.2",
+        "GET http://shop/ HTTP/1.1",
+        "CONNECT shop:80 HTTP/1.1",
+        "OPTIONS * HTTP/1.1",
+        "GET / HTTP/1.0",
+        "GET / HTTP/2.0",
+        "GET / HTTP/1.2",
+        "GET / http/1.1",
+        "GET / HTTP/1,1",
+        "PRI * HTTP/2.0",
+        "get / HTTP/1.1",
+        "Get / HTTP/1.1",
+        "TRACE / HTTP/1.1",
+        "PROPFIND / HTTP/1.1",
+        "GETX / HTTP/1.1",
+        "DELETES / HTTP/1.1",
+        "GET a HTTP/1.1",
+        "GET ?x HTTP/1.1",
+        "\u{16}\u{3}\u{1}\u{2}\u{0}\u{1}\u{0}\u{1}",
+        "SSH-2.0-OpenSSH_9.2",
         "*1\r\n$4\r\nPING",
     ] {
         let head = format!("{start_line}\r\nHost: shop\r\n\r\n");
@@ -307,14 +321,32 @@ fn the_kernel_and_its_twin_read_broken_heads_alike() {
     let whole: Vec<Vec<u8>> = vec![
         get("Content-Length: 12\r\nAccept: */*\r\n"),
         get("Transfer-Encoding: chunked\r\nConnection: close\r\nX:\r\n"),
-        b"POST /api/v1/users?x=1 HTTP/1.1\r\nhost: a.example.com:8080\r\nA:\t b \t\r\n\r\nab".to_vec(),
+        b"POST /api/v1/users?x=1 HTTP/1.1\r\nhost: a.example.com:8080\r\nA:\t b \t\r\n\r\nab"
+            .to_vec(),
         get(&format!("Cookie: {}\r\n", "c".repeat(500))),
         get(&format!("N: {}\r\n", "\t".repeat(90))),
     ];
     let pieces: [&[u8]; 20] = [
-        b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b":", b"Host: x\r\n", b"Content-Length: 1\r\n",
-        b"HTTP/1.1", b"\x7f", b"\x80", b"#", b"%", b"?", b"/", b"Upgrade: x\r\n", b"\r\n\r\n",
-        b"Transfer-Encoding: chunked\r\n", b"Connection: close\r\n",
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b"\0",
+        b" ",
+        b"\t",
+        b":",
+        b"Host: x\r\n",
+        b"Content-Length: 1\r\n",
+        b"HTTP/1.1",
+        b"\x7f",
+        b"\x80",
+        b"#",
+        b"%",
+        b"?",
+        b"/",
+        b"Upgrade: x\r\n",
+        b"\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Connection: close\r\n",
     ];
     let mut understood = 0;
     for _ in 0..6000 {

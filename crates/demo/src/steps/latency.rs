@@ -9,14 +9,17 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 use crate::check_stop;
-use crate::screen::{Screen, thousands};
+use crate::screen::{Screen, human, thousands};
 use crate::shop::Shop;
 
 /// How often each variant is measured; the variants take turns.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 
 /// How long each time.
-const RUN: Duration = Duration::from_secs(1);
+const RUN: Duration = Duration::from_millis(500);
+
+/// How much longer than it should a measurement may take.
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// The variants, their server and the service by which it is reached in the mesh.
 const VARIANTS: [(&str, &str, Option<&str>); 3] = [
@@ -36,13 +39,16 @@ pub fn latency(shop: &mut Shop, screen: &Screen) -> Result<Vec<String>> {
     let mut reports = Reports::new();
     for connections in CONNECTIONS {
         for round in 1..=ROUNDS {
-            screen.doing(&format!("{connections} at a time, round {round} of {ROUNDS}"));
+            let mut told = Vec::new();
             for (variant, server, service) in VARIANTS {
                 check_stop()?;
                 let report = measure(shop, connections, server, service)
                     .with_context(|| format!("measure {variant}"))?;
+                told.push(format!("{variant} {}", micros(report.p50_us as f64)));
                 reports.entry((connections, variant)).or_default().push(report);
             }
+            screen
+                .doing(&format!("{connections} at a time, {round}/{ROUNDS}: {}", told.join(", ")));
         }
     }
     for connections in CONNECTIONS {
@@ -87,9 +93,6 @@ fn measure(
     Ok(report)
 }
 
-/// How much longer than it should a measurement may take.
-const LIMIT: Duration = Duration::from_secs(20);
-
 /// Keeps all threads of a process on one CPU.
 fn pin(process: &Process, cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
@@ -107,6 +110,10 @@ fn median(reports: &[LoadReport], of: impl Fn(&LoadReport) -> f64) -> f64 {
     values[values.len() / 2]
 }
 
+fn micros(number: f64) -> String {
+    human(Duration::from_nanos((number * 1e3) as u64))
+}
+
 fn table(reports: &Reports) -> Vec<String> {
     let mut lines = Vec::new();
     for connections in CONNECTIONS {
@@ -116,16 +123,16 @@ fn table(reports: &Reports) -> Vec<String> {
             let runs = &reports[&(connections, variant)];
             lines.push(format!(
                 "   {variant:<16}{:>10}{:>10}{:>14}",
-                format!("{:.0} µs", median(runs, |r| r.p50_us as f64)),
-                format!("{:.0} µs", median(runs, |r| r.p99_us as f64)),
+                micros(median(runs, |r| r.p50_us as f64)),
+                micros(median(runs, |r| r.p99_us as f64)),
                 thousands(median(runs, |r| r.rps) as u64)
             ));
         }
     }
     lines.push(format!(
-        "   (1 KiB answers; medians of {ROUNDS} runs of {} s, taken in turns; `make bench` measures \
-         properly)",
-        RUN.as_secs()
+        "   (1 KiB answers; medians of {ROUNDS} runs of {}, taken in turns; `make bench` measures \
+         at length)",
+        human(RUN)
     ));
     lines
 }

@@ -38,7 +38,8 @@ pub fn all(shop: &mut Shop, screen: &Screen) -> Result<()> {
     }
     screen.line("");
     screen.line("   Where to look next: README.md; on a node of yours `beeway doctor`, then");
-    screen.line("   `beeway run --config DIR`, `beeway status`, and `beeway explain` for a request.");
+    screen
+        .line("   `beeway run --config DIR`, `beeway status`, and `beeway explain` for a request.");
     screen.line(&format!("   The demo took {}.", human(screen.elapsed())));
     Ok(())
 }
