@@ -18,7 +18,7 @@ RELEASE := $(TARGET)/release
 STAMP := $(TARGET)/.setup
 
 # make itself is found, or nothing here would run
-GROUPS := build run test
+PACKAGES := build run test
 
 .PHONY: help setup build demo test bench lint install uninstall clean rust root
 
@@ -29,7 +29,7 @@ help: ## List the targets
 setup: rust $(STAMP) ## Install the Debian packages that are missing
 
 $(STAMP): .ci/packages | rust
-	@.ci/packages $(GROUPS)
+	@.ci/packages $(PACKAGES)
 	mkdir -p $(@D)
 	touch $@
 

@@ -4,7 +4,7 @@ mod bed;
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use beeway_testbed::{Load, LoadReport, RawClient};
 use bed::{Bed, JASON, LIMIT, Shape, WEB};
 
@@ -14,9 +14,11 @@ const URL: &str = "http://10.96.0.10:80/";
 fn load_over_a_restart(bed: &mut Bed) -> Result<LoadReport> {
     let before = bed.generation()?;
     let load = Load::new(URL, 0).header("Host: web").connections(4);
-    let process = load.command(&bed.client)?.args(["--duration", "4"]).spawn()?;
+    let process = load.command(&bed.client)?.spawn()?;
     let busy = bed.lane("native")? + bed.lane("shortcut")?;
+    let begun = Instant::now();
     while bed.lane("native")? + bed.lane("shortcut")? < busy + 100 {
+        ensure!(begun.elapsed() < LIMIT, "no load: {:?}", process.stderr());
         std::thread::sleep(Duration::from_millis(5));
     }
     bed.agent.take().expect("an agent runs").kill9();

@@ -243,7 +243,7 @@ enum frame_flags {
 
 /*
  * Stands in front of the bytes of each message on a bus or injector socket.
- * A frame from the proxy without bytes (FRAME_END alone) makes its write() fail with EACCES
+ * A frame from the proxy without bytes (FRAME_END alone) makes its write() fail with EPIPE
  * although it was understood: there is nothing left to send on.
  */
 struct frame {

@@ -57,6 +57,7 @@ struct tcp_sock {
 	u32 copied_seq;
 	u32 write_seq;
 	u32 mss_cache;
+	u32 notsent_lowat;
 } VIEW;
 
 struct sk_psock {

@@ -61,26 +61,40 @@ static __always_inline bool peer_is_ready(struct conn *conn, u32 write_seq)
 	return true;
 }
 
-/* Room in the send buffer for a message, so that all of it goes or none. Half of it is kept back for
- * what the kernel adds to each segment. */
+/* A message so small against the room in the send buffer that TCP takes all of it, in segments of
+ * whatever size and whatever the kernel adds to each. */
+#define SMALL_BYTES 4096
+#define SMALL_ROOM 65536
+
 static __always_inline bool fits(const struct tcp_sock *me, u32 n)
 {
 	const struct sock *sk = &me->inet_conn.icsk_inet.sk;
-	int room = sk->sk_sndbuf - sk->sk_wmem_queued;
 
-	return room > 0 && n + 2048 < (u32)room / 2;
+	return n <= SMALL_BYTES && sk->sk_sndbuf - sk->sk_wmem_queued > SMALL_ROOM &&
+	       me->mss_cache >= 512 && !me->notsent_lowat;
 }
 
 /*
- * Sends n bytes on and says which lane it was: the shortcut when it is there, TCP otherwise.
- *
- * TCP is a redirect to the sender itself. SK_PASS would do the same, but when the send buffer is
- * full in the middle of a message the kernel keeps that verdict (psock->eval in tcp_bpf.c) for
- * whatever the application sends next, which then goes out unjudged.
+ * Sends n bytes by TCP. When the send buffer is full in the middle of a message, the kernel keeps
+ * an SK_PASS (psock->eval in tcp_bpf.c) for whatever the application sends next, which would go out
+ * unjudged. So where that can be, the message is redirected to its own socket, which comes to the
+ * same and is not kept.
  */
+static __always_inline void send_native(struct sk_msg_md *msg, struct conn *conn,
+					const struct tcp_sock *me, u32 n, u32 size)
+{
+	u64 self = conn->cookie;
+
+	conn->expected = me->write_seq + n;
+	conn->sent = n;
+	if (conn->side == SIDE_CLIENT && (n < size || !fits(me, n)))
+		bpf_msg_redirect_hash(msg, &sockets, &self, 0);
+}
+
+/* Sends n bytes on and says which lane it was: the shortcut when it is there, TCP otherwise. */
 static __always_inline u32 send_on(struct sk_msg_md *msg, struct conn *conn, u32 n, u32 size)
 {
-	u64 peer = conn->peer, self = conn->cookie;
+	u64 peer = conn->peer;
 	struct tcp_sock *me = tcp_of(msg);
 
 	only(msg, n, size);
@@ -93,10 +107,7 @@ static __always_inline u32 send_on(struct sk_msg_md *msg, struct conn *conn, u32
 		add(COUNT_SHORTCUT_BYTES, n);
 		return LANE_SHORTCUT;
 	}
-	conn->expected = me->write_seq + n;
-	conn->sent = n;
-	if (conn->side == SIDE_CLIENT)
-		bpf_msg_redirect_hash(msg, &sockets, &self, 0);
+	send_native(msg, conn, me, n, size);
 	return LANE_NATIVE;
 }
 

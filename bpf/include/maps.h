@@ -185,6 +185,14 @@ MAP {
 	__type(value, u64);
 } injectors SEC(".maps");
 
+/* One socket that is shut for sending: what is redirected there fails with EPIPE. */
+MAP {
+	__uint(type, BPF_MAP_TYPE_SOCKMAP);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u64);
+} dead_end SEC(".maps");
+
 MAP {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, LANES * REASONS);

@@ -293,6 +293,7 @@ judge(struct generation *g, struct scratch *s, struct head *h, struct verdict *v
 	if (v->lane == LANE_ANSWERED && h->method == METHOD_HEAD) {
 		v->lane = LANE_DETOUR;
 		v->reason = REASON_UNUSUAL;
+		v->answer = 0;
 	}
 	return 0;
 }

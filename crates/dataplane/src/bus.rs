@@ -5,7 +5,7 @@
 //! arrive at its peer, because the program there sends them elsewhere.
 
 use std::io;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
@@ -31,6 +31,15 @@ pub(crate) fn open_worker(
     put(injectors, index, &injector)?;
     put(buses, index, &bus)?;
     Ok(WorkerSockets { bus, injector })
+}
+
+/// Makes the socket to which the kernel sends what must fail. Both ends must be kept.
+pub(crate) fn open_dead_end(map: &MapHandle) -> Result<(TcpStream, TcpStream)> {
+    let (shut, other) = pair()?;
+    put(map, 0, &shut)?;
+    // only an established socket can be put into the map
+    shut.shutdown(Shutdown::Write).context(|| "shut a socket for sending".into())?;
+    Ok((shut, other))
 }
 
 fn put(map: &MapHandle, index: usize, socket: &TcpStream) -> Result<()> {

@@ -21,8 +21,10 @@ mod run;
 pub mod tables;
 
 use std::collections::HashMap;
+use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use libbpf_rs::{MapCore, MapFlags, RingBufferBuilder};
@@ -46,6 +48,7 @@ pub const MAX_WORKERS: usize = abi::limits::BUSES.0 as usize;
 /// The kernel programs of this node, loaded and attached. Dropping it leaves them running.
 pub struct Dataplane {
     loaded: load::Loaded,
+    dead_end: Mutex<Option<(TcpStream, TcpStream)>>,
 }
 
 /// How full a map is.
@@ -62,7 +65,7 @@ pub struct MapUse {
 impl Dataplane {
     /// Loads and attaches the programs, or takes over those of an earlier agent.
     pub fn start(options: &Options) -> Result<Dataplane> {
-        Ok(Dataplane { loaded: load::load(options)? })
+        Ok(Dataplane { loaded: load::load(options)?, dead_end: Mutex::default() })
     }
 
     /// Whether an earlier agent's programs and counters were taken over.
@@ -99,6 +102,8 @@ impl Dataplane {
 
     /// Makes the sockets of `workers` proxy workers and tells the kernel of them.
     pub fn open_workers(&self, workers: usize) -> Result<Vec<WorkerSockets>> {
+        let dead_end = bus::open_dead_end(self.loaded.map("dead_end"))?;
+        *self.dead_end.lock().expect("no panic while locked") = Some(dead_end);
         let (buses, injectors) = (self.loaded.map("buses"), self.loaded.map("injectors"));
         let sockets = (0..workers)
             .map(|index| bus::open_worker(buses, injectors, index))

@@ -42,11 +42,6 @@ impl Agent {
         }
     }
 
-    /// Where it keeps its socket and its pins.
-    pub fn state(&self) -> &Path {
-        &self.state
-    }
-
     /// Starts it; how long it took until it was ready.
     pub fn start(&mut self, node: &Node) -> Result<Duration> {
         let begun = Instant::now();

@@ -93,14 +93,13 @@ impl Injector {
             Ok(n) => Written::Part(n),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Written::Nothing,
             Err(error) => {
-                // EACCES and EPIPE are how the kernel says that the frame's client is gone. Any
-                // other error is the socket's own, and the worker's end.
-                use io::ErrorKind::{BrokenPipe, PermissionDenied};
-                if error.kind() == PermissionDenied && bytes.len() == FRAME_BYTES {
+                // EPIPE is how the kernel says that the frame's client is gone. Any other error is
+                // the socket's own, and the worker's end.
+                if error.kind() == io::ErrorKind::BrokenPipe && bytes.len() == FRAME_BYTES {
                     // a header alone was understood, and there is nothing left to pass on
                     return Written::All;
                 }
-                if !matches!(error.kind(), BrokenPipe | PermissionDenied) {
+                if error.kind() != io::ErrorKind::BrokenPipe {
                     *self.failed.borrow_mut() = Some(error);
                     self.attention.notify_one();
                 }
