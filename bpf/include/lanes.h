@@ -78,7 +78,8 @@ static __always_inline bool fits(const struct tcp_sock *me, u32 n)
  * Sends n bytes by TCP. When the send buffer is full in the middle of a message, the kernel keeps
  * an SK_PASS (psock->eval in tcp_bpf.c) for whatever the application sends next, which would go out
  * unjudged. So where that can be, the message is redirected to its own socket, which comes to the
- * same and is not kept.
+ * same and is not kept. So it is where an earlier run may have redirected another part of this
+ * message to the peer: no helper takes that back.
  */
 static __always_inline void send_native(struct sk_msg_md *msg, struct conn *conn,
 					const struct tcp_sock *me, u32 n, u32 size)
@@ -87,7 +88,7 @@ static __always_inline void send_native(struct sk_msg_md *msg, struct conn *conn
 
 	conn->expected = me->write_seq + n;
 	conn->sent = n;
-	if (conn->side == SIDE_CLIENT && (n < size || !fits(me, n)))
+	if (conn->side == SIDE_CLIENT && (conn->peer || n < size || !fits(me, n)))
 		bpf_msg_redirect_hash(msg, &sockets, &self, 0);
 }
 

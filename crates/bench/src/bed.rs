@@ -9,10 +9,10 @@ use beeway_testbed::{Node, Place, Pod, PodOptions, Process, WrkReport, nginx};
 
 use crate::connect::Cost;
 use crate::cpu::confine;
-use crate::run::Plan;
-use crate::variant::{BedKind, Mode, Placement, Variant};
 use crate::envoy;
 use crate::mesh::{Agent, Lanes};
+use crate::run::Plan;
+use crate::variant::{BedKind, Mode, Placement, Variant};
 
 /// The port of the service, of the servers and of the Envoy on the node.
 pub const PORT: u16 = 8080;
@@ -43,15 +43,7 @@ impl Bed {
     pub fn new(kind: BedKind, plan: &Plan) -> Result<Self> {
         let node = Node::new(label(kind))?;
         let both = kind == BedKind::BeewayBothEnds;
-        let pod = |name: &str, mesh| {
-            node.pod_with(
-                name,
-                PodOptions {
-                    mesh,
-                    ..Default::default()
-                },
-            )
-        };
+        let pod = |name: &str, mesh| node.pod_with(name, PodOptions { mesh, ..Default::default() });
         let client = pod("client", matches!(kind, BedKind::Beeway) || both)?;
         let (v1, v2) = (pod("v1", both)?, pod("v2", both)?);
         for pod in [&client, &v1, &v2] {
@@ -71,13 +63,7 @@ impl Bed {
             BedKind::Gateway => {
                 let binary = envoy::install(&plan.envoy)?;
                 let template = envoy::template::GATEWAY;
-                vec![envoy::start(
-                    &binary,
-                    &node,
-                    template,
-                    folder.path(),
-                    [&v1, &v2],
-                )?]
+                vec![envoy::start(&binary, &node, template, folder.path(), [&v1, &v2])?]
             }
         };
         let servers = vec![nginx(&v1, PORT, "v1")?, nginx(&v2, PORT, "v2")?];
@@ -223,21 +209,13 @@ impl Bed {
     /// Measures connecting: inside the mesh to the service, or outside to the server's address.
     pub fn connect(&self, inside: bool, count: u32) -> Result<Cost> {
         self.place(Placement::of(2))?;
-        let to = if inside {
-            self.target()
-        } else {
-            self.server.addr4(PORT).to_string()
-        };
+        let to = if inside { self.target() } else { self.server.addr4(PORT).to_string() };
         let command = self
             .client
             .command(std::env::current_exe()?)
             .args(["connect", &to, "--count", &count.to_string()])
             .cpu(1);
-        let command = if inside {
-            command.mesh()
-        } else {
-            command.plain()
-        };
+        let command = if inside { command.mesh() } else { command.plain() };
         let output = command.output(Duration::from_secs(60))?.success()?;
         serde_json::from_str(&output.stdout).context("read the cost of connecting")
     }
@@ -247,13 +225,11 @@ impl Bed {
 pub fn wrk_arguments(variant: Variant, mode: Mode, connections: u32, seconds: u32) -> Vec<String> {
     let close = (mode == Mode::PerRequest).then_some("Connection: close");
     let headers = variant.headers().iter().copied().chain(close);
-    [format!(
-        "-t1 -c{connections} -d{seconds}s --timeout 5s --latency"
-    )]
-    .iter()
-    .flat_map(|text| text.split(' ').map(str::to_owned).collect::<Vec<_>>())
-    .chain(headers.flat_map(|header| ["-H".to_owned(), header.to_owned()]))
-    .collect()
+    [format!("-t1 -c{connections} -d{seconds}s --timeout 5s --latency")]
+        .iter()
+        .flat_map(|text| text.split(' ').map(str::to_owned).collect::<Vec<_>>())
+        .chain(headers.flat_map(|header| ["-H".to_owned(), header.to_owned()]))
+        .collect()
 }
 
 /// All beds that some variants need.
@@ -283,10 +259,7 @@ fn label(kind: BedKind) -> &'static str {
 
 /// Room for ten thousand connections a second, the same for every variant.
 fn prepare(pod: &Pod) -> Result<()> {
-    for (key, value) in [
-        ("ipv4/tcp_tw_reuse", "1"),
-        ("ipv4/ip_local_port_range", "10000 65535"),
-    ] {
+    for (key, value) in [("ipv4/tcp_tw_reuse", "1"), ("ipv4/ip_local_port_range", "10000 65535")] {
         pod.netns().sysctl(key, value)?;
     }
     Ok(())
@@ -308,8 +281,7 @@ fn sidecars(
     }
     // Connection tracking would remember closed connections for two minutes and fill up.
     for pod in [client, servers[0], servers[1]] {
-        pod.netns()
-            .sysctl("netfilter/nf_conntrack_tcp_timeout_time_wait", "1")?;
+        pod.netns().sysctl("netfilter/nf_conntrack_tcp_timeout_time_wait", "1")?;
     }
     Ok(processes)
 }

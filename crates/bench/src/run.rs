@@ -51,13 +51,7 @@ impl Plan {
     /// 7 variants × 2 numbers × 2 modes × 3 rounds × 1 s: 2 minutes.
     pub fn quick() -> Self {
         let connections = vec![1, 64];
-        Self {
-            connections,
-            rounds: 3,
-            seconds: 1,
-            connects: (5, 1000),
-            ..Self::full()
-        }
+        Self { connections, rounds: 3, seconds: 1, connects: (5, 1000), ..Self::full() }
     }
 }
 
@@ -115,13 +109,7 @@ fn measure_round(
     let (mode, connections, round) = cell;
     let idle_busy = idle_baseline(REST)?;
     let count = plan.variants.len();
-    for variant in plan
-        .variants
-        .iter()
-        .cycle()
-        .skip(round as usize % count)
-        .take(count)
-    {
+    for variant in plan.variants.iter().cycle().skip(round as usize % count).take(count) {
         check_stop()?;
         let bed = bed_of(beds, *variant)?;
         let sample = measure_once(bed, *variant, cell, plan.seconds, idle_busy);

@@ -86,13 +86,10 @@ pub fn ratio(
 /// connect() alone and of the whole cycle with close().
 pub fn connect_cost(results: &Results) -> Option<(f64, f64)> {
     let rounds = results.connects.iter();
-    let connect: Vec<f64> = rounds
-        .clone()
-        .map(|round| round.inside.connect_us - round.outside.connect_us)
-        .collect();
-    let cycle: Vec<f64> = rounds
-        .map(|round| round.inside.cycle_us - round.outside.cycle_us)
-        .collect();
+    let connect: Vec<f64> =
+        rounds.clone().map(|round| round.inside.connect_us - round.outside.connect_us).collect();
+    let cycle: Vec<f64> =
+        rounds.map(|round| round.inside.cycle_us - round.outside.cycle_us).collect();
     Some((median(&connect)?, median(&cycle)?))
 }
 
@@ -111,12 +108,7 @@ pub struct Aim {
 
 /// The aims of the project but for the cost of connecting.
 pub const AIMS: [Aim; 5] = [
-    Aim {
-        id: "native-no-mesh",
-        pair: (Variant::Native, Variant::NoMesh),
-        least: 0.97,
-        at: None,
-    },
+    Aim { id: "native-no-mesh", pair: (Variant::Native, Variant::NoMesh), least: 0.97, at: None },
     Aim {
         id: "shortcut-no-mesh",
         pair: (Variant::Shortcut, Variant::NoMesh),
@@ -166,17 +158,12 @@ pub struct Verdict {
 
 /// One verdict for each aim.
 pub fn verdicts(results: &Results) -> Vec<Verdict> {
-    AIMS.iter()
-        .map(|aim| judge(results, aim))
-        .chain([judge_connect(results)])
-        .collect()
+    AIMS.iter().map(|aim| judge(results, aim)).chain([judge_connect(results)]).collect()
 }
 
 fn judge(results: &Results, aim: &Aim) -> Verdict {
     let (over, under) = aim.pair;
-    let place = aim
-        .at
-        .map_or("everywhere".to_owned(), |at| format!("at {at} connections"));
+    let place = aim.at.map_or("everywhere".to_owned(), |at| format!("at {at} connections"));
     let measured: Vec<(u32, f64)> = results
         .settings
         .connections
@@ -184,39 +171,22 @@ fn judge(results: &Results, aim: &Aim) -> Verdict {
         .filter(|connections| aim.at.is_none_or(|at| at == **connections))
         .filter_map(|n| Some((*n, ratio(results, aim.pair, Mode::KeepAlive, *n)?)))
         .collect();
-    let missed: Vec<u32> = measured
-        .iter()
-        .filter(|(_, ratio)| *ratio < aim.least)
-        .map(|(n, _)| *n)
-        .collect();
-    let found: Vec<String> = measured
-        .iter()
-        .map(|(n, ratio)| format!("{ratio:.2} at {n}"))
-        .collect();
+    let missed: Vec<u32> =
+        measured.iter().filter(|(_, ratio)| *ratio < aim.least).map(|(n, _)| *n).collect();
+    let found: Vec<String> =
+        measured.iter().map(|(n, ratio)| format!("{ratio:.2} at {n}")).collect();
     Verdict {
         id: aim.id,
-        aim: format!(
-            "{} ≥ {} × {} {place}",
-            over.title(),
-            aim.least,
-            under.title()
-        ),
+        aim: format!("{} ≥ {} × {} {place}", over.title(), aim.least, under.title()),
         met: (!measured.is_empty()).then_some(missed.is_empty()),
         found: found.join(", "),
-        why: missed
-            .iter()
-            .filter_map(|n| explain(results, aim, *n))
-            .collect(),
+        why: missed.iter().filter_map(|n| explain(results, aim, *n)).collect(),
     }
 }
 
 fn judge_connect(results: &Results) -> Verdict {
     let cost = connect_cost(results);
-    let outside: Vec<f64> = results
-        .connects
-        .iter()
-        .map(|round| round.outside.connect_us)
-        .collect();
+    let outside: Vec<f64> = results.connects.iter().map(|round| round.outside.connect_us).collect();
     Verdict {
         id: CONNECT_ID,
         aim: format!("connect() costs at most {CONNECT_LIMIT_US} µs more"),
@@ -243,11 +213,7 @@ fn explain(results: &Results, aim: &Aim, connections: u32) -> Option<String> {
     };
     let full = |cell: &Cell| cell.busy.iter().filter(|busy| **busy >= SATURATED).count();
     let percent = |cell: &Cell| {
-        cell.busy
-            .iter()
-            .map(|busy| format!("{:.0} %", busy * 100.0))
-            .collect::<Vec<_>>()
-            .join("/")
+        cell.busy.iter().map(|busy| format!("{:.0} %", busy * 100.0)).collect::<Vec<_>>().join("/")
     };
     let reason = if full(&a) == a.busy.len() && full(&b) == b.busy.len() {
         "all CPUs are saturated in both, so the ratio can only be that of CPU time per request"
@@ -296,14 +262,8 @@ pub mod tests {
             busy: vec![0.99, 0.98],
             idle_busy: 0.01,
         };
-        let cost = |connect_us| Cost {
-            connect_us,
-            cycle_us: connect_us + 10.0,
-        };
-        let round = |inside| ConnectRound {
-            outside: cost(20.0),
-            inside: cost(inside),
-        };
+        let cost = |connect_us| Cost { connect_us, cycle_us: connect_us + 10.0 };
+        let round = |inside| ConnectRound { outside: cost(20.0), inside: cost(inside) };
         Results {
             command: "beeway-bench run".into(),
             machine: Machine::default(),
@@ -360,10 +320,7 @@ pub mod tests {
     #[test]
     fn a_cell_is_made_of_medians() {
         let cell = cell(&example(), Variant::Native, Mode::KeepAlive, 64).expect("a cell");
-        assert_eq!(
-            (cell.rps, cell.errors, cell.busy),
-            (90.0, 3, vec![0.99, 0.98])
-        );
+        assert_eq!((cell.rps, cell.errors, cell.busy), (90.0, 3, vec![0.99, 0.98]));
     }
 
     #[test]
@@ -383,14 +340,7 @@ pub mod tests {
             }
         }
         let verdict = &verdicts(&results)[0];
-        assert_eq!(
-            (verdict.met, verdict.found.as_str()),
-            (Some(false), "0.49 at 64")
-        );
-        assert!(
-            verdict.why[0].contains("saturated in both"),
-            "{:?}",
-            verdict.why
-        );
+        assert_eq!((verdict.met, verdict.found.as_str()), (Some(false), "0.49 at 64"));
+        assert!(verdict.why[0].contains("saturated in both"), "{:?}", verdict.why);
     }
 }

@@ -72,20 +72,12 @@ impl Variant {
 
     /// The path of its requests.
     pub fn path(self) -> &'static str {
-        if self == Self::AnsweredHere {
-            "/denied"
-        } else {
-            "/"
-        }
+        if self == Self::AnsweredHere { "/denied" } else { "/" }
     }
 
     /// The headers of its requests.
     pub fn headers(self) -> &'static [&'static str] {
-        if self == Self::Detour {
-            &["Host: web", "end-user: jason"]
-        } else {
-            &["Host: web"]
-        }
+        if self == Self::Detour { &["Host: web", "end-user: jason"] } else { &["Host: web"] }
     }
 
     /// The lane that its requests must take; none without Beeway.
@@ -179,17 +171,9 @@ impl Placement {
     /// The same for every variant.
     pub fn of(connections: u32) -> Self {
         if connections == 1 {
-            Self {
-                client: 1,
-                server: 1,
-                proxies: &[1],
-            }
+            Self { client: 1, server: 1, proxies: &[1] }
         } else {
-            Self {
-                client: 1,
-                server: 0,
-                proxies: &[0, 1],
-            }
+            Self { client: 1, server: 0, proxies: &[0, 1] }
         }
     }
 }

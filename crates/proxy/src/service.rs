@@ -27,6 +27,10 @@ use crate::view::View;
 
 type Answer = Response<AnswerBody>;
 
+/// The answer to what is no request, when the server gives none.
+const BAD_REQUEST: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
 /// Serves a stream until its client is gone or the server has nothing more to say to it.
 pub(crate) async fn serve(stream: Rc<Stream>) {
     let handler = {
@@ -61,11 +65,16 @@ pub(crate) async fn serve(stream: Rc<Stream>) {
         // The client waits for an end that only the kernel can give it.
         return stream.core.abort(&stream);
     }
+    let connection_failed = served.is_err();
     let answered = match served {
         Ok(()) => true,
         // A 400 or 431 has been written.
         Err(error) => error.is_parse() || error.is_parse_too_large(),
     };
+    // Of what begins like HTTP/2 the server says nothing at all.
+    if answered && !stream.is_answering() && connection_failed {
+        let _ = Io(stream.clone()).write_all(BAD_REQUEST).await;
+    }
     if answered && !stream.broken.get() && Io(stream.clone()).shutdown().await.is_ok() {
         stream.end();
     } else if stream.state.get() == State::Gone {

@@ -264,6 +264,11 @@ impl Stream {
         }
     }
 
+    /// Whether bytes of an answer went out whose end did not.
+    pub fn is_answering(&self) -> bool {
+        self.outbox.borrow().open
+    }
+
     /// Notes that the server has been given the whole answer.
     pub fn answer_ends(&self) {
         self.ending.set(true);

@@ -52,9 +52,7 @@ pub fn verdicts(results: &Results, notes: &str) -> String {
 
 /// What stands below `## <title>` in a Markdown text.
 fn section<'a>(text: &'a str, title: &str) -> Option<&'a str> {
-    let parts = text
-        .split("\n## ")
-        .map(|part| part.trim_start_matches("## "));
+    let parts = text.split("\n## ").map(|part| part.trim_start_matches("## "));
     parts
         .filter_map(|part| part.split_once('\n'))
         .find(|(heading, _)| heading.trim() == title)
@@ -76,11 +74,7 @@ fn table(results: &Results, mode: Mode, connections: u32) -> String {
             let ratio = ratio(results, (*variant, base), mode, connections);
             ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"))
         };
-        text += &row(
-            *variant,
-            &cell,
-            [against(Variant::NoMesh), against(Variant::SidecarPair)],
-        );
+        text += &row(*variant, &cell, [against(Variant::NoMesh), against(Variant::SidecarPair)]);
     }
     text
 }
@@ -136,11 +130,7 @@ fn circumstances(results: &Results) -> String {
         settings.rounds, settings.seconds
     );
     text += &lane_proof(results);
-    let restless = results
-        .samples
-        .iter()
-        .filter(|sample| sample.idle_busy > QUIET)
-        .count();
+    let restless = results.samples.iter().filter(|sample| sample.idle_busy > QUIET).count();
     if restless > 0 {
         let _ = writeln!(
             text,
@@ -202,10 +192,7 @@ mod tests {
 
     #[test]
     fn numbers_are_readable() {
-        assert_eq!(
-            (thousands(7.0), thousands(1234567.4)),
-            ("7".into(), "1 234 567".into())
-        );
+        assert_eq!((thousands(7.0), thousands(1234567.4)), ("7".into(), "1 234 567".into()));
         let times = [3.12, 22.4, 999.6, 12_345.0, 123_456.0].map(time);
         assert_eq!(times, ["3.1 µs", "22 µs", "1.00 ms", "12.3 ms", "123 ms"]);
     }
@@ -239,16 +226,9 @@ mod tests {
         let mut results = example();
         results.connects.clear();
         for sample in &mut results.samples {
-            sample.rps *= if sample.variant == Variant::Native {
-                0.5
-            } else {
-                1.0
-            };
+            sample.rps *= if sample.variant == Variant::Native { 0.5 } else { 1.0 };
         }
         let text = verdicts(&results, "## native-no-mesh\nBecause of the weather.\n");
-        assert!(
-            text.contains("**missed**") && text.contains("Because of the weather."),
-            "{text}"
-        );
+        assert!(text.contains("**missed**") && text.contains("Because of the weather."), "{text}");
     }
 }

@@ -34,10 +34,7 @@ fn draw(results: &Results, what: &str, value: fn(&Cell) -> f64) -> Result<String
         root.fill(&WHITE).map_err(failed)?;
         let (charts, legend) = root.split_horizontally(SIZE.0 - LEGEND);
         let modes = &results.settings.modes;
-        for (mode, panel) in modes
-            .iter()
-            .zip(charts.split_evenly((1, modes.len().max(1))))
-        {
+        for (mode, panel) in modes.iter().zip(charts.split_evenly((1, modes.len().max(1)))) {
             let title = format!("{what}, {}", mode.title());
             draw_panel(results, *mode, &panel, &title, value)?;
         }
@@ -69,10 +66,7 @@ fn draw_panel(
         .margin(8)
         .x_label_area_size(40)
         .y_label_area_size(56)
-        .build_cartesian_2d(
-            -0.5..connections.len() as f64 - 0.5,
-            (low..high).log_scale(),
-        )
+        .build_cartesian_2d(-0.5..connections.len() as f64 - 0.5, (low..high).log_scale())
         .map_err(failed)?;
     // Groups stand around the whole numbers.
     let group_name = |x: &f64| {
@@ -121,10 +115,7 @@ fn bounds(values: &[f64]) -> (f64, f64) {
         return (1.0, 10.0);
     }
     // A value on the edge would have a bar of no height.
-    (
-        10f64.powf((low * 0.9).log10().floor()),
-        10f64.powf(high.log10().ceil()),
-    )
+    (10f64.powf((low * 0.9).log10().floor()), 10f64.powf(high.log10().ceil()))
 }
 
 fn color(variant: Variant) -> RGBColor {
@@ -152,13 +143,7 @@ mod tests {
     #[test]
     fn a_plot_names_what_it_shows() {
         let svg = requests(&example()).expect("a plot");
-        for wanted in [
-            "<svg",
-            "requests/s, keep-alive",
-            "no mesh",
-            "Beeway native",
-            "</svg>",
-        ] {
+        for wanted in ["<svg", "requests/s, keep-alive", "no mesh", "Beeway native", "</svg>"] {
             assert!(svg.contains(wanted), "no {wanted:?}");
         }
     }
