@@ -77,7 +77,7 @@ lint: setup ## Check format, clippy, licences and advisories
 
 install: build ## Install binary, man page, completions and unit below PREFIX (/usr/local)
 	@to=$(DESTDIR)$(PREFIX)
-	install -D -m 755 $(RELEASE)/beeway "$$to/bin/beeway"
+	install -D -s -m 755 $(RELEASE)/beeway "$$to/bin/beeway"
 	install -d "$$to/share/man/man1" "$$to/share/bash-completion/completions" \
 		"$$to/share/zsh/site-functions" "$$to/share/fish/vendor_completions.d" \
 		"$$to/lib/systemd/system" $(DESTDIR)$(SYSCONFDIR)/beeway

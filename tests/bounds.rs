@@ -32,18 +32,18 @@ fn tcp_queues(place: &impl Place) -> Result<(u64, u64)> {
 fn held_for_a_slow_reader(bed: &Bed, counter: &str, server: &Pod, header: &str) -> Result<u64> {
     let before = bed.counter(counter)?;
     let download = slurp(&bed.client, &format!("http://{WEB}/bytes/{GIB}"))?
-        .args(["--pause-ms", "1500", "-H", "Host: web", "-H", header])
+        .args(["--pause-ms", "4000", "-H", "Host: web", "-H", header])
         .spawn()?;
     // the queues stand still once the sender is blocked
     let begun = Instant::now();
     let mut held = 0;
-    while begun.elapsed() < Duration::from_millis(1200) {
+    while begun.elapsed() < Duration::from_millis(3500) {
         std::thread::sleep(Duration::from_millis(50));
         let redirected = bed.counter(counter)? - before;
-        held = redirected + tcp_queues(&bed.client)?.1 + tcp_queues(server)?.0;
-        if counter == "injected_bytes" {
-            held = redirected + tcp_queues(&bed.node)?.1;
-        }
+        held = match counter {
+            "injected_bytes" => redirected + tcp_queues(&bed.node)?.1,
+            _ => redirected + tcp_queues(&bed.client)?.1 + tcp_queues(server)?.0,
+        };
     }
     let report = download.output(Duration::from_secs(120))?.success()?.json().pop();
     let report = report.unwrap_or_default();

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use beeway_testbed::{
-    Load, RawClient, Response, curl, pattern, slurp, spawn_ready, tcp_echo, tcp_ping, udp_echo,
-    udp_send, upload,
+    Load, Place, RawClient, Response, curl, nginx, pattern, slurp, spawn_ready, tcp_echo, tcp_ping,
+    udp_echo, udp_send, upload, wrk,
 };
 use bed::{Bed, JASON, LIMIT, Shape, WEB, WEB6};
 use serde_json::json;
+
+const LANES: [&str; 5] = ["native", "shortcut", "detour", "answered", "refused"];
 
 const NATIVE: Shape = Shape { servers_in_mesh: false };
 const SHORTCUT: Shape = Shape { servers_in_mesh: true };
@@ -259,5 +261,50 @@ fn a_change_is_in_force_within_100_ms() -> Result<()> {
     // the aim is 100 ms; a machine that builds at the same time gets some grace
     assert!(slowest < Duration::from_millis(400), "{slowest:?}");
     eprintln!("slowest change: {slowest:?}");
+    Ok(())
+}
+
+#[test]
+fn nginx_and_wrk_work_in_every_lane() -> Result<()> {
+    for (lane, shape, headers) in BODY_LANES {
+        let mut bed = Bed::new("nginx", shape, JASON)?;
+        bed.stop_servers();
+        let _nginx = [nginx(&bed.v1, 8080, "v1")?, nginx(&bed.v2, 8080, "v2")?];
+        for path in ["", "bytes/64k"] {
+            let url = format!("http://{WEB}/{path}");
+            let mut arguments = vec!["-t1", "-c16", "-d1s", "-H", "Host: web"];
+            for header in headers {
+                arguments.extend(["-H", header]);
+            }
+            arguments.push(&url);
+            let report = wrk(&bed.client, &arguments)?;
+            let what = format!("{lane} {path}: {report:?}");
+            assert!(report.requests > 100, "{what}");
+            assert_eq!((report.errors, report.non2xx), (0, 0), "{what}");
+        }
+        let counted = bed.lane(lane)?;
+        assert!(counted > 200, "{lane}: {counted}");
+        let others: u64 = LANES.iter().filter(|l| **l != lane).map(|l| bed.lane(l)).sum::<Result<_>>()?;
+        assert_eq!(others, 0, "{lane}: {:#}", bed.status()?["requests"]);
+    }
+    Ok(())
+}
+
+#[test]
+fn nothing_hangs_on_the_root_cgroup() -> Result<()> {
+    let bed = Bed::new("root", NATIVE, JASON)?;
+    let mount = std::fs::read_to_string("/proc/mounts")?;
+    let root = mount.lines().find_map(|l| l.split(' ').nth(1).filter(|_| l.contains(" cgroup2 ")));
+    let refused = bed
+        .node
+        .command(env!("CARGO_BIN_EXE_beeway"))
+        .args(["run", "--metrics", "127.0.0.1:0", "--cgroup", root.unwrap_or_default(), "--config"])
+        .arg(bed.config.path())
+        .arg("--state")
+        .arg(bed.config.path().join("state"))
+        .output(LIMIT)?;
+    assert!(!refused.status.success());
+    assert!(refused.stderr.contains("root of the cgroup tree"), "{}", refused.stderr);
+    assert!(!bed.config.path().join("state/bpf").exists(), "nothing is half-started");
     Ok(())
 }

@@ -80,3 +80,23 @@ fn a_stopped_agent_leaves_the_mesh_running_and_off_removes_it() -> Result<()> {
     assert!(!bed.state.path().join("bpf").exists(), "the pins are gone");
     Ok(())
 }
+
+#[test]
+fn a_request_that_went_down_with_the_agent_is_answered() -> Result<()> {
+    let mut bed = Bed::new("orphan", Shape { servers_in_mesh: false }, JASON)?;
+    let mut raw = RawClient::connect(&bed.client, WEB.parse()?)?;
+    assert_eq!(raw.get("web", "/", &["end-user: jason"])?.served_by(), Some("v2"));
+    raw.send("GET /delay/8000/x HTTP/1.1\r\nHost: web\r\nend-user: jason\r\n\r\n")?;
+    let begun = Instant::now();
+    while bed.status()?["proxy"]["requests"] != 2 {
+        ensure!(begun.elapsed() < LIMIT, "the request did not reach the proxy");
+    }
+    bed.agent.take().expect("an agent runs").kill9();
+    bed.start_agent()?;
+    let answer = raw.response()?;
+    assert_eq!(answer.status, 503, "{}", answer.body);
+    assert!(answer.body.contains("ended during this request"), "{}", answer.body);
+    assert_eq!(raw.get("web", "/", &["end-user: jason"])?.served_by(), Some("v2"));
+    assert_eq!(raw.get("web", "/", &[])?.served_by(), Some("v1"));
+    Ok(())
+}

@@ -65,6 +65,11 @@ impl Bed {
         Ok(bed)
     }
 
+    /// Ends the usual servers, to make room for others.
+    pub fn stop_servers(&mut self) {
+        self.servers.clear();
+    }
+
     /// Writes a file of the configuration, in one step as an editor would.
     pub fn write(&self, name: &str, text: &str) -> Result<()> {
         let path = self.config.path().join(name);

@@ -20,7 +20,6 @@ pub mod probe;
 mod run;
 pub mod tables;
 
-use std::collections::HashMap;
 use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -34,7 +33,7 @@ pub use bus::WorkerSockets;
 pub use counts::Counts;
 pub use error::{Error, Result};
 pub use load::Options;
-pub use run::{Decision, DecisionQuery};
+pub use run::{Decision, DecisionQuery, Orphan};
 
 use error::Context;
 use tables::Tables;
@@ -154,8 +153,9 @@ impl Dataplane {
             .collect()
     }
 
-    /// Cookies of connections that wait for an answer of a proxy that is gone.
-    pub fn orphans(&self) -> HashMap<u64, bool> {
+    /// Connections that wait for an answer of a proxy that is gone. To be asked before
+    /// [`Dataplane::open_workers`].
+    pub fn orphans(&self) -> Vec<Orphan> {
         run::orphans(self.loaded.map("flows"))
     }
 

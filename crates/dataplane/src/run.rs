@@ -1,7 +1,7 @@
 //! Programs that userspace runs itself, and maps that it walks.
 
-use std::collections::HashMap;
 use std::io;
+use std::mem::offset_of;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -85,14 +85,28 @@ fn run<T>(program: BorrowedFd<'_>, context: &mut T) -> io::Result<()> {
     }
 }
 
-/// Connections whose last request was handed over and not answered; whether its answer has begun.
-pub(crate) fn orphans(flows: &MapHandle) -> HashMap<u64, bool> {
+/// A connection whose last request was handed to a proxy that is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Orphan {
+    /// Cookie of the client's socket.
+    pub cookie: u64,
+    /// Number of the request on its connection.
+    pub request: u32,
+    /// The client has a part of an answer already.
+    pub begun: bool,
+}
+
+pub(crate) fn orphans(flows: &MapHandle) -> Vec<Orphan> {
     let pending = |key: &[u8]| {
         let value = flows.lookup(key, MapFlags::ANY).ok()??;
         let word = |at: usize| Some(u32::from_ne_bytes(value.get(at..at + 4)?.try_into().ok()?));
-        let (asked, answered, partial) = (word(8)?, word(12)?, word(20)?);
+        let (request, answered) = (
+            word(offset_of!(abi::flow, asked))?,
+            word(offset_of!(abi::flow, answered))?,
+        );
+        let begun = word(offset_of!(abi::flow, partial))? != 0;
         let cookie = u64::from_ne_bytes(key.try_into().ok()?);
-        (asked != answered).then_some((cookie, partial != 0))
+        (request != answered).then_some(Orphan { cookie, request, begun })
     };
     flows.keys().filter_map(|key| pending(&key)).collect()
 }

@@ -292,6 +292,7 @@ fn pods_are_cheap_and_differ() {
             PodOptions {
                 mtu: 9000,
                 mesh: true,
+                ..PodOptions::default()
             },
         )
         .expect("pod");

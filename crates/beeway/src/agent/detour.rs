@@ -1,5 +1,6 @@
 //! The userspace proxy inside the agent, and what it asks of the kernel.
 
+use std::io::Write;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -7,10 +8,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use beeway_dataplane::Dataplane;
+use beeway_dataplane::{Dataplane, Orphan};
 use beeway_model::Mesh;
+use beeway_proxy::frame::{FLAG_END, Frame, KIND_DATA};
 use beeway_proxy::{Kernel, Proxy, Stats, Worker};
 use tokio::sync::watch;
+use zerocopy::IntoBytes;
 
 const _: () = assert!(beeway_proxy::FRAME_BYTES == beeway_dataplane::FRAME_BYTES);
 
@@ -48,7 +51,11 @@ impl Detour {
         mesh: watch::Receiver<Arc<Mesh>>,
     ) -> Result<Detour> {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let orphans = dataplane.orphans();
         let sockets = dataplane.open_workers(cpus.min(beeway_dataplane::MAX_WORKERS))?;
+        if let Some(worker) = sockets.first() {
+            answer_orphans(&orphans, &worker.injector);
+        }
         let workers = sockets
             .into_iter()
             .map(|s| Worker { bus: s.bus, injector: s.injector, relays: Vec::new() })
@@ -81,6 +88,30 @@ impl Detour {
             let _ = thread.join();
         }
         drop(self.proxy.lock().expect("no panic while locked").take());
+    }
+}
+
+/// What a client gets whose request went down with an earlier agent.
+const LOST: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\n\
+    content-length: 53\r\nserver: beeway\r\n\r\nbeeway: the userspace proxy ended during this request";
+
+/// Answers requests that an earlier agent took and did not answer. Of an answer that has begun
+/// nothing can be made.
+fn answer_orphans(orphans: &[Orphan], mut injector: &TcpStream) {
+    for orphan in orphans.iter().filter(|orphan| !orphan.begun) {
+        let frame = Frame {
+            length: LOST.len() as u32,
+            kind: KIND_DATA,
+            flags: FLAG_END,
+            cookie: orphan.cookie,
+            request: orphan.request,
+            ..Frame::default()
+        };
+        let bytes = [frame.as_bytes(), LOST].concat();
+        // a client that is gone is an error here too
+        if injector.write_all(&bytes).is_ok() {
+            tracing::info!(cookie = orphan.cookie, "answered a request of an earlier agent");
+        }
     }
 }
 

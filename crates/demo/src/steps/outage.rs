@@ -167,7 +167,9 @@ fn tell_probes(screen: &Screen, gap: &Gap, probes: &[Probe]) -> Result<()> {
         thousands(without)
     ));
     screen.ok(&format!(
-        "the next agent was ready in {} and took over the kernel programs; detours were away for {}",
+        "the next agent, started {} later, was ready in {} and took over the kernel programs; \
+         detours were away for {}",
+        human(AWAY),
         human(gap.start),
         human(again)
     ));
