@@ -376,6 +376,8 @@ static __always_inline int
 without_proxy(struct sk_msg_md *msg, struct conn *conn, struct generation *g, u32 reason)
 {
 	bool whole = conn->framing.phase == PHASE_HEAD;
+	u64 cookie = conn->cookie;
+	struct flow *flow = bpf_map_lookup_elem(&flows, &cookie);
 	int action;
 
 	if (reason != REASON_NO_PROXY)
@@ -384,7 +386,9 @@ without_proxy(struct sk_msg_md *msg, struct conn *conn, struct generation *g, u3
 	action = answer_here(msg, conn, g, g->heap[ANSWER_NO_PROXY]);
 	if (!whole)
 		conn->framing.phase = PHASE_DEAD;
-	/* the proxy will never answer it */
+	/* no proxy will answer it, nor the next one on its behalf */
+	if (flow)
+		flow->asked = flow->answered = 0;
 	conn->asked = 0;
 	return action;
 }

@@ -5,8 +5,8 @@ mod bed;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use beeway_testbed::{Place, Pod, pattern, slurp};
 use bed::{Bed, JASON, Shape, WEB};
+use beeway_testbed::{Place, Pod, pattern, slurp};
 
 const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;

@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use bed::{Bed, JASON, LIMIT, Shape, WEB, WEB6};
 use beeway_testbed::{
     Load, Place, RawClient, Response, curl, nginx, pattern, slurp, spawn_ready, tcp_echo, tcp_ping,
     udp_echo, udp_send, upload, wrk,
 };
-use bed::{Bed, JASON, LIMIT, Shape, WEB, WEB6};
 use serde_json::json;
 
 const LANES: [&str; 5] = ["native", "shortcut", "detour", "answered", "refused"];
@@ -59,10 +59,28 @@ fn one_curl_session_sees_v1_v2_and_403() -> Result<()> {
     let output = curl(
         &bed.client,
         &[
-            "-sS", "-w", "%{http_code} %{num_connects}\n", "-H", "Host: web", &root, "--next",
-            "-sS", "-w", "%{http_code} %{num_connects}\n", "-H", "Host: web", "-H",
-            "end-user: jason", &root, "--next", "-sS", "-w", "\n%{http_code} %{num_connects}\n",
-            "-H", "Host: web", &forbidden,
+            "-sS",
+            "-w",
+            "%{http_code} %{num_connects}\n",
+            "-H",
+            "Host: web",
+            &root,
+            "--next",
+            "-sS",
+            "-w",
+            "%{http_code} %{num_connects}\n",
+            "-H",
+            "Host: web",
+            "-H",
+            "end-user: jason",
+            &root,
+            "--next",
+            "-sS",
+            "-w",
+            "\n%{http_code} %{num_connects}\n",
+            "-H",
+            "Host: web",
+            &forbidden,
         ],
     )?
     .success()?;
@@ -76,8 +94,11 @@ fn one_curl_session_sees_v1_v2_and_403() -> Result<()> {
 }
 
 /// Both lanes that carry a body without userspace, and the detour.
-const BODY_LANES: [(&str, Shape, &[&str]); 3] =
-    [("native", NATIVE, &[]), ("shortcut", SHORTCUT, &[]), ("detour", NATIVE, &["end-user: jason"])];
+const BODY_LANES: [(&str, Shape, &[&str]); 3] = [
+    ("native", NATIVE, &[]),
+    ("shortcut", SHORTCUT, &[]),
+    ("detour", NATIVE, &["end-user: jason"]),
+];
 
 #[test]
 fn bodies_arrive_unharmed_in_every_lane() -> Result<()> {
@@ -284,7 +305,8 @@ fn nginx_and_wrk_work_in_every_lane() -> Result<()> {
         }
         let counted = bed.lane(lane)?;
         assert!(counted > 200, "{lane}: {counted}");
-        let others: u64 = LANES.iter().filter(|l| **l != lane).map(|l| bed.lane(l)).sum::<Result<_>>()?;
+        let others: u64 =
+            LANES.iter().filter(|l| **l != lane).map(|l| bed.lane(l)).sum::<Result<_>>()?;
         assert_eq!(others, 0, "{lane}: {:#}", bed.status()?["requests"]);
     }
     Ok(())

@@ -5,8 +5,8 @@ mod bed;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use beeway_testbed::{Load, LoadReport, RawClient};
 use bed::{Bed, JASON, LIMIT, Shape, WEB};
+use beeway_testbed::{Load, LoadReport, RawClient};
 
 const URL: &str = "http://10.96.0.10:80/";
 
@@ -26,7 +26,7 @@ fn load_over_a_restart(bed: &mut Bed) -> Result<LoadReport> {
     let mut raw = RawClient::connect(&bed.client, WEB.parse()?)?;
     for _ in 0..3 {
         assert_eq!(raw.get("web", "/", &[])?.served_by(), Some("v1"));
-        let refused = raw.get("web", "/", &["end-user: jason"])?;
+        let refused = raw.get("web", "/", &["end-user: jason"]).expect("a refusal");
         assert_eq!(refused.status, 503);
         assert!(refused.body.contains("proxy is not running"), "{}", refused.body);
     }
@@ -34,7 +34,7 @@ fn load_over_a_restart(bed: &mut Bed) -> Result<LoadReport> {
     let denied = RawClient::connect(&bed.client, WEB.parse()?)?.get("web", "/forbidden", &[])?;
     assert_eq!(denied.status, 403);
     bed.start_agent()?;
-    assert!(bed.agent_log().contains("adopted=true"), "{}", bed.agent_log());
+    bed.agent.as_ref().expect("an agent runs").wait_for_line("adopted=true", LIMIT)?;
     assert!(bed.generation()? > before, "generations count on over a restart");
     assert_eq!(raw.get("web", "/", &["end-user: jason"])?.served_by(), Some("v2"));
     assert_eq!(raw.get("web", "/", &[])?.served_by(), Some("v1"));

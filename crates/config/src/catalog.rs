@@ -68,10 +68,7 @@ impl Backing {
             workload: instance.name.clone(),
             node: instance.node.clone(),
         };
-        Self {
-            endpoint,
-            labels: instance.labels.clone(),
-        }
+        Self { endpoint, labels: instance.labels.clone() }
     }
 }
 
@@ -79,16 +76,7 @@ impl Port {
     /// A port that nothing routes yet; its cluster comes with [`Catalog::add`].
     pub(crate) fn new(name: String, number: u16, transport: Transport) -> Self {
         let (hint, backings, cluster) = (None, Vec::new(), ClusterId(0));
-        Self {
-            name,
-            number,
-            transport,
-            hint,
-            backings,
-            cluster,
-            rules: None,
-            routed_by: None,
-        }
+        Self { name, number, transport, hint, backings, cluster, rules: None, routed_by: None }
     }
 
     /// Whether HTTP routes can apply: what speaks something else is not looked into.
@@ -141,8 +129,7 @@ impl Catalog {
         if full_hosts == 0 {
             return;
         }
-        self.by_host
-            .extend(kept.iter().map(|host| (host.clone(), index)));
+        self.by_host.extend(kept.iter().map(|host| (host.clone(), index)));
         (listed.hosts, listed.full_hosts) = (kept, full_hosts);
         self.report_shared_frontends(&listed, problems);
         for at in 0..listed.ports.len() {
@@ -169,8 +156,7 @@ impl Catalog {
                     );
                     problems.push(listed.place.error("spec", reason));
                 } else {
-                    self.by_frontend
-                        .insert(key, listed.place.label().to_owned());
+                    self.by_frontend.insert(key, listed.place.label().to_owned());
                 }
             }
         }
@@ -179,17 +165,12 @@ impl Catalog {
     /// The service that a fully qualified host names.
     pub(crate) fn by_host(&self, host: &str) -> Option<&Listed> {
         let listed = &self.services[*self.by_host.get(host)?];
-        listed.hosts[..listed.full_hosts]
-            .iter()
-            .any(|h| h == host)
-            .then_some(listed)
+        listed.hosts[..listed.full_hosts].iter().any(|h| h == host).then_some(listed)
     }
 
     /// The fully qualified host that was probably meant by a name that names nothing.
     pub(crate) fn meant_by(&self, host: &str) -> Option<&str> {
-        self.by_host
-            .get(host)
-            .map(|index| self.services[*index].host())
+        self.by_host.get(host).map(|index| self.services[*index].host())
     }
 
     /// The Kubernetes Service of this name.
@@ -211,11 +192,10 @@ impl Catalog {
             .ports
             .iter()
             .map(|port| {
-                let chosen = port.backings.iter().filter(|b| {
-                    labels
-                        .iter()
-                        .all(|(key, value)| b.labels.get(key) == Some(value))
-                });
+                let chosen = port
+                    .backings
+                    .iter()
+                    .filter(|b| labels.iter().all(|(key, value)| b.labels.get(key) == Some(value)));
                 let name = listed.cluster_name(port.number, port.transport, Some(subset));
                 (name, chosen.map(|b| b.endpoint.clone()).collect())
             })
@@ -228,9 +208,7 @@ impl Catalog {
     /// The cluster of a TCP port of a host, or of a subset of it.
     pub(crate) fn find(&self, host: &str, port: u16, subset: Option<&str>) -> Option<ClusterId> {
         let listed = self.by_host(host)?;
-        self.by_name
-            .get(&cluster_name(listed.host(), port, subset))
-            .copied()
+        self.by_name.get(&cluster_name(listed.host(), port, subset)).copied()
     }
 
     /// A cluster without endpoints for something that is not there: its requests get 503.
@@ -285,21 +263,13 @@ impl Catalog {
                 ports: ports.collect(),
             });
         }
-        Mesh {
-            services,
-            clusters: self.clusters,
-            workloads: Vec::new(),
-        }
+        Mesh { services, clusters: self.clusters, workloads: Vec::new() }
     }
 }
 
 /// The weights of a cluster must add up to less than 2³² (see `beeway_model::mesh::scale`).
 fn bound_weights(place: &Place, port: &mut Port, problems: &mut Vec<Problem>) {
-    let total: u64 = port
-        .backings
-        .iter()
-        .map(|b| u64::from(b.endpoint.weight))
-        .sum();
+    let total: u64 = port.backings.iter().map(|b| u64::from(b.endpoint.weight)).sum();
     if total > u64::from(u32::MAX) {
         let reason = format!(
             "the weights behind port {} add up to more than {}; all count as 1",

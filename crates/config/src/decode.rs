@@ -38,11 +38,7 @@ fn plain(path: &serde_ignored::Path<'_>) -> String {
         | Path::NewtypeStruct { parent }
         | Path::NewtypeVariant { parent } => return plain(parent),
     };
-    if parent.is_empty() {
-        step
-    } else {
-        format!("{parent}.{step}")
-    }
+    if parent.is_empty() { step } else { format!("{parent}.{step}") }
 }
 
 /// A field that is known, not carried out, and only asked for its presence.
@@ -110,10 +106,7 @@ impl std::error::Error for Misfit {}
 
 impl Error for Misfit {
     fn custom<T: fmt::Display>(reason: T) -> Self {
-        Self {
-            line: None,
-            reason: reason.to_string(),
-        }
+        Self { line: None, reason: reason.to_string() }
     }
 }
 
@@ -135,9 +128,8 @@ impl Node {
             Value::Float(value) => visitor.visit_f64(*value),
             Value::Text(text) => visitor.visit_borrowed_str(text),
             Value::List(items) => visitor.visit_seq(SeqDeserializer::new(items.iter())),
-            Value::Map(entries) => visitor.visit_map(MapDeserializer::new(
-                entries.iter().map(|e| (e.key.as_str(), &e.node)),
-            )),
+            Value::Map(entries) => visitor
+                .visit_map(MapDeserializer::new(entries.iter().map(|e| (e.key.as_str(), &e.node)))),
         };
         visited.map_err(|error| error.at(self.line))
     }
@@ -161,9 +153,7 @@ impl<'de> Deserializer<'de> for &'de Node {
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
         match &self.value {
             Value::Null => visitor.visit_none(),
-            _ => visitor
-                .visit_some(self)
-                .map_err(|error| error.at(self.line)),
+            _ => visitor.visit_some(self).map_err(|error| error.at(self.line)),
         }
     }
 
@@ -172,9 +162,7 @@ impl<'de> Deserializer<'de> for &'de Node {
         _name: &'static str,
         visitor: V,
     ) -> Result<V::Value, Misfit> {
-        visitor
-            .visit_newtype_struct(self)
-            .map_err(|error| error.at(self.line))
+        visitor.visit_newtype_struct(self).map_err(|error| error.at(self.line))
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -185,10 +173,7 @@ impl<'de> Deserializer<'de> for &'de Node {
     ) -> Result<V::Value, Misfit> {
         match &self.value {
             Value::Text(text) => visitor.visit_enum(Name(text)),
-            _ => Err(Error::invalid_type(
-                Unexpected::Other("not text"),
-                &"a name",
-            )),
+            _ => Err(Error::invalid_type(Unexpected::Other("not text"), &"a name")),
         }
         .map_err(|error: Misfit| error.at(self.line))
     }
@@ -281,29 +266,13 @@ mod tests {
     #[test]
     fn misfits_know_their_line() {
         for (text, line, reason) in [
-            (
-                "name: 1\n",
-                1,
-                "invalid type: integer `1`, expected a string",
-            ),
-            (
-                "name: x\ninner:\n- port: 70000\n",
-                3,
-                "invalid value: integer `70000`, expected u16",
-            ),
+            ("name: 1\n", 1, "invalid type: integer `1`, expected a string"),
+            ("name: x\ninner:\n- port: 70000\n", 3, "invalid value: integer `70000`, expected u16"),
             ("a: x\ninner:\n- port: 7\n", 1, "missing field `name`"),
-            (
-                "name: x\ninner:\n- 5\n",
-                3,
-                "invalid type: integer `5`, expected struct Inner",
-            ),
+            ("name: x\ninner:\n- 5\n", 3, "invalid type: integer `5`, expected struct Inner"),
         ] {
             let misfit = sample(text).unwrap_err();
-            assert_eq!(
-                (misfit.line, misfit.reason.as_str()),
-                (Some(line), reason),
-                "{text}"
-            );
+            assert_eq!((misfit.line, misfit.reason.as_str()), (Some(line), reason), "{text}");
         }
     }
 }

@@ -32,9 +32,7 @@ fn collect(dir: &Path, depth: usize, files: &mut Vec<PathBuf>) -> io::Result<()>
         }
         // Follows links: the files of a mounted ConfigMap are some.
         let metadata = fs::metadata(&path).map_err(|error| naming(&path, &error))?;
-        let yaml = path
-            .extension()
-            .is_some_and(|ext| ext == "yaml" || ext == "yml");
+        let yaml = path.extension().is_some_and(|ext| ext == "yaml" || ext == "yml");
         if metadata.is_dir() && depth > 0 {
             collect(&path, depth - 1, files)?;
         } else if metadata.is_file() && yaml {

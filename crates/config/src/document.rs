@@ -67,25 +67,13 @@ pub(crate) fn read(text: &str) -> Vec<Result<Node, Malformed>> {
         .into_iter()
         .filter(|(_, part)| part.lines().any(|line| !is_blank(line)))
         .map(|(before, part)| parse(part, before))
-        .filter(|read| {
-            !matches!(
-                read,
-                Ok(Node {
-                    value: Value::Null,
-                    ..
-                })
-            )
-        })
+        .filter(|read| !matches!(read, Ok(Node { value: Value::Null, .. })))
         .collect()
 }
 
 /// Nothing that makes a document: comments, directives and markers.
 fn is_blank(line: &str) -> bool {
-    let rest = line
-        .strip_prefix("---")
-        .or_else(|| line.strip_prefix("..."))
-        .unwrap_or(line)
-        .trim();
+    let rest = line.strip_prefix("---").or_else(|| line.strip_prefix("...")).unwrap_or(line).trim();
     rest.is_empty() || rest.starts_with('#') || line.starts_with('%')
 }
 
@@ -113,9 +101,7 @@ fn is_marker(line: &str) -> bool {
 fn parse(text: &str, lines_before: usize) -> Result<Node, Malformed> {
     // A `...` line ends the document before it; here it only begins the piece.
     let body = match text.strip_prefix("...") {
-        Some(_) => text
-            .split_once('\n')
-            .map_or(String::new(), |(_, rest)| format!("\n{rest}")),
+        Some(_) => text.split_once('\n').map_or(String::new(), |(_, rest)| format!("\n{rest}")),
         None => text.to_owned(),
     };
     // The depth bounds recursion here and in every walk over the tree. The other limits are wide
@@ -135,10 +121,7 @@ fn parse(text: &str, lines_before: usize) -> Result<Node, Malformed> {
             let line = error.location().map_or(1, |at| at.line() as usize).max(1);
             // The parser may stop one line past the end; the last line is the better place.
             let line = line.min(body.lines().count().max(1)) + lines_before;
-            Err(Malformed {
-                line,
-                reason: one_line(&error),
-            })
+            Err(Malformed { line, reason: one_line(&error) })
         }
     }
 }
@@ -153,10 +136,7 @@ fn one_line(error: &serde_saphyr::Error) -> String {
 
 impl From<Spanned<Value>> for Node {
     fn from(spanned: Spanned<Value>) -> Self {
-        Self {
-            line: spanned.referenced.line() as usize,
-            value: spanned.value,
-        }
+        Self { line: spanned.referenced.line() as usize, value: spanned.value }
     }
 }
 
@@ -180,9 +160,7 @@ impl Node {
     /// The line of what a dotted path names (`spec.http.0.match`), or of the deepest part of the
     /// path that is there.
     pub(crate) fn line_of(&self, path: &str) -> usize {
-        let Some((step, rest)) = path
-            .split_once('.')
-            .or((!path.is_empty()).then_some((path, "")))
+        let Some((step, rest)) = path.split_once('.').or((!path.is_empty()).then_some((path, "")))
         else {
             return self.line;
         };
@@ -194,10 +172,7 @@ impl Node {
                     _ => entry.line,
                 },
                 // Keys that hold dots themselves, such as label names.
-                None => entries
-                    .iter()
-                    .find(|e| e.key == path)
-                    .map_or(self.line, |e| e.line),
+                None => entries.iter().find(|e| e.key == path).map_or(self.line, |e| e.line),
             },
             Value::List(items) => match step.parse::<usize>().ok().and_then(|at| items.get(at)) {
                 Some(item) => item.line_of(rest),
@@ -310,12 +285,9 @@ mod tests {
 
     #[test]
     fn one_bad_document_costs_only_itself() {
-        for (bad, line) in [
-            ("b: [1, 2\n", 3),
-            ("b: 1\nb: 2\n", 4),
-            ("b: 1\n c: 2\n", 4),
-            ("b: *x\n", 3),
-        ] {
+        for (bad, line) in
+            [("b: [1, 2\n", 3), ("b: 1\nb: 2\n", 4), ("b: 1\n c: 2\n", 4), ("b: *x\n", 3)]
+        {
             let read = read(&format!("a: 1\n---\n{bad}---\nc: 3\n"));
             assert_eq!(read.len(), 3, "{bad}");
             assert!(read[0].is_ok() && read[2].is_ok(), "{bad}");
@@ -327,19 +299,12 @@ mod tests {
 
     #[test]
     fn keys_and_words_stay_what_is_written() {
-        let node = read("y: on\n1.0: no\n0x1: off\ntrue: Yes\n")
-            .remove(0)
-            .unwrap();
-        let Value::Map(entries) = &node.value else {
-            panic!("{node:?}")
-        };
+        let node = read("y: on\n1.0: no\n0x1: off\ntrue: Yes\n").remove(0).unwrap();
+        let Value::Map(entries) = &node.value else { panic!("{node:?}") };
         let keys: Vec<&str> = entries.iter().map(|e| e.key.as_str()).collect();
         assert_eq!(keys, ["y", "1.0", "0x1", "true"]);
         let texts: Vec<Value> = entries.iter().map(|e| e.node.value.clone()).collect();
-        assert_eq!(
-            texts,
-            ["on", "no", "off", "Yes"].map(|text| Value::Text(text.into()))
-        );
+        assert_eq!(texts, ["on", "no", "off", "Yes"].map(|text| Value::Text(text.into())));
     }
 
     #[test]

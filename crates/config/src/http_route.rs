@@ -50,32 +50,22 @@ pub(crate) fn attach(objects: &Objects, catalog: &mut Catalog, problems: &mut Ve
             let producer = catalog.services[slot.0].namespace == route.namespace;
             let consumer = (!producer).then(|| route.namespace.clone());
             let for_consumer = rules.iter().cloned().map(|(precedence, mut rule)| {
-                let source = SourceMatch {
-                    namespace: consumer.clone(),
-                    ..Default::default()
-                };
+                let source = SourceMatch { namespace: consumer.clone(), ..Default::default() };
                 for m in rule.matches.iter_mut().filter(|_| consumer.is_some()) {
                     m.sources = vec![source.clone()];
                 }
                 (precedence, rule)
             });
             let of_port = attached.entry(slot).or_default();
-            of_port
-                .entry(consumer.clone())
-                .or_default()
-                .extend(for_consumer);
-            names
-                .entry(slot)
-                .or_insert_with(|| route.place.label().to_owned());
+            of_port.entry(consumer.clone()).or_default().extend(for_consumer);
+            names.entry(slot).or_insert_with(|| route.place.label().to_owned());
         }
     }
     for (slot, mut layers) in attached {
         let producers = layers.remove(&None);
         let consumers = layers.into_iter();
         let all = consumers.chain(producers.map(|ranked| (None, ranked)));
-        let layers = all
-            .map(|(namespace, ranked)| layer(namespace, ranked))
-            .collect();
+        let layers = all.map(|(namespace, ranked)| layer(namespace, ranked)).collect();
         let port = &mut catalog.services[slot.0].ports[slot.1];
         port.rules = Some(compose(layers, port.cluster).0);
         port.routed_by = names.remove(&slot);
@@ -88,17 +78,10 @@ fn layer(namespace: Option<String>, mut ranked: Ranked) -> Layer {
     match namespace {
         Some(namespace) => Layer {
             name: format!("HTTPRoutes of {namespace}"),
-            scope: vec![SourceMatch {
-                namespace: Some(namespace),
-                ..Default::default()
-            }],
+            scope: vec![SourceMatch { namespace: Some(namespace), ..Default::default() }],
             rules,
         },
-        None => Layer {
-            name: "HTTPRoutes".to_owned(),
-            scope: Vec::new(),
-            rules,
-        },
+        None => Layer { name: "HTTPRoutes".to_owned(), scope: Vec::new(), rules },
     }
 }
 
@@ -111,16 +94,10 @@ fn slots(
     let mut slots = BTreeSet::new();
     for (index, parent) in route.body.parent_refs.iter().enumerate() {
         let path = format!("spec.parentRefs.{index}");
-        let group = parent
-            .group
-            .as_deref()
-            .unwrap_or("gateway.networking.k8s.io");
+        let group = parent.group.as_deref().unwrap_or("gateway.networking.k8s.io");
         let kind = parent.kind.as_deref().unwrap_or("Gateway");
         if (group, kind) != ("", "Service") {
-            let reason = format!(
-                "parent {kind} {}: only Services are the mesh's",
-                parent.name
-            );
+            let reason = format!("parent {kind} {}: only Services are the mesh's", parent.name);
             problems.push(route.place.notice(&path, reason));
             continue;
         }
@@ -135,23 +112,13 @@ fn slots(
             .filter(|at| {
                 let port = &listed.ports[*at];
                 parent.port.is_none_or(|number| number == port.number)
-                    && parent
-                        .section_name
-                        .as_ref()
-                        .is_none_or(|name| *name == port.name)
+                    && parent.section_name.as_ref().is_none_or(|name| *name == port.name)
             })
             .collect();
-        let http: Vec<usize> = named
-            .iter()
-            .copied()
-            .filter(|at| listed.ports[*at].takes_http())
-            .collect();
+        let http: Vec<usize> =
+            named.iter().copied().filter(|at| listed.ports[*at].takes_http()).collect();
         if http.is_empty() {
-            let what = if named.is_empty() {
-                "no such port"
-            } else {
-                "no HTTP on that port"
-            };
+            let what = if named.is_empty() { "no such port" } else { "no HTTP on that port" };
             let reason = format!("Service {namespace}/{}: {what}", parent.name);
             problems.push(route.place.error(&path, reason));
         }
@@ -180,16 +147,9 @@ fn rules(
 ) -> Option<Ranked> {
     let spec = &route.body;
     let default = [RouteRule::default()];
-    let rules = if spec.rules.is_empty() {
-        &default[..]
-    } else {
-        &spec.rules
-    };
-    let mut hostnames: Vec<Option<String>> = spec
-        .hostnames
-        .iter()
-        .map(|name| Some(name.to_ascii_lowercase()))
-        .collect();
+    let rules = if spec.rules.is_empty() { &default[..] } else { &spec.rules };
+    let mut hostnames: Vec<Option<String>> =
+        spec.hostnames.iter().map(|name| Some(name.to_ascii_lowercase())).collect();
     if hostnames.is_empty() {
         hostnames.push(None);
     }
@@ -202,21 +162,10 @@ fn rules(
                 let precedence =
                     Precedence::of(route, (index, at), hostname.as_deref(), &condition);
                 let hosts = hostname.iter().cloned().collect();
-                let whole = Match {
-                    hosts,
-                    ..condition.request.clone()
-                };
+                let whole = Match { hosts, ..condition.request.clone() };
                 let name = format!("{} rules[{index}].matches[{at}]", route.place.label());
                 let (action, detour) = (action.clone(), detour.clone());
-                ranked.push((
-                    precedence,
-                    Rule {
-                        name,
-                        matches: vec![whole],
-                        action,
-                        detour,
-                    },
-                ));
+                ranked.push((precedence, Rule { name, matches: vec![whole], action, detour }));
             }
         }
     }
@@ -233,11 +182,7 @@ fn all_conditions(
     let any = [RouteMatch::default()];
     let mut all = Vec::new();
     for (index, rule) in rules.iter().enumerate() {
-        let alternatives = if rule.matches.is_empty() {
-            &any[..]
-        } else {
-            &rule.matches
-        };
+        let alternatives = if rule.matches.is_empty() { &any[..] } else { &rule.matches };
         let read = alternatives.iter().enumerate().map(|(at, m)| {
             let path = format!("spec.rules.{index}.matches.{at}");
             route_match::condition(&route.place, &path, m, problems)
@@ -319,17 +264,11 @@ fn action(
             Ok(more) => detour.extend(more),
             Err(_) => cluster = None,
         }
-        backends.push(Backend {
-            cluster,
-            weight: backend.weight.unwrap_or(1),
-        });
+        backends.push(Backend { cluster, weight: backend.weight.unwrap_or(1) });
     }
     let total: u64 = backends.iter().map(|b| u64::from(b.weight)).sum();
     if total > u64::from(u32::MAX) {
-        let reason = format!(
-            "the weights add up to more than {}; requests get 500",
-            u32::MAX
-        );
+        let reason = format!("the weights add up to more than {}; requests get 500", u32::MAX);
         problems.push(route.place.error(&format!("{path}.backendRefs"), reason));
         backends.clear();
     }
@@ -338,10 +277,7 @@ fn action(
         problems.push(route.place.notice(&path, reason));
     }
     detour.dedup();
-    (
-        Action::Forward(backends),
-        (!detour.is_empty()).then(|| detour.join(", ")),
-    )
+    (Action::Forward(backends), (!detour.is_empty()).then(|| detour.join(", ")))
 }
 
 fn cluster(
@@ -353,17 +289,12 @@ fn cluster(
     let group = backend.group.as_deref().unwrap_or_default();
     let kind = backend.kind.as_deref().unwrap_or("Service");
     if (group, kind) != ("", "Service") {
-        return Err(format!(
-            "backend {kind} {} is of a kind that is not known",
-            backend.name
-        ));
+        return Err(format!("backend {kind} {} is of a kind that is not known", backend.name));
     }
     let namespace = backend.namespace.as_ref().unwrap_or(&route.namespace);
     let name = format!("{namespace}/{}", backend.name);
     if *namespace != route.namespace && !granted(route, namespace, &backend.name, objects) {
-        return Err(format!(
-            "no ReferenceGrant in {namespace} lets it refer to Service {name}"
-        ));
+        return Err(format!("no ReferenceGrant in {namespace} lets it refer to Service {name}"));
     }
     let Some(service) = catalog.kubernetes(namespace, &backend.name) else {
         return Err(format!("there is no Service {name}"));
@@ -389,11 +320,8 @@ fn granted(
         parent.kind.as_deref() == Some("Service") && parent.namespace.as_deref() == Some(namespace)
     });
     parent
-        || objects
-            .reference_grants
-            .iter()
-            .filter(|grant| grant.namespace == namespace)
-            .any(|grant| {
+        || objects.reference_grants.iter().filter(|grant| grant.namespace == namespace).any(
+            |grant| {
                 grant.body.from.iter().any(|from| {
                     from.group == "gateway.networking.k8s.io"
                         && from.kind == "HTTPRoute"
@@ -403,5 +331,6 @@ fn granted(
                         && to.kind == "Service"
                         && to.name.as_deref().is_none_or(|name| name == service)
                 })
-            })
+            },
+        )
 }

@@ -84,9 +84,7 @@ impl Instances {
 
     /// The instance that owns an address.
     pub(crate) fn at(&self, address: IpAddr) -> Option<&Instance> {
-        self.by_address
-            .get(&address)
-            .map(|index| &self.list[*index])
+        self.by_address.get(&address).map(|index| &self.list[*index])
     }
 
     /// The pod of this name.
@@ -121,9 +119,7 @@ pub(crate) fn selects(
     selector: &BTreeMap<String, String>,
     labels: &BTreeMap<String, String>,
 ) -> bool {
-    selector
-        .iter()
-        .all(|(key, value)| labels.get(key) == Some(value))
+    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
 fn of_pod<'a>(
@@ -149,11 +145,7 @@ fn of_pod<'a>(
         }
     }
     // A hand-written pod without conditions is ready; one that says so decides for itself.
-    let condition = status
-        .conditions
-        .iter()
-        .flatten()
-        .find(|c| c.type_ == "Ready");
+    let condition = status.conditions.iter().flatten().find(|c| c.type_ == "Ready");
     let ready = condition.is_none_or(|c| c.status == "True") && !pod.deleted;
     let sidecars = spec.init_containers.iter().flatten();
     let sidecars = sidecars.filter(|c| c.restart_policy.as_deref() == Some("Always"));
@@ -208,10 +200,7 @@ pub(crate) fn of_entry(
         addresses: vec![address],
         own_addresses: true,
         ready: true,
-        service_account: entry
-            .service_account
-            .clone()
-            .unwrap_or_else(|| "default".to_owned()),
+        service_account: entry.service_account.clone().unwrap_or_else(|| "default".to_owned()),
         node: None,
         named_ports: entry.ports.clone(),
         // 0 and absent alike mean 1, as in Istio.

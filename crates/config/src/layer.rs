@@ -23,10 +23,7 @@ pub(crate) fn compose(layers: Vec<Layer>, default: ClusterId) -> (Vec<Rule>, usi
     let mut rules = Vec::new();
     let total = layers.len();
     for (index, layer) in layers.into_iter().enumerate() {
-        let closed = layer
-            .rules
-            .iter()
-            .any(|rule| catches_all(rule, &layer.scope));
+        let closed = layer.rules.iter().any(|rule| catches_all(rule, &layer.scope));
         rules.extend(layer.rules);
         if layer.scope.is_empty() {
             return (rules, index + 1);
@@ -34,14 +31,8 @@ pub(crate) fn compose(layers: Vec<Layer>, default: ClusterId) -> (Vec<Rule>, usi
         if !closed {
             rules.push(Rule {
                 name: format!("{}: no rule holds", layer.name),
-                matches: vec![Match {
-                    sources: layer.scope,
-                    ..Match::default()
-                }],
-                action: Action::Respond {
-                    status: 404,
-                    body: String::new(),
-                },
+                matches: vec![Match { sources: layer.scope, ..Match::default() }],
+                action: Action::Respond { status: 404, body: String::new() },
                 detour: None,
             });
         }
@@ -49,20 +40,14 @@ pub(crate) fn compose(layers: Vec<Layer>, default: ClusterId) -> (Vec<Rule>, usi
     rules.push(Rule {
         name: "no route".to_owned(),
         matches: Vec::new(),
-        action: Action::Forward(vec![Backend {
-            cluster: Some(default),
-            weight: 1,
-        }]),
+        action: Action::Forward(vec![Backend { cluster: Some(default), weight: 1 }]),
         detour: None,
     });
     (rules, total)
 }
 
 fn catches_all(rule: &Rule, scope: &[SourceMatch]) -> bool {
-    let whole = Match {
-        sources: scope.to_vec(),
-        ..Match::default()
-    };
+    let whole = Match { sources: scope.to_vec(), ..Match::default() };
     rule.matches.is_empty() || rule.matches.contains(&whole)
 }
 
@@ -70,10 +55,7 @@ fn catches_all(rule: &Rule, scope: &[SourceMatch]) -> bool {
 pub(crate) fn widest(sources: Vec<SourceMatch>) -> Vec<SourceMatch> {
     let covers = |wide: &SourceMatch, narrow: &SourceMatch| {
         (wide.namespace.is_none() || wide.namespace == narrow.namespace)
-            && wide
-                .labels
-                .iter()
-                .all(|(key, value)| narrow.labels.get(key) == Some(value))
+            && wide.labels.iter().all(|(key, value)| narrow.labels.get(key) == Some(value))
     };
     let mut kept: Vec<SourceMatch> = Vec::new();
     for source in sources {
@@ -92,15 +74,8 @@ pub(crate) fn check_regex(pattern: &str) -> Result<(), String> {
         .map(drop)
         .map_err(|error| {
             let text = error.to_string();
-            let last = text
-                .lines()
-                .last()
-                .unwrap_or("not a regular expression")
-                .trim();
-            format!(
-                "regex `{pattern}`: {}",
-                last.strip_prefix("error: ").unwrap_or(last)
-            )
+            let last = text.lines().last().unwrap_or("not a regular expression").trim();
+            format!("regex `{pattern}`: {}", last.strip_prefix("error: ").unwrap_or(last))
         })
 }
 
@@ -111,20 +86,13 @@ mod tests {
     fn source(namespace: Option<&str>, label: Option<&str>) -> SourceMatch {
         SourceMatch {
             namespace: namespace.map(str::to_owned),
-            labels: label
-                .map(|value| ("app".to_owned(), value.to_owned()))
-                .into_iter()
-                .collect(),
+            labels: label.map(|value| ("app".to_owned(), value.to_owned())).into_iter().collect(),
         }
     }
 
     #[test]
     fn the_widest_sources_stay() {
-        let (all, ns, app) = (
-            source(None, None),
-            source(Some("a"), None),
-            source(None, Some("x")),
-        );
+        let (all, ns, app) = (source(None, None), source(Some("a"), None), source(None, Some("x")));
         let both = source(Some("a"), Some("x"));
         for (given, kept) in [
             (vec![both.clone(), ns.clone()], vec![ns.clone()]),

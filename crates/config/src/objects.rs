@@ -75,13 +75,7 @@ impl Place {
     fn problem(&self, severity: Severity, path: &str, reason: String) -> Problem {
         let line = Some(self.node.line_of(path));
         let object = (!self.label.is_empty()).then(|| self.label.clone());
-        Problem {
-            severity,
-            file: self.file.to_path_buf(),
-            line,
-            object,
-            reason,
-        }
+        Problem { severity, file: self.file.to_path_buf(), line, object, reason }
     }
 
     fn position(&self) -> String {
@@ -91,11 +85,7 @@ impl Place {
 
 /// Reads every object of every file.
 pub(crate) fn collect(files: &[(PathBuf, String)], problems: &mut Vec<Problem>) -> Objects {
-    let mut reader = Reader {
-        objects: Objects::default(),
-        seen: BTreeMap::new(),
-        problems,
-    };
+    let mut reader = Reader { objects: Objects::default(), seen: BTreeMap::new(), problems };
     for (path, text) in files {
         let file: Arc<Path> = Arc::from(path.as_path());
         for document in document::read(text) {
@@ -159,11 +149,7 @@ const GATEWAY_VERSIONS: [&str; 2] = ["v1", "v1beta1"];
 
 impl Reader<'_> {
     fn document(&mut self, file: &Arc<Path>, node: Node) {
-        let place = Place {
-            file: file.clone(),
-            label: String::new(),
-            node,
-        };
+        let place = Place { file: file.clone(), label: String::new(), node };
         let (Some(version), Some(kind)) = (place.node.text("apiVersion"), place.node.text("kind"))
         else {
             self.problems
@@ -185,10 +171,7 @@ impl Reader<'_> {
 
     fn object(&mut self, mut place: Place, group: &str, version: &str, kind: &str) {
         let metadata = place.node.get("metadata");
-        let name = metadata
-            .and_then(|m| m.text("name"))
-            .unwrap_or_default()
-            .to_owned();
+        let name = metadata.and_then(|m| m.text("name")).unwrap_or_default().to_owned();
         let cluster_wide = group.is_empty() && matches!(kind, "Namespace" | "Node");
         let namespace = match metadata.and_then(|m| m.text("namespace")) {
             _ if cluster_wide => String::new(),
@@ -215,16 +198,10 @@ impl Reader<'_> {
             return;
         }
         if name.is_empty() {
-            self.problems
-                .push(place.error("metadata", "no metadata.name; it is not applied"));
+            self.problems.push(place.error("metadata", "no metadata.name; it is not applied"));
             return;
         }
-        let key = (
-            group.to_owned(),
-            kind.to_owned(),
-            namespace.clone(),
-            name.clone(),
-        );
+        let key = (group.to_owned(), kind.to_owned(), namespace.clone(), name.clone());
         if let Some(first) = self.seen.get(&key) {
             let reason = format!("defined before at {first}; that one stands, this one is ignored");
             self.problems.push(place.error("", reason));
@@ -296,10 +273,10 @@ impl Reader<'_> {
         &mut self,
         (place, namespace, name): (Place, String, String),
     ) -> Option<Object<T>> {
-        let metadata = place.node.get("metadata").map_or_else(
-            || Ok((ObjectMeta::default(), Vec::new())),
-            decode::<ObjectMeta>,
-        );
+        let metadata = place
+            .node
+            .get("metadata")
+            .map_or_else(|| Ok((ObjectMeta::default(), Vec::new())), decode::<ObjectMeta>);
         let (metadata, body, unread) = match (metadata, decode::<T>(&place.node)) {
             (Ok((metadata, _)), Ok((body, unread))) => (metadata, body, unread),
             (Err(misfit), _) | (_, Err(misfit)) => {
@@ -345,18 +322,16 @@ fn is_condition(path: &str) -> bool {
 
 /// What to say of an object of a kind that is not read; `None` for the kinds that are.
 fn unread_kind(place: &Place, group: &str, kind: &str) -> Option<Problem> {
-    let security = matches!(
-        kind,
-        "AuthorizationPolicy" | "PeerAuthentication" | "RequestAuthentication"
-    ) || kind.ends_with("NetworkPolicy");
+    let security =
+        matches!(kind, "AuthorizationPolicy" | "PeerAuthentication" | "RequestAuthentication")
+            || kind.ends_with("NetworkPolicy");
     let read = match group {
         "" => matches!(kind, "Service" | "Pod" | "Namespace" | "Node"),
         "discovery.k8s.io" => kind == "EndpointSlice",
         "gateway.networking.k8s.io" => matches!(kind, "HTTPRoute" | "ReferenceGrant"),
-        "networking.istio.io" => matches!(
-            kind,
-            "VirtualService" | "DestinationRule" | "ServiceEntry" | "WorkloadEntry"
-        ),
+        "networking.istio.io" => {
+            matches!(kind, "VirtualService" | "DestinationRule" | "ServiceEntry" | "WorkloadEntry")
+        }
         _ => false,
     };
     // Built-in kinds that say nothing about traffic.
@@ -379,10 +354,7 @@ fn unread_kind(place: &Place, group: &str, kind: &str) -> Option<Problem> {
         let reason = "this version does NOT enforce it: what it forbids is allowed";
         Some(place.error("kind", reason))
     } else if harmless {
-        Some(place.notice(
-            "kind",
-            "this kind says nothing about traffic; it is not read",
-        ))
+        Some(place.notice("kind", "this kind says nothing about traffic; it is not read"))
     } else {
         Some(place.warning("kind", "this kind is not supported yet; it is not applied"))
     }

@@ -36,10 +36,7 @@ pub(crate) fn of_rule(
             other => {
                 let reason = format!("filter {other} is not supported: its requests get 500");
                 problems.push(place.error(&path, reason));
-                answer = Some(Action::Respond {
-                    status: 500,
-                    body: String::new(),
-                });
+                answer = Some(Action::Respond { status: 500, body: String::new() });
                 continue;
             }
         };

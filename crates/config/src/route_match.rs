@@ -26,30 +26,20 @@ pub(crate) fn condition(
         problems.push(place.error(&format!("{path}.{part}"), reason));
     };
     let (path, path_rank) = path_match(m, &mut wrong);
-    let mut request = Match {
-        path,
-        ..Match::default()
-    };
+    let mut request = Match { path, ..Match::default() };
     request.method = m.method.clone().map(StringMatch::Exact);
     for (at, field) in m.headers.iter().enumerate() {
         let name = field.name.to_ascii_lowercase();
         // The first match of a name counts; the rest must be ignored, says the specification.
         if request.headers.iter().all(|h| h.name != name) {
             let value = value(&format!("headers.{at}"), field, &mut wrong);
-            request.headers.push(HeaderMatch {
-                name,
-                value,
-                invert: false,
-            });
+            request.headers.push(HeaderMatch { name, value, invert: false });
         }
     }
     for (at, field) in m.query_params.iter().enumerate() {
         if request.query.iter().all(|q| q.name != field.name) {
             let value = value(&format!("queryParams.{at}"), field, &mut wrong);
-            request.query.push(QueryMatch {
-                name: field.name.clone(),
-                value,
-            });
+            request.query.push(QueryMatch { name: field.name.clone(), value });
         }
     }
     Condition { request, path_rank }
@@ -59,30 +49,16 @@ fn path_match(
     m: &RouteMatch,
     wrong: &mut impl FnMut(&str, String),
 ) -> (Option<PathMatch>, (u8, usize)) {
-    let kind = m
-        .path
-        .as_ref()
-        .and_then(|p| p.kind.as_deref())
-        .unwrap_or("PathPrefix");
-    let value = m
-        .path
-        .as_ref()
-        .and_then(|p| p.value.as_deref())
-        .unwrap_or("/");
+    let kind = m.path.as_ref().and_then(|p| p.kind.as_deref()).unwrap_or("PathPrefix");
+    let value = m.path.as_ref().and_then(|p| p.value.as_deref()).unwrap_or("/");
     if kind != "RegularExpression" && !value.starts_with('/') {
-        wrong(
-            "path.value",
-            format!("path `{value}` does not begin with /"),
-        );
+        wrong("path.value", format!("path `{value}` does not begin with /"));
     }
     match kind {
         "Exact" => (Some(PathMatch::Exact(value.to_owned())), (3, value.len())),
         // Every path begins with `/`.
         "PathPrefix" if value == "/" => (None, (2, 1)),
-        "PathPrefix" => (
-            Some(PathMatch::Segments(value.to_owned())),
-            (2, value.len()),
-        ),
+        "PathPrefix" => (Some(PathMatch::Segments(value.to_owned())), (2, value.len())),
         "RegularExpression" => {
             if let Err(reason) = check_regex(value) {
                 wrong("path.value", reason);

@@ -63,11 +63,7 @@ pub(crate) fn listed(
         kubernetes: false,
         full_hosts: hosts.len(),
         hosts,
-        addresses: if taken {
-            addresses(entry, problems)
-        } else {
-            Vec::new()
-        },
+        addresses: if taken { addresses(entry, problems) } else { Vec::new() },
         ports: ports.collect(),
     })
 }
@@ -75,11 +71,7 @@ pub(crate) fn listed(
 fn backings(instance: &Instance, port: &istio::EntryPort) -> Vec<Backing> {
     let named = instance.named_ports.get(&port.name).copied();
     let target = named.or(port.target_port).unwrap_or(port.number);
-    instance
-        .addresses
-        .iter()
-        .map(|address| Backing::of(instance, *address, target))
-        .collect()
+    instance.addresses.iter().map(|address| Backing::of(instance, *address, target)).collect()
 }
 
 /// The instances behind it: its own endpoints, or those that its selector chooses.
@@ -101,20 +93,13 @@ fn backing(
         });
         return chosen.cloned().collect();
     }
-    let inline = spec
-        .endpoints
-        .iter()
-        .enumerate()
-        .filter_map(|(index, endpoint)| {
-            let path = format!("spec.endpoints.{index}");
-            let name = format!("{}-{index}", entry.name);
-            of_entry(endpoint, place, &path, &entry.namespace, &name, problems)
-        });
+    let inline = spec.endpoints.iter().enumerate().filter_map(|(index, endpoint)| {
+        let path = format!("spec.endpoints.{index}");
+        let name = format!("{}-{index}", entry.name);
+        of_entry(endpoint, place, &path, &entry.namespace, &name, problems)
+    });
     let inline: Vec<Instance> = inline.collect();
-    let dns = spec
-        .resolution
-        .as_deref()
-        .is_some_and(|r| r.starts_with("DNS"));
+    let dns = spec.resolution.as_deref().is_some_and(|r| r.starts_with("DNS"));
     if dns && inline.is_empty() {
         let reason = "names are not looked up yet: resolution DNS needs endpoints with addresses";
         problems.push(place.warning("spec.resolution", reason));

@@ -28,10 +28,7 @@ pub(crate) fn catalog(
     for slice in &objects.slices {
         match slice.labels.get("kubernetes.io/service-name") {
             Some(name) => {
-                slices
-                    .entry((slice.namespace.as_str(), name))
-                    .or_default()
-                    .push(slice);
+                slices.entry((slice.namespace.as_str(), name)).or_default().push(slice);
             }
             None => problems.push(slice.place.warning(
                 "metadata",
@@ -90,17 +87,10 @@ fn of_service(
             continue;
         };
         let mut listed = Port::new(port.name.clone().unwrap_or_default(), number, transport);
-        listed.hint = hint(
-            number,
-            transport,
-            &listed.name,
-            port.app_protocol.as_deref(),
-        );
+        listed.hint = hint(number, transport, &listed.name, port.app_protocol.as_deref());
         listed.backings = of_port(service, &spec, port, number, slices, instances, problems);
         if let (true, Some(node)) = (local, &options.node) {
-            listed
-                .backings
-                .retain(|b| b.endpoint.node.as_deref() == Some(node));
+            listed.backings.retain(|b| b.endpoint.node.as_deref() == Some(node));
         }
         ports.push(listed);
     }
@@ -130,11 +120,7 @@ fn report_unsupported(
         let reason = format!("{what} is not supported yet; endpoints are drawn by weight alone");
         problems.push(service.place.warning(path, reason));
     };
-    if spec
-        .session_affinity
-        .as_deref()
-        .is_some_and(|affinity| affinity != "None")
-    {
+    if spec.session_affinity.as_deref().is_some_and(|affinity| affinity != "None") {
         warn("spec.sessionAffinity", "sessionAffinity");
     }
     if spec.traffic_distribution.is_some() {
@@ -154,12 +140,7 @@ fn cluster_ips(
 ) -> Vec<IpAddr> {
     let mut addresses = Vec::new();
     let listed = spec.cluster_ips.iter().flatten();
-    for text in spec
-        .cluster_ip
-        .iter()
-        .chain(listed)
-        .filter(|t| !t.is_empty() && *t != "None")
-    {
+    for text in spec.cluster_ip.iter().chain(listed).filter(|t| !t.is_empty() && *t != "None") {
         match text.parse::<IpAddr>() {
             Ok(address) if addresses.contains(&address) => {}
             Ok(address) => addresses.push(address),
@@ -184,21 +165,9 @@ fn of_port(
     let unready = spec.publish_not_ready_addresses == Some(true);
     let mut backings = Vec::new();
     for slice in slices {
-        of_slice(
-            slice,
-            port,
-            number,
-            unready,
-            instances,
-            &mut backings,
-            problems,
-        );
+        of_slice(slice, port, number, unready, instances, &mut backings, problems);
     }
-    let Some(selector) = spec
-        .selector
-        .as_ref()
-        .filter(|selector| !selector.is_empty())
-    else {
+    let Some(selector) = spec.selector.as_ref().filter(|selector| !selector.is_empty()) else {
         return backings;
     };
     let chosen = instances.list.iter().filter(|instance| {
@@ -210,10 +179,7 @@ fn of_port(
     });
     for instance in chosen {
         if let Some(target) = target_port(port, number, instance) {
-            let offered = instance
-                .addresses
-                .iter()
-                .map(|a| Backing::of(instance, *a, target));
+            let offered = instance.addresses.iter().map(|a| Backing::of(instance, *a, target));
             backings.extend(offered);
         }
     }
@@ -252,10 +218,7 @@ fn of_slice(
         return;
     };
     // No number means every port: the service's own is the one that is asked for.
-    let target = target
-        .port
-        .and_then(|port| u16::try_from(port).ok())
-        .unwrap_or(number);
+    let target = target.port.and_then(|port| u16::try_from(port).ok()).unwrap_or(number);
     for (index, endpoint) in body.endpoints.iter().enumerate() {
         let ready = endpoint.conditions.as_ref().and_then(|c| c.ready) != Some(false);
         if !ready && !unready {
@@ -287,9 +250,7 @@ fn of_slice(
                     workload: workload.map_or_else(|| address.to_string(), str::to_owned),
                     node: endpoint.node_name.clone().or_else(|| known?.node.clone()),
                 },
-                labels: known
-                    .map(|instance| instance.labels.clone())
-                    .unwrap_or_default(),
+                labels: known.map(|instance| instance.labels.clone()).unwrap_or_default(),
             });
         }
     }

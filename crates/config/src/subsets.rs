@@ -16,10 +16,8 @@ pub(crate) fn apply(objects: &Objects, catalog: &mut Catalog, problems: &mut Vec
     let mut used = BTreeSet::new();
     for service in 0..catalog.services.len() {
         let listed = &catalog.services[service];
-        let mut found: Vec<Candidate<'_>> = rules
-            .iter()
-            .filter_map(|(pattern, rule)| candidate(pattern, rule, listed))
-            .collect();
+        let mut found: Vec<Candidate<'_>> =
+            rules.iter().filter_map(|(pattern, rule)| candidate(pattern, rule, listed)).collect();
         used.extend(found.iter().map(|c| c.rule.place.label().to_owned()));
         // Stable: after these two, by namespace and name.
         found.sort_by_key(|c| (c.foreign, Reverse(c.specificity)));
@@ -40,17 +38,9 @@ pub(crate) fn apply(objects: &Objects, catalog: &mut Catalog, problems: &mut Vec
             let reason = format!("{} stands for {}", first.rule.place.label(), listed.host());
             problems.push(other.rule.place.warning("spec.host", reason));
         }
-        merge(
-            service,
-            standing.into_iter().map(|c| c.rule),
-            catalog,
-            problems,
-        );
+        merge(service, standing.into_iter().map(|c| c.rule), catalog, problems);
     }
-    for (_, rule) in rules
-        .iter()
-        .filter(|(_, rule)| !used.contains(rule.place.label()))
-    {
+    for (_, rule) in rules.iter().filter(|(_, rule)| !used.contains(rule.place.label())) {
         let reason = format!("host {} is no service of this mesh", rule.body.host);
         problems.push(rule.place.warning("spec.host", reason));
     }
@@ -71,15 +61,8 @@ fn candidate<'a>(
     listed: &Listed,
 ) -> Option<Candidate<'a>> {
     let hosts = &listed.hosts[..listed.full_hosts];
-    let specificity = hosts
-        .iter()
-        .filter_map(|host| pattern.matches(host))
-        .max()?;
-    Some(Candidate {
-        foreign: rule.namespace != listed.namespace,
-        specificity,
-        rule,
-    })
+    let specificity = hosts.iter().filter_map(|host| pattern.matches(host)).max()?;
+    Some(Candidate { foreign: rule.namespace != listed.namespace, specificity, rule })
 }
 
 fn usable<'a>(
@@ -98,10 +81,7 @@ fn usable<'a>(
             let reason = "exportTo of a DestinationRule is not supported yet; it holds for all";
             problems.push(rule.place.warning("spec.exportTo", reason));
         }
-        rules.push((
-            Pattern::new(&qualify(&rule.body.host, &rule.namespace)),
-            rule,
-        ));
+        rules.push((Pattern::new(&qualify(&rule.body.host, &rule.namespace)), rule));
     }
     rules
 }
@@ -137,9 +117,6 @@ fn report_policies(rule: &Object<istio::DestinationRule>, problems: &mut Vec<Pro
     };
     report("spec.trafficPolicy".to_owned(), &rule.body.traffic_policy);
     for (at, subset) in rule.body.subsets.iter().enumerate() {
-        report(
-            format!("spec.subsets.{at}.trafficPolicy"),
-            &subset.traffic_policy,
-        );
+        report(format!("spec.subsets.{at}.trafficPolicy"), &subset.traffic_policy);
     }
 }

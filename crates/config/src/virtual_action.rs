@@ -21,12 +21,7 @@ pub(crate) fn action(
     problems: &mut BTreeSet<Problem>,
 ) -> (Action, Option<String>) {
     let path = format!("spec.http.{index}");
-    let mut extras = Extras {
-        object,
-        path: &path,
-        detour: Vec::new(),
-        problems,
-    };
+    let mut extras = Extras { object, path: &path, detour: Vec::new(), problems };
     if let Some(action) = extras.abort(rule) {
         return (action, None);
     }
@@ -38,22 +33,12 @@ pub(crate) fn action(
             let reason = "body.bytes is not supported yet; the body is empty";
             extras.warn("directResponse.body.bytes", reason.to_owned());
         }
-        let body = body
-            .and_then(|body| body.string.clone())
-            .unwrap_or_default();
-        return (
-            Action::Respond {
-                status: response.status,
-                body,
-            },
-            extras.reason(),
-        );
+        let body = body.and_then(|body| body.string.clone()).unwrap_or_default();
+        return (Action::Respond { status: response.status, body }, extras.reason());
     }
     if rule.redirect.is_some() {
         let reason = "redirect is not carried out yet; the answer is 501";
-        extras
-            .problems
-            .insert(object.place.error(&format!("{path}.redirect"), reason));
+        extras.problems.insert(object.place.error(&format!("{path}.redirect"), reason));
         return (not_supported("redirect"), None);
     }
     let mut backends = Vec::new();
@@ -68,10 +53,7 @@ pub(crate) fn action(
             (_, weight) => weight.unwrap_or(0),
         };
         let cluster = extras.cluster(&part, &route.destination, port, catalog);
-        backends.push(Backend {
-            cluster: Some(cluster),
-            weight,
-        });
+        backends.push(Backend { cluster: Some(cluster), weight });
     }
     (Action::Forward(backends), extras.reason())
 }
@@ -86,8 +68,7 @@ struct Extras<'a> {
 impl<'a> Extras<'a> {
     fn warn(&mut self, part: &str, reason: String) {
         let path = format!("{}.{part}", self.path);
-        self.problems
-            .insert(self.object.place.warning(&path, reason));
+        self.problems.insert(self.object.place.warning(&path, reason));
     }
 
     /// Notes something that the kernel cannot do, and the userspace proxy does not do yet.
@@ -114,15 +95,11 @@ impl<'a> Extras<'a> {
             }
         }
         let abort = fault.abort.as_ref()?;
-        match (
-            abort.percentage.as_ref().map(|p| p.value),
-            abort.http_status,
-        ) {
+        match (abort.percentage.as_ref().map(|p| p.value), abort.http_status) {
             (None, _) => {
                 let path = format!("{}.fault.abort", self.path);
                 let reason = "abort without a percentage aborts nothing, as in Istio";
-                self.problems
-                    .insert(self.object.place.notice(&path, reason));
+                self.problems.insert(self.object.place.notice(&path, reason));
             }
             (Some(share), Some(status)) if share >= 100.0 => {
                 let body = "fault filter abort".to_owned();
@@ -150,10 +127,9 @@ impl<'a> Extras<'a> {
 
     /// Retries and timeouts: without them a request is still right, so it stays in the kernel.
     fn resilience(&mut self, rule: &istio::HttpRule) {
-        for (what, there) in [
-            ("timeout", rule.timeout.is_some()),
-            ("retries", rule.retries.is_some()),
-        ] {
+        for (what, there) in
+            [("timeout", rule.timeout.is_some()), ("retries", rule.retries.is_some())]
+        {
             if there {
                 self.warn(what, format!("{what}: not carried out yet"));
             }
@@ -171,15 +147,8 @@ impl<'a> Extras<'a> {
         let subset = target.subset.as_deref().filter(|subset| !subset.is_empty());
         let known = catalog.by_host(&host);
         // Istio: the only port of the destination, or else the port that was called.
-        let only = known
-            .filter(|listed| listed.ports.len() == 1)
-            .map(|l| l.ports[0].number);
-        let port = target
-            .port
-            .as_ref()
-            .map(|p| p.number)
-            .or(only)
-            .unwrap_or(listener);
+        let only = known.filter(|listed| listed.ports.len() == 1).map(|l| l.ports[0].number);
+        let port = target.port.as_ref().map(|p| p.number).or(only).unwrap_or(listener);
         if let Some(cluster) = catalog.find(&host, port, subset) {
             return cluster;
         }

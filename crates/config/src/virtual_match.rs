@@ -33,13 +33,10 @@ impl Condition {
             return None;
         }
         let labels = &self.source.labels;
-        let sources = namespaces.into_iter().map(|namespace| SourceMatch {
-            namespace,
-            labels: labels.clone(),
-        });
-        whole.sources = sources
-            .filter(|source| *source != SourceMatch::default())
-            .collect();
+        let sources = namespaces
+            .into_iter()
+            .map(|namespace| SourceMatch { namespace, labels: labels.clone() });
+        whole.sources = sources.filter(|source| *source != SourceMatch::default()).collect();
         Some(whole)
     }
 }
@@ -58,18 +55,10 @@ pub(crate) fn conditions(
     let in_mesh = |m: &istio::HttpMatch| {
         m.gateways.is_empty() || m.gateways.iter().any(|gateway| gateway == "mesh")
     };
-    let read = matches
-        .iter()
-        .enumerate()
-        .filter(|(_, m)| in_mesh(m))
-        .map(|(index, m)| {
-            let mut reader = Reader {
-                place,
-                path: format!("{path}.match.{index}"),
-                problems,
-            };
-            reader.condition(m)
-        });
+    let read = matches.iter().enumerate().filter(|(_, m)| in_mesh(m)).map(|(index, m)| {
+        let mut reader = Reader { place, path: format!("{path}.match.{index}"), problems };
+        reader.condition(m)
+    });
     Some(read.collect())
 }
 
@@ -94,22 +83,10 @@ impl Reader<'_> {
         request.ignore_path_case =
             m.ignore_uri_case && !matches!(request.path, None | Some(PathMatch::Regex(_)));
         let always = |s: &StringMatch| *s != StringMatch::Present;
-        request.method = m
-            .method
-            .as_ref()
-            .map(|s| self.string("method", s))
-            .filter(always);
-        request.scheme = m
-            .scheme
-            .as_ref()
-            .map(|s| self.string("scheme", s))
-            .filter(always);
+        request.method = m.method.as_ref().map(|s| self.string("method", s)).filter(always);
+        request.scheme = m.scheme.as_ref().map(|s| self.string("scheme", s)).filter(always);
         // Compared as sent, with the port: so a header, not a host name.
-        let authority = m
-            .authority
-            .as_ref()
-            .map(|s| self.string("authority", s))
-            .filter(always);
+        let authority = m.authority.as_ref().map(|s| self.string("authority", s)).filter(always);
         request.headers.extend(authority.map(|value| HeaderMatch {
             name: "host".to_owned(),
             value,
@@ -118,35 +95,18 @@ impl Reader<'_> {
         self.headers(m, &mut request.headers);
         for (name, value) in &m.query_params {
             let value = self.field("queryParams", name, value.as_ref());
-            request.query.push(QueryMatch {
-                name: name.clone(),
-                value,
-            });
+            request.query.push(QueryMatch { name: name.clone(), value });
         }
-        let namespace = m
-            .source_namespace
-            .clone()
-            .filter(|namespace| !namespace.is_empty());
-        let source = SourceMatch {
-            namespace,
-            labels: m.source_labels.clone(),
-        };
-        Condition {
-            request,
-            port: m.port,
-            source,
-        }
+        let namespace = m.source_namespace.clone().filter(|namespace| !namespace.is_empty());
+        let source = SourceMatch { namespace, labels: m.source_labels.clone() };
+        Condition { request, port: m.port, source }
     }
 
     fn headers(&mut self, m: &istio::HttpMatch, headers: &mut Vec<HeaderMatch>) {
         for (name, value) in &m.headers {
             let value = self.field("headers", name, value.as_ref());
             if let Some(name) = self.header_name("headers", name) {
-                headers.push(HeaderMatch {
-                    name,
-                    value,
-                    invert: false,
-                });
+                headers.push(HeaderMatch { name, value, invert: false });
             }
         }
         for (name, value) in &m.without_headers {
@@ -158,18 +118,10 @@ impl Reader<'_> {
             // value meets excludes requests without the header too.
             if value != StringMatch::Present && accepts_empty(&value) {
                 let present = StringMatch::Present;
-                let there = HeaderMatch {
-                    name: name.clone(),
-                    value: present,
-                    invert: false,
-                };
+                let there = HeaderMatch { name: name.clone(), value: present, invert: false };
                 headers.push(there);
             }
-            headers.push(HeaderMatch {
-                name,
-                value,
-                invert: true,
-            });
+            headers.push(HeaderMatch { name, value, invert: true });
         }
     }
 
@@ -181,10 +133,7 @@ impl Reader<'_> {
         }
         if lower.starts_with([':', '@']) {
             let reason = format!("{field}: matching on {name} is not supported yet");
-            self.problems.push(
-                self.place
-                    .error(&format!("{}.{field}.{name}", self.path), reason),
-            );
+            self.problems.push(self.place.error(&format!("{}.{field}.{name}", self.path), reason));
             return None;
         }
         Some(lower)

@@ -27,20 +27,12 @@ struct Usable<'a> {
 
 /// Attaches every VirtualService to the ports of the services that it names.
 pub(crate) fn attach(objects: &Objects, catalog: &mut Catalog, problems: &mut Vec<Problem>) {
-    let mut usable: Vec<Usable<'_>> = objects
-        .virtual_services
-        .iter()
-        .filter_map(|vs| check(vs, catalog, problems))
-        .collect();
+    let mut usable: Vec<Usable<'_>> =
+        objects.virtual_services.iter().filter_map(|vs| check(vs, catalog, problems)).collect();
     // Oldest first; objects without a time are younger, and in order of name as in Istio.
     usable.sort_by_key(|u| {
         let object = u.object;
-        (
-            object.created.is_none(),
-            object.created,
-            object.name.clone(),
-            object.namespace.clone(),
-        )
+        (object.created.is_none(), object.created, object.name.clone(), object.namespace.clone())
     });
     // Problems of actions are the same on every port.
     let mut found = BTreeSet::new();
@@ -66,10 +58,7 @@ fn attach_port(
     let mut candidates: Vec<(Specificity, &Usable<'_>)> = usable
         .iter()
         .filter_map(|u| {
-            let best = u
-                .patterns
-                .iter()
-                .flat_map(|p| hosts.iter().filter_map(|h| p.matches(h)));
+            let best = u.patterns.iter().flat_map(|p| hosts.iter().filter_map(|h| p.matches(h)));
             Some((best.max()?, u))
         })
         .collect();
@@ -112,12 +101,9 @@ fn layer(
     for (index, rule) in object.body.http.iter().enumerate() {
         let matches = match &usable.conditions[index] {
             Some(conditions) => {
-                let here = conditions
-                    .iter()
-                    .filter(|c| c.port.is_none_or(|p| p == port));
-                let matches: Vec<_> = here
-                    .filter_map(|c| c.seen_by(usable.visible.as_deref()))
-                    .collect();
+                let here = conditions.iter().filter(|c| c.port.is_none_or(|p| p == port));
+                let matches: Vec<_> =
+                    here.filter_map(|c| c.seen_by(usable.visible.as_deref())).collect();
                 if matches.is_empty() {
                     continue;
                 }
@@ -133,19 +119,10 @@ fn layer(
         let name = format!("{} http[{index}]", object.place.label());
         let (action, detour) =
             crate::virtual_action::action(object, index, rule, port, catalog, problems);
-        rules.push(Rule {
-            name,
-            matches,
-            action,
-            detour,
-        });
+        rules.push(Rule { name, matches, action, detour });
     }
     let scope: Vec<SourceMatch> = if everybody { Vec::new() } else { widest(scope) };
-    (!rules.is_empty()).then(|| Layer {
-        name: object.place.label().to_owned(),
-        scope,
-        rules,
-    })
+    (!rules.is_empty()).then(|| Layer { name: object.place.label().to_owned(), scope, rules })
 }
 
 /// What can be said of an object before any service is looked at.
@@ -175,11 +152,7 @@ fn check<'a>(
         let path = format!("spec.http.{index}");
         all.push(conditions(place, &path, &rule.matches, problems));
         if let Some((part, reason)) = refused(rule) {
-            let at = if part.is_empty() {
-                path
-            } else {
-                format!("{path}.{part}")
-            };
+            let at = if part.is_empty() { path } else { format!("{path}.{part}") };
             problems.push(place.error(&at, reason));
         }
     }
@@ -194,12 +167,7 @@ fn check<'a>(
         problems.push(place.notice("spec.exportTo", "no namespace sees it; it is not applied"));
         return None;
     }
-    Some(Usable {
-        object,
-        patterns,
-        visible,
-        conditions: all,
-    })
+    Some(Usable { object, patterns, visible, conditions: all })
 }
 
 /// The namespaces of `exportTo`; `None`: all.
@@ -209,13 +177,7 @@ fn visible(object: &Object<istio::VirtualService>) -> Option<Vec<String>> {
         return None;
     }
     let named = export_to.iter().filter(|to| *to != "~");
-    let named = named.map(|to| {
-        if to == "." {
-            object.namespace.clone()
-        } else {
-            to.clone()
-        }
-    });
+    let named = named.map(|to| if to == "." { object.namespace.clone() } else { to.clone() });
     Some(named.collect::<BTreeSet<_>>().into_iter().collect())
 }
 
@@ -228,10 +190,7 @@ fn patterns(
     for (index, host) in object.body.hosts.iter().enumerate() {
         let qualified = qualify(host, &object.namespace);
         let pattern = Pattern::new(&qualified);
-        let mut hosts = catalog
-            .services
-            .iter()
-            .flat_map(|s| &s.hosts[..s.full_hosts]);
+        let mut hosts = catalog.services.iter().flat_map(|s| &s.hosts[..s.full_hosts]);
         if !hosts.any(|known| pattern.matches(known).is_some()) {
             let mut reason = format!("host {host} is no service of this mesh");
             if let Some(meant) = catalog.meant_by(&qualified) {
@@ -253,56 +212,26 @@ fn refused(rule: &istio::HttpRule) -> Option<(&'static str, String)> {
         + usize::from(rule.redirect.is_some())
         + usize::from(rule.direct_response.is_some());
     if actions != 1 {
-        return Some((
-            "",
-            "a rule has one of route, redirect and directResponse".to_owned(),
-        ));
+        return Some(("", "a rule has one of route, redirect and directResponse".to_owned()));
     }
-    let total: u64 = rule
-        .route
-        .iter()
-        .map(|r| u64::from(r.weight.unwrap_or(0)))
-        .sum();
+    let total: u64 = rule.route.iter().map(|r| u64::from(r.weight.unwrap_or(0))).sum();
     if rule.route.len() > 1 && total == 0 {
-        return Some((
-            "route",
-            "the weights of several destinations add up to 0".to_owned(),
-        ));
+        return Some(("route", "the weights of several destinations add up to 0".to_owned()));
     }
     if total > u64::from(u32::MAX) {
-        return Some((
-            "route",
-            format!("the weights add up to more than {}", u32::MAX),
-        ));
+        return Some(("route", format!("the weights add up to more than {}", u32::MAX)));
     }
     let outside = |status: Option<u16>| status.is_some_and(|s| !(200..=599).contains(&s));
-    if outside(
-        rule.direct_response
-            .as_ref()
-            .map(|response| response.status),
-    ) {
-        return Some((
-            "directResponse.status",
-            "the status is not in 200..=599".to_owned(),
-        ));
+    if outside(rule.direct_response.as_ref().map(|response| response.status)) {
+        return Some(("directResponse.status", "the status is not in 200..=599".to_owned()));
     }
-    if outside(
-        rule.fault
-            .as_ref()
-            .and_then(|f| f.abort.as_ref()?.http_status),
-    ) {
-        return Some((
-            "fault.abort.httpStatus",
-            "the status is not in 200..=599".to_owned(),
-        ));
+    if outside(rule.fault.as_ref().and_then(|f| f.abort.as_ref()?.http_status)) {
+        return Some(("fault.abort.httpStatus", "the status is not in 200..=599".to_owned()));
     }
     None
 }
 
 /// Whether an action of a rule is [`Action::Respond`] for want of support.
 pub(crate) fn not_supported(what: &str) -> Action {
-    Action::Respond {
-        status: 501,
-        body: format!("beeway: {what} is not supported yet"),
-    }
+    Action::Respond { status: 501, body: format!("beeway: {what} is not supported yet") }
 }

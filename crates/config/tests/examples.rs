@@ -26,10 +26,9 @@ fn ask(mesh: &Mesh, from: &str, url: (&str, &str), headers: &[(&str, &[u8])], dr
         source: mesh.workloads.iter().find(|w| w.name == from),
     };
     match route(&service.ports[0], &request, draw).outcome {
-        Outcome::Forward(id) => mesh
-            .cluster(id)
-            .pick(0)
-            .map_or("503".to_owned(), |e| e.workload.clone()),
+        Outcome::Forward(id) => {
+            mesh.cluster(id).pick(0).map_or("503".to_owned(), |e| e.workload.clone())
+        }
         Outcome::Respond { status, body } => format!("{status} {body}"),
     }
 }
@@ -45,10 +44,7 @@ fn bookinfo_is_clean_and_complete() {
         .iter()
         .map(|c| {
             let name = c.name.replace(".default.svc.cluster.local", "");
-            let endpoints = c
-                .endpoints
-                .iter()
-                .map(|e| format!(" {}={}", e.workload, e.address));
+            let endpoints = c.endpoints.iter().map(|e| format!(" {}={}", e.workload, e.address));
             name + ":" + &endpoints.collect::<String>()
         })
         .collect();
@@ -68,25 +64,13 @@ fn bookinfo_is_clean_and_complete() {
     );
     assert_eq!(mesh.workloads.len(), 8);
     let intruder = mesh.workload_at("10.244.0.11".parse().unwrap()).unwrap();
-    assert_eq!(
-        (intruder.name.as_str(), intruder.node.as_deref()),
-        ("intruder", Some("node-1"))
-    );
-    let (service, port) = mesh
-        .frontend("fd00:96::13".parse().unwrap(), 9080, Transport::Tcp)
-        .unwrap();
-    assert_eq!(
-        (service.name.as_str(), port.protocol),
-        ("reviews", Protocol::Http)
-    );
+    assert_eq!((intruder.name.as_str(), intruder.node.as_deref()), ("intruder", Some("node-1")));
+    let (service, port) =
+        mesh.frontend("fd00:96::13".parse().unwrap(), 9080, Transport::Tcp).unwrap();
+    assert_eq!((service.name.as_str(), port.protocol), ("reviews", Protocol::Http));
     assert_eq!(service.hosts[0], "reviews.default.svc.cluster.local");
-    let rules: Vec<&str> = port
-        .rules
-        .as_ref()
-        .unwrap()
-        .iter()
-        .map(|rule| rule.name.as_str())
-        .collect();
+    let rules: Vec<&str> =
+        port.rules.as_ref().unwrap().iter().map(|rule| rule.name.as_str()).collect();
     assert_eq!(
         rules,
         [
@@ -104,23 +88,11 @@ fn bookinfo_routes_as_it_reads() {
     let reviews = ("reviews", "/reviews/1");
     assert_eq!(ask(&mesh, "load", reviews, &[], 7), "reviews-v1");
     assert_eq!(ask(&mesh, "load", reviews, jason, 7), "reviews-v2");
-    assert_eq!(
-        ask(&mesh, "intruder", reviews, jason, 7),
-        "403 RBAC: access denied"
-    );
-    assert_eq!(
-        ask(&mesh, "load", ("ratings", "/ratings/1"), &[], 7),
-        "ratings-v1"
-    );
+    assert_eq!(ask(&mesh, "intruder", reviews, jason, 7), "403 RBAC: access denied");
+    assert_eq!(ask(&mesh, "load", ("ratings", "/ratings/1"), &[], 7), "ratings-v1");
     assert_eq!(ask(&mesh, "load", ("ratings", "/ratingsX"), &[], 7), "404 ");
-    assert_eq!(
-        ask(&mesh, "load", ("ratings", "/health"), &[], 7),
-        "ratings-v1"
-    );
-    assert_eq!(
-        ask(&mesh, "load", ("details", "/anything"), &[], 7),
-        "details-v1"
-    );
+    assert_eq!(ask(&mesh, "load", ("ratings", "/health"), &[], 7), "ratings-v1");
+    assert_eq!(ask(&mesh, "load", ("details", "/anything"), &[], 7), "details-v1");
 }
 
 #[test]
@@ -129,10 +101,7 @@ fn the_canary_file_takes_the_place_of_the_other() {
     let canary = read_dir(&workspace().join("examples/bookinfo-canary")).unwrap();
     let name = |path: &Path| path.file_name().unwrap().to_owned();
     for (path, text) in canary {
-        let old = files
-            .iter_mut()
-            .find(|(old, _)| name(old) == name(&path))
-            .unwrap();
+        let old = files.iter_mut().find(|(old, _)| name(old) == name(&path)).unwrap();
         old.1 = text;
     }
     let Loaded { mesh, problems } = load(&files, &Options::default());
@@ -162,10 +131,7 @@ fn conformance_files_load() {
         for problem in alone.problems.iter().chain(&loaded.problems) {
             assert!(problem.line.is_some(), "{problem}");
         }
-        if name
-            .parent()
-            .is_some_and(|parent| parent.ends_with("tests/mesh"))
-        {
+        if name.parent().is_some_and(|parent| parent.ends_with("tests/mesh")) {
             for problem in loaded.problems.iter().filter(|p| p.file == name) {
                 println!("{problem}");
             }
@@ -184,26 +150,14 @@ fn conformance_requests_go_where_the_suite_says() {
     let cases: serde_json::Value = serde_json::from_str(&cases).unwrap();
     let base = read_dir(&dir.join("gateway-api/mesh")).unwrap();
     let mut asked = 0;
-    for name in [
-        "matching",
-        "query-param-matching",
-        "named-rule",
-        "simple-same-namespace",
-    ] {
+    for name in ["matching", "query-param-matching", "named-rule", "simple-same-namespace"] {
         let path = dir.join(format!("gateway-api/tests/mesh/httproute-{name}.yaml"));
         let mut files = base.clone();
         files.push((path.clone(), std::fs::read_to_string(&path).unwrap()));
         let mesh = load(&files, &Options::default()).mesh;
         let host = "echo.gateway-conformance-mesh.svc.cluster.local";
-        let port = mesh
-            .service_by_host(host, "")
-            .unwrap()
-            .port(80, Transport::Tcp)
-            .unwrap();
-        for case in cases[format!("mesh/httproute-{name}.go")]
-            .as_array()
-            .unwrap()
-        {
+        let port = mesh.service_by_host(host, "").unwrap().port(80, Transport::Tcp).unwrap();
+        for case in cases[format!("mesh/httproute-{name}.go")].as_array().unwrap() {
             let sent = &case["Request"];
             let headers: Vec<(&str, &[u8])> = sent["Headers"]
                 .as_object()
@@ -305,17 +259,8 @@ fn mutilated_files_never_panic() {
 #[test]
 fn hidden_and_other_files_are_skipped() {
     let files = read_dir(&workspace().join("examples/bookinfo")).unwrap();
-    assert!(
-        files
-            .iter()
-            .all(|(path, _)| path.extension().unwrap() == "yaml")
-    );
+    assert!(files.iter().all(|(path, _)| path.extension().unwrap() == "yaml"));
     assert!(files.is_sorted());
     assert!(read_dir(Path::new("/no/such/directory")).is_err());
-    assert!(
-        bookinfo()
-            .problems
-            .iter()
-            .all(|p| p.severity != Severity::Error)
-    );
+    assert!(bookinfo().problems.iter().all(|p| p.severity != Severity::Error));
 }

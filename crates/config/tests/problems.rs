@@ -13,10 +13,7 @@ spec: {clusterIP: 10.96.0.1, ports: [{name: http, port: 80}, {name: http-b, port
 
 fn with(more: &str) -> Loaded {
     let file = |name: &str, text: &str| (PathBuf::from(name), text.to_owned());
-    load(
-        &[file("base.yaml", SERVICE), file("f.yaml", more)],
-        &Options::default(),
-    )
+    load(&[file("base.yaml", SERVICE), file("f.yaml", more)], &Options::default())
 }
 
 fn lines(loaded: &Loaded) -> Vec<String> {
@@ -127,21 +124,9 @@ fn unsafe_objects_are_not_applied() {
             8,
             "uri: only one of exact, prefix and regex",
         ),
-        (
-            "  - name: x\n",
-            7,
-            "a rule has one of route, redirect and directResponse",
-        ),
-        (
-            "  - delegate: {name: x}\n",
-            7,
-            "delegate is not supported yet",
-        ),
-        (
-            "  - directResponse:\n      status: 99\n",
-            8,
-            "the status is not in 200..=599",
-        ),
+        ("  - name: x\n", 7, "a rule has one of route, redirect and directResponse"),
+        ("  - delegate: {name: x}\n", 7, "delegate is not supported yet"),
+        ("  - directResponse:\n      status: 99\n", 8, "the status is not in 200..=599"),
         (
             "  - route:\n    - destination: {host: api}\n    - destination: {host: api}\n",
             7,
@@ -155,24 +140,9 @@ fn unsafe_objects_are_not_applied() {
     ] {
         let loaded = with(&rules(http));
         let wanted = format!("f.yaml:{line}: error: VirtualService default/vs: {said}");
-        assert!(
-            lines(&loaded).contains(&wanted),
-            "{wanted}\n{:#?}",
-            lines(&loaded)
-        );
-        assert!(
-            loaded
-                .problems
-                .iter()
-                .all(|p| p.severity == Severity::Error)
-        );
-        assert!(
-            loaded.mesh.services[0]
-                .ports
-                .iter()
-                .all(|p| p.rules.is_none()),
-            "{http}"
-        );
+        assert!(lines(&loaded).contains(&wanted), "{wanted}\n{:#?}", lines(&loaded));
+        assert!(loaded.problems.iter().all(|p| p.severity == Severity::Error));
+        assert!(loaded.mesh.services[0].ports.iter().all(|p| p.rules.is_none()), "{http}");
     }
 }
 
@@ -222,9 +192,7 @@ fn actions_that_are_not_carried_out_are_reported_once() {
             None,
         ),
     ] {
-        let loaded = with(&rules(&format!(
-            "  - route:\n    - destination: {{host: api}}\n{rest}"
-        )));
+        let loaded = with(&rules(&format!("  - route:\n    - destination: {{host: api}}\n{rest}")));
         assert_eq!(lines(&loaded), [format!("f.yaml:{line}: {said}")]);
         for port in &loaded.mesh.services[0].ports {
             let rule = &port.rules.as_ref().unwrap()[0];
@@ -242,44 +210,21 @@ fn answers_in_place_of_a_route() {
             555,
             "fault filter abort",
         ),
-        (
-            "  - redirect: {uri: /x}\n",
-            501,
-            "beeway: redirect is not supported yet",
-        ),
-        (
-            "  - directResponse: {status: 403, body: {string: nope}}\n",
-            403,
-            "nope",
-        ),
+        ("  - redirect: {uri: /x}\n", 501, "beeway: redirect is not supported yet"),
+        ("  - directResponse: {status: 403, body: {string: nope}}\n", 403, "nope"),
     ] {
         let loaded = with(&rules(http));
         let rule = &loaded.mesh.services[0].ports[0].rules.as_ref().unwrap()[0];
-        assert_eq!(
-            rule.action,
-            Action::Respond {
-                status,
-                body: body.to_owned()
-            }
-        );
+        assert_eq!(rule.action, Action::Respond { status, body: body.to_owned() });
     }
 }
 
 #[test]
 fn what_is_not_there_is_reported_and_answers_503() {
     for (destination, said) in [
-        (
-            "{host: api, subset: v9}",
-            "api.default.svc.cluster.local has no subset v9",
-        ),
-        (
-            "{host: api, port: {number: 9}}",
-            "api.default.svc.cluster.local has no port 9",
-        ),
-        (
-            "{host: nope}",
-            "nope.default.svc.cluster.local is no service of this mesh",
-        ),
+        ("{host: api, subset: v9}", "api.default.svc.cluster.local has no subset v9"),
+        ("{host: api, port: {number: 9}}", "api.default.svc.cluster.local has no port 9"),
+        ("{host: nope}", "nope.default.svc.cluster.local is no service of this mesh"),
         (
             "{host: api.default}",
             "api.default is no service; the full name is api.default.svc.cluster.local",
@@ -297,13 +242,7 @@ fn what_is_not_there_is_reported_and_answers_503() {
         else {
             panic!()
         };
-        assert!(
-            loaded
-                .mesh
-                .cluster(backends[0].cluster.unwrap())
-                .endpoints
-                .is_empty()
-        );
+        assert!(loaded.mesh.cluster(backends[0].cluster.unwrap()).endpoints.is_empty());
     }
 }
 
@@ -322,10 +261,7 @@ fn the_older_virtual_service_stands() {
     let port = &loaded.mesh.services[0].ports[0];
     assert_eq!(
         port.rules.as_ref().unwrap()[0].action,
-        Action::Respond {
-            status: 202,
-            body: String::new()
-        }
+        Action::Respond { status: 202, body: String::new() }
     );
     assert_eq!(
         lines(&loaded),
@@ -386,16 +322,8 @@ fn a_virtual_service_decides_before_an_http_route() {
         ]
     );
     let ports = &loaded.mesh.services[0].ports;
-    assert!(
-        ports[0].rules.as_ref().unwrap()[0]
-            .name
-            .starts_with("VirtualService")
-    );
-    assert!(
-        ports[1].rules.as_ref().unwrap()[0]
-            .name
-            .starts_with("HTTPRoute")
-    );
+    assert!(ports[0].rules.as_ref().unwrap()[0].name.starts_with("VirtualService"));
+    assert!(ports[1].rules.as_ref().unwrap()[0].name.starts_with("HTTPRoute"));
 }
 
 #[test]

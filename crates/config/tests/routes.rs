@@ -24,17 +24,13 @@ items:
 
 fn loaded(more: &str) -> Loaded {
     let file = |name: &str, text: &str| (PathBuf::from(name), text.to_owned());
-    load(
-        &[file("base.yaml", BASE), file("more.yaml", more)],
-        &Options::default(),
-    )
+    load(&[file("base.yaml", BASE), file("more.yaml", more)], &Options::default())
 }
 
 /// Problems of the second file, as `line severity reason`.
 fn problems(loaded: &Loaded) -> Vec<String> {
     let here = loaded.problems.iter().filter(|p| *p.file == *"more.yaml");
-    here.map(|p| format!("{} {} {}", p.line.unwrap(), p.severity, p.reason))
-        .collect()
+    here.map(|p| format!("{} {} {}", p.line.unwrap(), p.severity, p.reason)).collect()
 }
 
 fn virtual_service(spec: &str) -> String {
@@ -45,19 +41,8 @@ fn virtual_service(spec: &str) -> String {
 }
 
 fn rules<'a>(loaded: &'a Loaded, service: &str, port: u16) -> Option<&'a Vec<Rule>> {
-    let service = loaded
-        .mesh
-        .services
-        .iter()
-        .find(|s| s.name == service)
-        .unwrap();
-    service
-        .ports
-        .iter()
-        .find(|p| p.number == port)
-        .unwrap()
-        .rules
-        .as_ref()
+    let service = loaded.mesh.services.iter().find(|s| s.name == service).unwrap();
+    service.ports.iter().find(|p| p.number == port).unwrap().rules.as_ref()
 }
 
 fn cluster_of(loaded: &Loaded, name: &str) -> ClusterId {
@@ -67,11 +52,7 @@ fn cluster_of(loaded: &Loaded, name: &str) -> ClusterId {
 
 fn endpoints(loaded: &Loaded, name: &str) -> Vec<String> {
     let cluster = loaded.mesh.cluster(cluster_of(loaded, name));
-    cluster
-        .endpoints
-        .iter()
-        .map(|e| e.address.to_string())
-        .collect()
+    cluster.endpoints.iter().map(|e| e.address.to_string()).collect()
 }
 
 #[test]
@@ -84,20 +65,11 @@ fn endpoints_follow_from_pods() {
         endpoints(&loaded, "plain.shop.svc.cluster.local:90"),
         ["10.0.0.1:90", "10.0.0.2:90"]
     );
-    let protocols: Vec<Protocol> = loaded
-        .mesh
-        .services
-        .iter()
-        .flat_map(|s| s.ports.iter().map(|p| p.protocol))
-        .collect();
+    let protocols: Vec<Protocol> =
+        loaded.mesh.services.iter().flat_map(|s| s.ports.iter().map(|p| p.protocol)).collect();
     use Protocol::{Http, Http2, Opaque};
     assert_eq!(protocols, [Http, Http2, Opaque, Opaque]);
-    let names: Vec<&str> = loaded
-        .mesh
-        .workloads
-        .iter()
-        .map(|w| w.name.as_str())
-        .collect();
+    let names: Vec<&str> = loaded.mesh.workloads.iter().map(|w| w.name.as_str()).collect();
     assert_eq!(names, ["api-1", "api-2", "api-3"]);
 }
 
@@ -118,18 +90,10 @@ endpoints:
     let loaded = loaded(slice);
     let web = endpoints(&loaded, "api.shop.svc.cluster.local:80");
     assert_eq!(web, ["10.0.0.2:7000", "10.0.0.8:7000"]);
-    let first = &loaded
-        .mesh
-        .cluster(cluster_of(&loaded, "api.shop.svc.cluster.local:80"))
-        .endpoints[0];
-    assert_eq!(
-        (first.workload.as_str(), first.node.as_deref()),
-        ("api-2", Some("n2"))
-    );
-    assert_eq!(
-        problems(&loaded),
-        ["11 error `oops` is not an IP address; it is ignored"]
-    );
+    let first =
+        &loaded.mesh.cluster(cluster_of(&loaded, "api.shop.svc.cluster.local:80")).endpoints[0];
+    assert_eq!((first.workload.as_str(), first.node.as_deref()), ("api-2", Some("n2")));
+    assert_eq!(problems(&loaded), ["11 error `oops` is not an IP address; it is ignored"]);
 }
 
 #[test]
@@ -149,29 +113,12 @@ endpoints: [{addresses: [10.0.0.1], nodeName: a}, {addresses: [10.0.0.2], nodeNa
 ";
     let files = [(PathBuf::from("f"), yaml.to_owned())];
     for (node, count) in [(None, 2), (Some("a"), 1), (Some("c"), 0)] {
-        let loaded = load(
-            &files,
-            &Options {
-                node: node.map(str::to_owned),
-            },
-        );
+        let loaded = load(&files, &Options { node: node.map(str::to_owned) });
         assert_eq!(loaded.problems, []);
-        let names: Vec<&str> = loaded
-            .mesh
-            .clusters
-            .iter()
-            .map(|c| c.name.as_str())
-            .collect();
+        let names: Vec<&str> = loaded.mesh.clusters.iter().map(|c| c.name.as_str()).collect();
         let host = "dns.default.svc.cluster.local";
         assert_eq!(names, [format!("{host}:53/udp"), format!("{host}:53")]);
-        assert!(
-            loaded
-                .mesh
-                .clusters
-                .iter()
-                .all(|c| c.endpoints.len() == count),
-            "{node:?}"
-        );
+        assert!(loaded.mesh.clusters.iter().all(|c| c.endpoints.len() == count), "{node:?}");
     }
 }
 
@@ -237,10 +184,7 @@ fn virtual_services_become_rules() {
             },
         ]
     );
-    let backend = |name: &str, weight| Backend {
-        cluster: Some(cluster_of(&loaded, name)),
-        weight,
-    };
+    let backend = |name: &str, weight| Backend { cluster: Some(cluster_of(&loaded, name)), weight };
     let split = [
         backend("api.shop.svc.cluster.local:80|two", 20),
         backend("raw.shop.svc.cluster.local:80", 80),
@@ -253,17 +197,8 @@ fn virtual_services_become_rules() {
     let rules_81 = rules(&loaded, "api", 81).unwrap();
     assert_eq!(rules_81.len(), 3);
     assert_eq!(rules_81[0].matches.len(), 1);
-    assert_eq!(
-        rules_81[1].action,
-        Action::Respond {
-            status: 418,
-            body: String::new()
-        }
-    );
-    assert_eq!(
-        endpoints(&loaded, "api.shop.svc.cluster.local:80|two"),
-        ["10.0.0.2:8081"]
-    );
+    assert_eq!(rules_81[1].action, Action::Respond { status: 418, body: String::new() });
+    assert_eq!(endpoints(&loaded, "api.shop.svc.cluster.local:80|two"), ["10.0.0.2:8081"]);
 }
 
 #[test]
@@ -277,10 +212,8 @@ fn a_route_makes_a_silent_port_http_and_leaves_tcp_alone() {
     let notices: Vec<String> = loaded.problems.iter().map(ToString::to_string).collect();
     assert_eq!(
         notices,
-        [
-            "base.yaml:7: notice: Service shop/plain: port 90 does not say its protocol; taken as \
-          HTTP for VirtualService shop/vs's sake"
-        ]
+        ["base.yaml:7: notice: Service shop/plain: port 90 does not say its protocol; taken as \
+          HTTP for VirtualService shop/vs's sake"]
     );
 }
 
@@ -303,29 +236,11 @@ fn callers_outside_every_rule_keep_the_default() {
     let sources = vec![source("shop"), source("web")];
     let rules = rules(&loaded, "api", 80).unwrap();
     assert_eq!(rules[0].matches[0].sources, sources);
-    assert_eq!(
-        rules[1].matches,
-        [Match {
-            sources,
-            ..Match::default()
-        }]
-    );
-    assert_eq!(
-        rules[1].action,
-        Action::Respond {
-            status: 404,
-            body: String::new()
-        }
-    );
+    assert_eq!(rules[1].matches, [Match { sources, ..Match::default() }]);
+    assert_eq!(rules[1].action, Action::Respond { status: 404, body: String::new() });
     let default = cluster_of(&loaded, "api.shop.svc.cluster.local:80");
-    let backends = vec![Backend {
-        cluster: Some(default),
-        weight: 1,
-    }];
-    assert_eq!(
-        (rules.len(), &rules[2].action),
-        (3, &Action::Forward(backends))
-    );
+    let backends = vec![Backend { cluster: Some(default), weight: 1 }];
+    assert_eq!((rules.len(), &rules[2].action), (3, &Action::Forward(backends)));
     assert!(rules[2].matches.is_empty());
 }
 
@@ -365,21 +280,13 @@ fn http_routes_are_ordered_by_precedence() {
     let names: Vec<String> = rules(&loaded, "api", 80)
         .unwrap()
         .iter()
-        .map(|rule| {
-            format!(
-                "{} {:?}",
-                rule.name.replace("HTTPRoute ", ""),
-                rule.matches[0].hosts
-            )
-        })
+        .map(|rule| format!("{} {:?}", rule.name.replace("HTTPRoute ", ""), rule.matches[0].hosts))
         .collect();
     assert_eq!(
         names,
         [
             "web/own rules[0].matches[0] []",
-            "HTTPRoutes of web: no rule holds []"
-                .replace("HTTPRoute ", "")
-                .as_str(),
+            "HTTPRoutes of web: no rule holds []".replace("HTTPRoute ", "").as_str(),
             "shop/c rules[0].matches[0] [\"y.x.io\"]",
             "shop/c rules[0].matches[0] [\"*.x.io\"]",
             "shop/a rules[0].matches[1] []",
@@ -423,27 +330,13 @@ metadata: {name: w, namespace: shop}
 spec: {address: 'fd00::7', labels: {on: 'yes'}, serviceAccount: sa, ports: {http: 2}}
 ",
     );
-    assert_eq!(
-        endpoints(&loaded, "vm.example.com:80"),
-        ["10.3.0.1:8888", "10.3.0.2:8000"]
-    );
-    assert_eq!(
-        endpoints(&loaded, "vm.example.com:5432"),
-        ["10.3.0.1:5432", "10.3.0.2:5432"]
-    );
+    assert_eq!(endpoints(&loaded, "vm.example.com:80"), ["10.3.0.1:8888", "10.3.0.2:8000"]);
+    assert_eq!(endpoints(&loaded, "vm.example.com:5432"), ["10.3.0.1:5432", "10.3.0.2:5432"]);
     assert_eq!(endpoints(&loaded, "picked.io:1"), ["[fd00::7]:2"]);
     let vm = loaded.mesh.service_by_host("db.example.com", "").unwrap();
     assert_eq!(vm.addresses.len(), 2);
-    assert_eq!(
-        loaded.mesh.cluster(vm.ports[0].cluster).endpoints[0].weight,
-        3
-    );
-    let entry = loaded
-        .mesh
-        .workloads
-        .iter()
-        .find(|w| w.name == "w")
-        .unwrap();
+    assert_eq!(loaded.mesh.cluster(vm.ports[0].cluster).endpoints[0].weight, 3);
+    let entry = loaded.mesh.workloads.iter().find(|w| w.name == "w").unwrap();
     assert_eq!(entry.service_account, "sa");
     assert_eq!(
         problems(&loaded),
@@ -453,10 +346,5 @@ spec: {address: 'fd00::7', labels: {on: 'yes'}, serviceAccount: sa, ports: {http
              endpoint is left out",
         ]
     );
-    assert!(
-        loaded
-            .problems
-            .iter()
-            .all(|p| p.severity == Severity::Warning)
-    );
+    assert!(loaded.problems.iter().all(|p| p.severity == Severity::Warning));
 }

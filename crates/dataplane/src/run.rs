@@ -100,10 +100,8 @@ pub(crate) fn orphans(flows: &MapHandle) -> Vec<Orphan> {
     let pending = |key: &[u8]| {
         let value = flows.lookup(key, MapFlags::ANY).ok()??;
         let word = |at: usize| Some(u32::from_ne_bytes(value.get(at..at + 4)?.try_into().ok()?));
-        let (request, answered) = (
-            word(offset_of!(abi::flow, asked))?,
-            word(offset_of!(abi::flow, answered))?,
-        );
+        let (request, answered) =
+            (word(offset_of!(abi::flow, asked))?, word(offset_of!(abi::flow, answered))?);
         let begun = word(offset_of!(abi::flow, partial))? != 0;
         let cookie = u64::from_ne_bytes(key.try_into().ok()?);
         (request != answered).then_some(Orphan { cookie, request, begun })

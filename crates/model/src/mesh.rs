@@ -129,13 +129,10 @@ impl Mesh {
         port: u16,
         transport: Transport,
     ) -> Option<(&Service, &ServicePort)> {
-        self.services
-            .iter()
-            .filter(|s| s.addresses.contains(&address))
-            .find_map(|service| {
-                let port = service.port(port, transport)?;
-                Some((service, port))
-            })
+        self.services.iter().filter(|s| s.addresses.contains(&address)).find_map(|service| {
+            let port = service.port(port, transport)?;
+            Some((service, port))
+        })
     }
 
     /// The service known by this DNS name, and for short names by `namespace` too.
@@ -146,27 +143,19 @@ impl Mesh {
         self.services
             .iter()
             .find(|s| s.hosts.contains(&host))
-            .or_else(|| {
-                self.services
-                    .iter()
-                    .find(|s| s.name == host && s.namespace == namespace)
-            })
+            .or_else(|| self.services.iter().find(|s| s.name == host && s.namespace == namespace))
     }
 
     /// The workload that owns an address.
     pub fn workload_at(&self, address: IpAddr) -> Option<&Workload> {
-        self.workloads
-            .iter()
-            .find(|w| w.addresses.contains(&address))
+        self.workloads.iter().find(|w| w.addresses.contains(&address))
     }
 }
 
 impl Service {
     /// The port with this number.
     pub fn port(&self, number: u16, transport: Transport) -> Option<&ServicePort> {
-        self.ports
-            .iter()
-            .find(|p| p.number == number && p.transport == transport)
+        self.ports.iter().find(|p| p.number == number && p.transport == transport)
     }
 }
 

@@ -47,11 +47,8 @@ impl<'a> Request<'a> {
         if name.eq_ignore_ascii_case("host") || name == ":authority" {
             return Some(self.authority.as_bytes().to_vec());
         }
-        let mut values = self
-            .headers
-            .iter()
-            .filter(|(n, _)| n.eq_ignore_ascii_case(name))
-            .map(|(_, v)| *v);
+        let mut values =
+            self.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| *v);
         let first = values.next()?.to_vec();
         Some(values.fold(first, |mut joined, value| {
             joined.push(b',');
@@ -69,11 +66,7 @@ impl<'a> Request<'a> {
 pub fn normalize_path(path: &str) -> String {
     let decoded = decode_unreserved(&path.replace('\\', "/"));
     let mut segments: Vec<&str> = Vec::new();
-    let mut parts = decoded
-        .strip_prefix('/')
-        .unwrap_or(&decoded)
-        .split('/')
-        .peekable();
+    let mut parts = decoded.strip_prefix('/').unwrap_or(&decoded).split('/').peekable();
     while let Some(part) = parts.next() {
         let last = parts.peek().is_none();
         match part {

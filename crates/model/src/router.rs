@@ -43,10 +43,7 @@ pub enum Outcome {
 /// same answer.
 pub fn route(port: &ServicePort, request: &Request<'_>, draw: u32) -> Decision {
     let Some(rules) = &port.rules else {
-        return Decision {
-            rule: None,
-            outcome: Outcome::Forward(port.cluster),
-        };
+        return Decision { rule: None, outcome: Outcome::Forward(port.cluster) };
     };
     let path = request.path();
     let host = request.host();
@@ -56,24 +53,14 @@ pub fn route(port: &ServicePort, request: &Request<'_>, draw: u32) -> Decision {
     let outcome = match held.map(|index| &rules[index].action) {
         Some(Action::Forward(backends)) => match draw_backend(backends, draw) {
             Some(cluster) => Outcome::Forward(cluster),
-            None => Outcome::Respond {
-                status: 500,
-                body: String::new(),
-            },
+            None => Outcome::Respond { status: 500, body: String::new() },
         },
-        Some(Action::Respond { status, body }) => Outcome::Respond {
-            status: *status,
-            body: body.clone(),
-        },
-        None => Outcome::Respond {
-            status: 404,
-            body: String::new(),
-        },
+        Some(Action::Respond { status, body }) => {
+            Outcome::Respond { status: *status, body: body.clone() }
+        }
+        None => Outcome::Respond { status: 404, body: String::new() },
     };
-    Decision {
-        rule: held,
-        outcome,
-    }
+    Decision { rule: held, outcome }
 }
 
 /// The backend that a draw chooses; `None` stands for a backend that answers 500.
@@ -91,16 +78,10 @@ pub fn draw_backend(backends: &[Backend], draw: u32) -> Option<ClusterId> {
 }
 
 fn holds(m: &Match, request: &Request<'_>, path: &str, host: &str) -> bool {
-    m.path
-        .as_ref()
-        .is_none_or(|p| path_holds(p, m.ignore_path_case, path))
+    m.path.as_ref().is_none_or(|p| path_holds(p, m.ignore_path_case, path))
         && (m.hosts.is_empty() || m.hosts.iter().any(|pattern| host_holds(pattern, host)))
-        && m.method
-            .as_ref()
-            .is_none_or(|s| string_holds(s, request.method.as_bytes()))
-        && m.scheme
-            .as_ref()
-            .is_none_or(|s| string_holds(s, request.scheme.as_bytes()))
+        && m.method.as_ref().is_none_or(|s| string_holds(s, request.method.as_bytes()))
+        && m.scheme.as_ref().is_none_or(|s| string_holds(s, request.scheme.as_bytes()))
         && m.headers.iter().all(|h| header_holds(h, request))
         && m.query.iter().all(|q| query_holds(q, request.query()))
         && (m.sources.is_empty() || m.sources.iter().any(|s| source_holds(s, request)))
@@ -108,19 +89,14 @@ fn holds(m: &Match, request: &Request<'_>, path: &str, host: &str) -> bool {
 
 fn path_holds(pattern: &PathMatch, ignore_case: bool, path: &str) -> bool {
     let fold = |s: &str| {
-        if ignore_case {
-            s.to_ascii_lowercase()
-        } else {
-            s.to_owned()
-        }
+        if ignore_case { s.to_ascii_lowercase() } else { s.to_owned() }
     };
     match pattern {
         PathMatch::Exact(wanted) => fold(path) == fold(wanted),
         PathMatch::Prefix(wanted) => fold(path).starts_with(&fold(wanted)),
         PathMatch::Segments(wanted) => {
             let (path, wanted) = (fold(path), fold(wanted.trim_end_matches('/')));
-            path.strip_prefix(&wanted)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            path.strip_prefix(&wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         }
         PathMatch::Regex(wanted) => regex_holds(wanted, ignore_case, path.as_bytes()),
     }
@@ -144,9 +120,7 @@ fn string_holds(pattern: &StringMatch, value: &[u8]) -> bool {
 }
 
 fn header_holds(m: &HeaderMatch, request: &Request<'_>) -> bool {
-    let held = request
-        .header(&m.name)
-        .is_some_and(|value| string_holds(&m.value, &value));
+    let held = request.header(&m.name).is_some_and(|value| string_holds(&m.value, &value));
     held != m.invert
 }
 
@@ -159,9 +133,7 @@ fn query_holds(m: &QueryMatch, query: &str) -> bool {
 }
 
 fn source_holds(m: &SourceMatch, request: &Request<'_>) -> bool {
-    request
-        .source
-        .is_some_and(|source| m.holds(&source.namespace, &source.labels))
+    request.source.is_some_and(|source| m.holds(&source.namespace, &source.labels))
 }
 
 impl SourceMatch {
@@ -171,13 +143,8 @@ impl SourceMatch {
         namespace: &str,
         labels: &std::collections::BTreeMap<String, String>,
     ) -> bool {
-        self.namespace
-            .as_ref()
-            .is_none_or(|wanted| wanted == namespace)
-            && self
-                .labels
-                .iter()
-                .all(|(key, value)| labels.get(key) == Some(value))
+        self.namespace.as_ref().is_none_or(|wanted| wanted == namespace)
+            && self.labels.iter().all(|(key, value)| labels.get(key) == Some(value))
     }
 }
 

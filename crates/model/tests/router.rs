@@ -21,44 +21,21 @@ fn port(rules: Option<Vec<Rule>>) -> ServicePort {
 }
 
 fn rule(matches: Vec<Match>, action: Action) -> Rule {
-    Rule {
-        name: String::new(),
-        matches,
-        action,
-        detour: None,
-    }
+    Rule { name: String::new(), matches, action, detour: None }
 }
 
 fn respond(status: u16) -> Action {
-    Action::Respond {
-        status,
-        body: String::new(),
-    }
+    Action::Respond { status, body: String::new() }
 }
 
 fn get<'a>(target: &'a str, headers: &'a [(&'a str, &'a [u8])]) -> Request<'a> {
-    Request {
-        method: "GET",
-        scheme: "http",
-        authority: "a.b:80",
-        target,
-        headers,
-        source: None,
-    }
+    Request { method: "GET", scheme: "http", authority: "a.b:80", target, headers, source: None }
 }
 
 /// Whether a request meets a condition: the only rule answers 200, and 404 comes of no rule.
 fn meets(m: &Match, request: &Request<'_>) -> bool {
-    let decision = route(
-        &port(Some(vec![rule(vec![m.clone()], respond(200))])),
-        request,
-        0,
-    );
-    let met = decision.outcome
-        == Outcome::Respond {
-            status: 200,
-            body: String::new(),
-        };
+    let decision = route(&port(Some(vec![rule(vec![m.clone()], respond(200))])), request, 0);
+    let met = decision.outcome == Outcome::Respond { status: 200, body: String::new() };
     assert_eq!(decision.rule, met.then_some(0));
     met
 }
@@ -66,24 +43,16 @@ fn meets(m: &Match, request: &Request<'_>) -> bool {
 #[test]
 fn without_rules_the_ports_own_cluster_serves() {
     let decision = route(&port(None), &get("/", &[]), 0);
-    assert_eq!(
-        (decision.rule, decision.outcome),
-        (None, Outcome::Forward(FALLBACK))
-    );
+    assert_eq!((decision.rule, decision.outcome), (None, Outcome::Forward(FALLBACK)));
     let decision = route(&port(Some(Vec::new())), &get("/", &[]), 0);
-    let not_found = Outcome::Respond {
-        status: 404,
-        body: String::new(),
-    };
+    let not_found = Outcome::Respond { status: 404, body: String::new() };
     assert_eq!((decision.rule, decision.outcome), (None, not_found));
 }
 
 #[test]
 fn the_first_rule_that_holds_wins() {
-    let prefix = |path: &str| Match {
-        path: Some(PathMatch::Prefix(path.into())),
-        ..Match::default()
-    };
+    let prefix =
+        |path: &str| Match { path: Some(PathMatch::Prefix(path.into())), ..Match::default() };
     let rules = vec![
         rule(vec![prefix("/x"), prefix("/a")], respond(201)),
         rule(vec![prefix("/a/b")], respond(202)),
@@ -141,14 +110,8 @@ fn hosts() {
         ("*.b", "ab", false),
         ("a.b", "x.a.b", false),
     ] {
-        let m = Match {
-            hosts: vec![pattern.into()],
-            ..Match::default()
-        };
-        let request = Request {
-            authority,
-            ..get("/", &[])
-        };
+        let m = Match { hosts: vec![pattern.into()], ..Match::default() };
+        let request = Request { authority, ..get("/", &[]) };
         assert_eq!(meets(&m, &request), wanted, "{pattern} {authority}");
     }
 }
@@ -180,15 +143,8 @@ fn headers() {
         ("x-raw", Regex(".*".into()), false, false),
         ("host", Exact("a.b:80".into()), false, true),
     ] {
-        let header = HeaderMatch {
-            name: name.into(),
-            value,
-            invert,
-        };
-        let m = Match {
-            headers: vec![header.clone()],
-            ..Match::default()
-        };
+        let header = HeaderMatch { name: name.into(), value, invert };
+        let m = Match { headers: vec![header.clone()], ..Match::default() };
         assert_eq!(meets(&m, &get("/", sent)), wanted, "{header:?}");
     }
 }
@@ -206,13 +162,7 @@ fn query_parameters() {
         ("/?a=12", "a", Prefix("1".into()), true),
         ("/", "a", Present, false),
     ] {
-        let m = Match {
-            query: vec![QueryMatch {
-                name: name.into(),
-                value,
-            }],
-            ..Match::default()
-        };
+        let m = Match { query: vec![QueryMatch { name: name.into(), value }], ..Match::default() };
         assert_eq!(meets(&m, &get(target, &[])), wanted, "{target} {name}");
     }
 }
@@ -232,10 +182,7 @@ fn methods_and_schemes() {
 #[test]
 fn sources() {
     let labels = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
-        pairs
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-            .collect()
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
     };
     let caller = Workload {
         namespace: "shop".into(),
@@ -255,19 +202,10 @@ fn sources() {
         (vec![source(Some("web"), &[])], false),
         (vec![source(None, &[("app", "x")])], true),
         (vec![source(None, &[("app", "x"), ("v", "2")])], false),
-        (
-            vec![source(Some("web"), &[]), source(None, &[("v", "1")])],
-            true,
-        ),
+        (vec![source(Some("web"), &[]), source(None, &[("v", "1")])], true),
     ] {
-        let m = Match {
-            sources,
-            ..Match::default()
-        };
-        let known = Request {
-            source: Some(&caller),
-            ..get("/", &[])
-        };
+        let m = Match { sources, ..Match::default() };
+        let known = Request { source: Some(&caller), ..get("/", &[]) };
         assert_eq!(meets(&m, &known), wanted, "{m:?}");
         // An unknown caller is nobody in particular.
         assert_eq!(meets(&m, &get("/", &[])), m.sources.is_empty());
@@ -284,17 +222,9 @@ fn backends_are_drawn_by_weight() {
         Action::Forward(weights.iter().map(backend).collect())
     };
     let draw = |action: &Action, draw| {
-        route(
-            &port(Some(vec![rule(Vec::new(), action.clone())])),
-            &get("/", &[]),
-            draw,
-        )
-        .outcome
+        route(&port(Some(vec![rule(Vec::new(), action.clone())])), &get("/", &[]), draw).outcome
     };
-    let failed = Outcome::Respond {
-        status: 500,
-        body: String::new(),
-    };
+    let failed = Outcome::Respond { status: 500, body: String::new() };
     let split = backends(&[(Some(1), 90), (Some(2), 0), (Some(3), 10)]);
     let boundary = (u64::from(u32::MAX) + 1) * 9 / 10;
     let below = u32::try_from(boundary).unwrap();
@@ -304,10 +234,7 @@ fn backends_are_drawn_by_weight() {
     assert_eq!(draw(&split, u32::MAX), Outcome::Forward(ClusterId(3)));
     let half_missing = backends(&[(None, 1), (Some(1), 1)]);
     assert_eq!(draw(&half_missing, 0), failed);
-    assert_eq!(
-        draw(&half_missing, u32::MAX),
-        Outcome::Forward(ClusterId(1))
-    );
+    assert_eq!(draw(&half_missing, u32::MAX), Outcome::Forward(ClusterId(1)));
     for nothing in [backends(&[]), backends(&[(Some(1), 0)])] {
         assert_eq!(draw(&nothing, 0), failed);
         assert_eq!(draw(&nothing, u32::MAX), failed);

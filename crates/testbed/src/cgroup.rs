@@ -67,11 +67,7 @@ fn pids(path: &Path) -> Result<Vec<u32>> {
     let text = fs::read_to_string(path.join("cgroup.procs"))
         .with_context(|| format!("read cgroup.procs of {}", path.display()))?;
     // A process outside our pid namespace reads as 0, which `kill` would take for ourselves.
-    Ok(text
-        .lines()
-        .filter_map(|line| line.parse().ok())
-        .filter(|pid| *pid != 0)
-        .collect())
+    Ok(text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid != 0).collect())
 }
 
 /// Kills what is in a cgroup and below, by pid, and removes the directories, deepest first.
@@ -88,10 +84,7 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
     loop {
         for pid in pids(path).unwrap_or_default() {
             if pid == std::process::id() {
-                bail!(
-                    "the test process itself is in {}: not removed",
-                    path.display()
-                );
+                bail!("the test process itself is in {}: not removed", path.display());
             }
             let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
         }

@@ -130,10 +130,7 @@ impl Command {
             }
             Ok(())
         };
-        self.inner
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        self.inner.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // SAFETY: between fork and exec the closure makes system calls on descriptors opened
         // before, and neither allocates nor takes a lock.
         unsafe { self.inner.pre_exec(enter) };

@@ -27,10 +27,7 @@ impl Netns {
         let path = PathBuf::from(DIRECTORY).join(name);
         let file = File::open(&path).with_context(|| format!("open {}", path.display()));
         let netns = match file {
-            Ok(file) => Self {
-                name: name.to_owned(),
-                file: Arc::new(file),
-            },
+            Ok(file) => Self { name: name.to_owned(), file: Arc::new(file) },
             Err(error) => {
                 remove(name);
                 return Err(error);
@@ -132,11 +129,7 @@ fn run(program: &str, arguments: &[&str], input: &str) -> Result<()> {
     let output = child.wait_with_output()?;
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);
-        bail!(
-            "{program} {}: {}\n{input}",
-            arguments.join(" "),
-            stderr.trim()
-        );
+        bail!("{program} {}: {}\n{input}", arguments.join(" "), stderr.trim());
     }
     Ok(())
 }

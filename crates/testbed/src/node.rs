@@ -51,11 +51,7 @@ pub struct PodOptions {
 
 impl Default for PodOptions {
     fn default() -> Self {
-        Self {
-            mtu: 1500,
-            mesh: true,
-            addresses: None,
-        }
+        Self { mtu: 1500, mesh: true, addresses: None }
     }
 }
 
@@ -178,13 +174,7 @@ impl Node {
 
     /// Makes a pod whose processes run outside the mesh.
     pub fn plain_pod(&self, name: &str) -> Result<Pod> {
-        self.pod_with(
-            name,
-            PodOptions {
-                mesh: false,
-                ..PodOptions::default()
-            },
-        )
+        self.pod_with(name, PodOptions { mesh: false, ..PodOptions::default() })
     }
 
     /// Makes a pod. Addresses are never used twice, so a restarted pod has new ones.
@@ -216,14 +206,7 @@ impl Node {
             address6(0)
         ))?;
         let (node, label) = (self.clone(), name.to_owned());
-        Ok(Pod {
-            netns,
-            node,
-            label,
-            index,
-            addresses,
-            mesh: options.mesh,
-        })
+        Ok(Pod { netns, node, label, index, addresses, mesh: options.mesh })
     }
 
     /// Makes sure that the addresses belong to the node's subnets and to no other pod.
@@ -279,11 +262,7 @@ impl Pod {
 
     /// The cgroup that its processes run in unless told otherwise.
     pub fn cgroup(&self) -> &Path {
-        if self.mesh {
-            self.node.mesh().path()
-        } else {
-            self.node.plain().path()
-        }
+        if self.mesh { self.node.mesh().path() } else { self.node.plain().path() }
     }
 }
 
@@ -317,11 +296,7 @@ fn command(
         shared.mesh.path().to_owned(),
         shared.plain.path().to_owned(),
     );
-    if mesh {
-        command.mesh()
-    } else {
-        command.plain()
-    }
+    if mesh { command.mesh() } else { command.plain() }
 }
 
 /// The address of the bridge (0) or of a pod.

@@ -43,14 +43,7 @@ fn find() -> Result<PathBuf> {
         return Ok(binary);
     }
     let mut cargo = std::process::Command::new(option_env!("CARGO").unwrap_or("cargo"));
-    cargo.args([
-        "build",
-        "--quiet",
-        "-p",
-        "beeway-testbed",
-        "--bin",
-        "bw-peer",
-    ]);
+    cargo.args(["build", "--quiet", "-p", "beeway-testbed", "--bin", "bw-peer"]);
     cargo.current_dir(sources).arg("--target-dir");
     cargo.arg(profile.parent().context("no target directory")?);
     if profile.ends_with("release") {
@@ -216,11 +209,7 @@ impl Load {
         for header in &self.headers {
             command = command.args(["-H", header]);
         }
-        Ok(if self.close {
-            command.arg("--close")
-        } else {
-            command
-        })
+        Ok(if self.close { command.arg("--close") } else { command })
     }
 
     /// Runs it to the end.
@@ -234,17 +223,12 @@ impl Load {
 impl LoadReport {
     /// Reads the JSON line that `bw-peer load` prints.
     pub fn parse(stdout: &str) -> Result<Self> {
-        let line = stdout
-            .lines()
-            .last()
-            .context("bw-peer load printed nothing")?;
+        let line = stdout.lines().last().context("bw-peer load printed nothing")?;
         let report: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
         let number = |key: &str| report[key].as_u64().unwrap_or(0);
         let counts = |key: &str| {
             let object = report[key].as_object().into_iter().flatten();
-            object
-                .map(|(name, n)| (name.clone(), n.as_u64().unwrap_or(0)))
-                .collect()
+            object.map(|(name, n)| (name.clone(), n.as_u64().unwrap_or(0))).collect()
         };
         let messages = report["messages"].as_array().into_iter().flatten();
         Ok(Self {
@@ -257,9 +241,7 @@ impl LoadReport {
             p90_us: number("p90_us"),
             p99_us: number("p99_us"),
             rps: report["rps"].as_f64().unwrap_or(0.0),
-            messages: messages
-                .filter_map(|m| m.as_str().map(str::to_owned))
-                .collect(),
+            messages: messages.filter_map(|m| m.as_str().map(str::to_owned)).collect(),
         })
     }
 }

@@ -46,10 +46,7 @@ impl Output {
 
     /// The lines of standard output that are JSON.
     pub fn json(&self) -> Vec<serde_json::Value> {
-        self.stdout
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect()
+        self.stdout.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 }
 
@@ -71,10 +68,7 @@ impl Captured {
     /// Waits until `find` finds something, the pipes are closed, or the time is up.
     fn wait<T>(&self, limit: Duration, mut find: impl FnMut(&Streams) -> Option<T>) -> Option<T> {
         let deadline = Instant::now() + limit;
-        let mut streams = self
-            .streams
-            .lock()
-            .expect("no panic while holding the lock");
+        let mut streams = self.streams.lock().expect("no panic while holding the lock");
         loop {
             if let Some(found) = find(&streams) {
                 return Some(found);
@@ -105,15 +99,7 @@ impl Process {
             capture(pipe, Arc::clone(&captured), |streams| &mut streams.stderr);
         }
         let stdin = child.stdin.take();
-        Ok(Self {
-            child,
-            stdin,
-            program,
-            captured,
-            read: 0,
-            status: None,
-            _keep: keep,
-        })
+        Ok(Self { child, stdin, program, captured, read: 0, status: None, _keep: keep })
     }
 
     /// The process id.
@@ -135,22 +121,12 @@ impl Process {
 
     /// All lines of standard output so far.
     pub fn stdout(&self) -> Vec<String> {
-        self.captured
-            .streams
-            .lock()
-            .expect("no panic while holding the lock")
-            .stdout
-            .clone()
+        self.captured.streams.lock().expect("no panic while holding the lock").stdout.clone()
     }
 
     /// All lines of standard error so far.
     pub fn stderr(&self) -> Vec<String> {
-        self.captured
-            .streams
-            .lock()
-            .expect("no panic while holding the lock")
-            .stderr
-            .clone()
+        self.captured.streams.lock().expect("no panic while holding the lock").stderr.clone()
     }
 
     /// Waits for a line, of either stream and printed at any time, that contains `wanted`.
@@ -165,9 +141,7 @@ impl Process {
     /// The next line of standard output that this method has not yet handed out.
     pub fn next_line(&mut self, limit: Duration) -> Result<String> {
         let read = self.read;
-        let line = self
-            .captured
-            .wait(limit, |streams| streams.stdout.get(read).cloned());
+        let line = self.captured.wait(limit, |streams| streams.stdout.get(read).cloned());
         let line = line.ok_or_else(|| self.complaint(&format!("no line within {limit:?}")))?;
         self.read += 1;
         Ok(line)
@@ -177,8 +151,7 @@ impl Process {
     pub fn output(mut self, limit: Duration) -> Result<Output> {
         // The pipes close when the process ends (or hands them to nobody), so waiting for them
         // is waiting for the end, without polling.
-        self.captured
-            .wait(limit, |streams| (streams.closed == 2).then_some(()));
+        self.captured.wait(limit, |streams| (streams.closed == 2).then_some(()));
         let status = match self.try_wait(Duration::from_secs(1))? {
             Some(status) => status,
             None => {
@@ -187,11 +160,7 @@ impl Process {
             }
         };
         let join = |lines: Vec<String>| lines.iter().map(|line| format!("{line}\n")).collect();
-        Ok(Output {
-            status,
-            stdout: join(self.stdout()),
-            stderr: join(self.stderr()),
-        })
+        Ok(Output { status, stdout: join(self.stdout()), stderr: join(self.stderr()) })
     }
 
     /// Whether it has not ended yet.
@@ -201,8 +170,7 @@ impl Process {
 
     /// Waits for the end, without a limit on what it prints meanwhile.
     pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
-        self.captured
-            .wait(limit, |streams| (streams.closed == 2).then_some(()));
+        self.captured.wait(limit, |streams| (streams.closed == 2).then_some(()));
         let status = self.try_wait(Duration::from_secs(1))?;
         status.ok_or_else(|| self.complaint(&format!("still running after {limit:?}")))
     }
@@ -287,19 +255,12 @@ fn capture(
         // Bytes that are not UTF-8 must not stop the capture, so not `lines()`.
         while matches!(reader.read_until(b'\n', &mut line), Ok(n) if n > 0) {
             let text = String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(&line));
-            let mut streams = captured
-                .streams
-                .lock()
-                .expect("no panic while holding the lock");
+            let mut streams = captured.streams.lock().expect("no panic while holding the lock");
             stream(&mut streams).push(text.into_owned());
             captured.changed.notify_all();
             line.clear();
         }
-        captured
-            .streams
-            .lock()
-            .expect("no panic while holding the lock")
-            .closed += 1;
+        captured.streams.lock().expect("no panic while holding the lock").closed += 1;
         captured.changed.notify_all();
     });
 }
@@ -322,9 +283,7 @@ fn spawn(command: std::process::Command) -> Result<Child> {
         jobs
     });
     let (answer, child) = channel();
-    spawner
-        .send((command, answer))
-        .map_err(|_| anyhow!("the spawning thread is gone"))?;
+    spawner.send((command, answer)).map_err(|_| anyhow!("the spawning thread is gone"))?;
     Ok(child.recv().context("the spawning thread is gone")??)
 }
 
@@ -335,12 +294,7 @@ fn cpu_time(pid: u32) -> Result<Duration> {
     // The command's name, in brackets, may itself contain spaces and brackets.
     let (_, fields) = stat.rsplit_once(')').context("malformed /proc stat")?;
     let fields: Vec<&str> = fields.split_whitespace().collect();
-    let ticks = |index: usize| {
-        fields
-            .get(index)
-            .and_then(|f| f.parse::<u64>().ok())
-            .unwrap_or(0)
-    };
+    let ticks = |index: usize| fields.get(index).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
     let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.unwrap_or(100) as f64;
     let seconds = |ticks: u64| Duration::from_secs_f64(ticks as f64 / per_second);
     // The process's own clock counts nanoseconds where stat counts ticks of 10 ms.
@@ -358,16 +312,9 @@ fn cpu_time(pid: u32) -> Result<Duration> {
 
 /// The running children of a process.
 fn children(pid: u32) -> Vec<u32> {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"))
-        .into_iter()
-        .flatten()
-        .flatten();
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
-    let parse = |list: String| {
-        list.split_whitespace()
-            .flat_map(str::parse)
-            .collect::<Vec<u32>>()
-    };
+    let parse = |list: String| list.split_whitespace().flat_map(str::parse).collect::<Vec<u32>>();
     lists.flat_map(parse).collect()
 }
 

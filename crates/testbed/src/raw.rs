@@ -51,17 +51,11 @@ impl RawClient {
     /// Connects from a place, in the mesh's cgroup or outside of it.
     pub fn connect_in(place: &impl Place, to: SocketAddr, mesh: bool) -> Result<Self> {
         let command = peer::raw(place, to)?;
-        Self::start(if mesh {
-            command.mesh()
-        } else {
-            command.plain()
-        })
+        Self::start(if mesh { command.mesh() } else { command.plain() })
     }
 
     fn start(command: crate::Command) -> Result<Self> {
-        let mut client = Self {
-            process: command.spawn()?,
-        };
+        let mut client = Self { process: command.spawn()? };
         let connected = client.read()?;
         check(&connected).context("connect")?;
         Ok(client)
@@ -93,8 +87,7 @@ impl RawClient {
     /// Sends text in writes of `piece` bytes, with a pause between them.
     pub fn dribble(&mut self, text: &str, piece: usize, pause: Duration) -> Result<()> {
         let delay = pause.as_millis() as u64;
-        self.checked(&json!({ "send": text, "split": piece, "delay_ms": delay }))
-            .map(drop)
+        self.checked(&json!({ "send": text, "split": piece, "delay_ms": delay })).map(drop)
     }
 
     /// Reads one whole HTTP/1.1 answer.
@@ -121,9 +114,7 @@ impl RawClient {
     /// Sends a `GET` with header lines (`name: value`) and reads the answer.
     pub fn get(&mut self, host: &str, path: &str, headers: &[&str]) -> Result<Response> {
         let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
-        self.request(&format!(
-            "GET {path} HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n"
-        ))
+        self.request(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n"))
     }
 
     /// What getpeername says.

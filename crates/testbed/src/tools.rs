@@ -89,10 +89,7 @@ http {{
 
 /// Runs curl in the place's usual cgroup; its output, however it ended.
 pub fn curl(place: &impl Place, arguments: &[&str]) -> Result<Output> {
-    place
-        .command(needs("curl", "curl")?)
-        .args(arguments)
-        .output(LIMIT)
+    place.command(needs("curl", "curl")?).args(arguments).output(LIMIT)
 }
 
 /// What wrk measured.
@@ -125,16 +122,8 @@ pub fn wrk_with(
     arguments: &[&str],
     adjust: impl FnOnce(Command) -> Command,
 ) -> Result<WrkReport> {
-    let command = place
-        .command(needs("wrk", "wrk")?)
-        .arg("--latency")
-        .args(arguments);
-    WrkReport::parse(
-        &adjust(command)
-            .output(Duration::from_secs(600))?
-            .success()?
-            .stdout,
-    )
+    let command = place.command(needs("wrk", "wrk")?).arg("--latency").args(arguments);
+    WrkReport::parse(&adjust(command).output(Duration::from_secs(600))?.success()?.stdout)
 }
 
 impl WrkReport {
@@ -151,9 +140,8 @@ impl WrkReport {
                 ["Requests/sec:", value] => report.rps = value.parse()?,
                 [n, "requests", "in", ..] => (report.requests, seen) = (n.parse()?, true),
                 ["Socket", "errors:", ..] => {
-                    let numbers = words
-                        .iter()
-                        .filter_map(|w| w.trim_end_matches(',').parse::<u64>().ok());
+                    let numbers =
+                        words.iter().filter_map(|w| w.trim_end_matches(',').parse::<u64>().ok());
                     report.errors = numbers.sum::<u64>();
                 }
                 ["Non-2xx", "or", "3xx", "responses:", n] => report.non2xx = n.parse()?,
@@ -168,9 +156,7 @@ impl WrkReport {
 }
 
 fn microseconds(text: &str) -> Result<f64> {
-    let unit = text
-        .find(|c: char| c.is_ascii_alphabetic())
-        .context("no unit")?;
+    let unit = text.find(|c: char| c.is_ascii_alphabetic()).context("no unit")?;
     let factor = match &text[unit..] {
         "us" => 1.0,
         "ms" => 1e3,

@@ -10,26 +10,16 @@ use beeway_testbed::{Node, Place, Pod, PodOptions};
 const SOON: Duration = Duration::from_secs(5);
 
 fn exchange(client: &Pod, server: &Pod, address: SocketAddr) {
-    let listener = server
-        .run_in(|| TcpListener::bind(address))
-        .expect("thread")
-        .expect("bind");
+    let listener = server.run_in(|| TcpListener::bind(address)).expect("thread").expect("bind");
     let to = listener.local_addr().expect("address");
-    let mut out = client
-        .run_in(|| TcpStream::connect(to))
-        .expect("thread")
-        .expect("connect");
+    let mut out = client.run_in(|| TcpStream::connect(to)).expect("thread").expect("connect");
     let (mut accepted, from) = listener.accept().expect("accept");
     out.write_all(b"hello").expect("write");
     drop(out);
     let mut text = String::new();
     accepted.read_to_string(&mut text).expect("read");
     assert_eq!(text, "hello");
-    let expected = if to.is_ipv4() {
-        client.addr4(0).ip()
-    } else {
-        client.addr6(0).ip()
-    };
+    let expected = if to.is_ipv4() { client.addr4(0).ip() } else { client.addr6(0).ip() };
     assert_eq!(from.ip(), expected);
 }
 
@@ -42,11 +32,7 @@ fn pods_reach_each_other() {
     exchange(&a, &b, b.addr6(0));
     exchange(&b, &a, a.addr6(0));
     // Nothing waits for ARP, neighbour discovery or duplicate address detection to retry.
-    assert!(
-        started.elapsed() < Duration::from_millis(900),
-        "{:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() < Duration::from_millis(900), "{:?}", started.elapsed());
 }
 
 #[test]
@@ -76,14 +62,9 @@ fn pods_can_be_given_addresses() {
 fn node_and_pod_reach_each_other() {
     let node = Node::new("kubelet").expect("node");
     let pod = node.pod("a").expect("pod");
-    let listener = pod
-        .run_in(|| TcpListener::bind(pod.addr4(0)))
-        .expect("thread")
-        .expect("bind");
+    let listener = pod.run_in(|| TcpListener::bind(pod.addr4(0))).expect("thread").expect("bind");
     let to = listener.local_addr().expect("address");
-    node.run_in(|| TcpStream::connect(to))
-        .expect("thread")
-        .expect("connect");
+    node.run_in(|| TcpStream::connect(to)).expect("thread").expect("connect");
 }
 
 #[test]
@@ -91,9 +72,7 @@ fn addresses_without_an_owner_fail_soon() {
     let node = Node::new("void").expect("node");
     let pod = node.pod("a").expect("pod");
     let started = Instant::now();
-    let connected = pod
-        .run_in(|| TcpStream::connect("10.96.0.1:80"))
-        .expect("thread");
+    let connected = pod.run_in(|| TcpStream::connect("10.96.0.1:80")).expect("thread");
     assert!(connected.is_err());
     assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
 }
@@ -103,30 +82,13 @@ fn cleanup_leaves_nothing() {
     let node = Node::new("clean").expect("node");
     let pod = node.pod("a").expect("pod");
     // Neither dropped nor in the pod's hands: it escapes by forking away from its parent.
-    let stray = pod
-        .command("sh")
-        .args(["-c", "setsid sleep 1000 >/dev/null 2>&1 & echo $!"]);
+    let stray = pod.command("sh").args(["-c", "setsid sleep 1000 >/dev/null 2>&1 & echo $!"]);
     let stray = stray.output(SOON).expect("sh").stdout.trim().to_owned();
-    assert!(
-        node.mesh()
-            .pids()
-            .expect("pids")
-            .contains(&stray.parse().expect("a pid"))
-    );
+    assert!(node.mesh().pids().expect("pids").contains(&stray.parse().expect("a pid")));
     let nested = node.mesh().path().join("nested");
     std::fs::create_dir(&nested).expect("a cgroup below");
-    let process = pod
-        .command("sleep")
-        .arg("1000")
-        .cgroup(&nested)
-        .spawn()
-        .expect("sleep");
-    let made = [
-        pod.path(),
-        node.netns().path(),
-        node.mesh().path().to_owned(),
-        nested,
-    ];
+    let process = pod.command("sleep").arg("1000").cgroup(&nested).spawn().expect("sleep");
+    let made = [pod.path(), node.netns().path(), node.mesh().path().to_owned(), nested];
     assert!(made.iter().all(|path| path.exists()));
     let parent = node.cgroup().path().to_owned();
     drop((node, pod));
@@ -135,10 +97,7 @@ fn cleanup_leaves_nothing() {
     }
     assert!(!parent.exists());
     let state = std::fs::read_to_string(format!("/proc/{stray}/stat")).unwrap_or_default();
-    assert!(
-        state.is_empty() || state.contains(") Z"),
-        "the stray process lives: {state}"
-    );
+    assert!(state.is_empty() || state.contains(") Z"), "the stray process lives: {state}");
     drop(process);
 }
 
@@ -151,25 +110,19 @@ fn panic_leaves_nothing() {
         std::panic::panic_any((node.cgroup().path().to_owned(), pod.path()));
     });
     let paths = panic.join().expect_err("a panic");
-    let paths = paths
-        .downcast::<(std::path::PathBuf, std::path::PathBuf)>()
-        .expect("paths");
+    let paths = paths.downcast::<(std::path::PathBuf, std::path::PathBuf)>().expect("paths");
     assert!(!paths.0.exists() && !paths.1.exists());
 }
 
 #[test]
 fn sweep_spares_the_living_and_removes_the_dead() {
     let node = Node::new("living").expect("node");
-    let dead = std::process::Command::new("true")
-        .spawn()
-        .and_then(|mut child| {
-            child.wait()?;
-            Ok(child.id())
-        });
+    let dead = std::process::Command::new("true").spawn().and_then(|mut child| {
+        child.wait()?;
+        Ok(child.id())
+    });
     let name = format!("bw{}-0-dead", dead.expect("true"));
-    let added = std::process::Command::new("ip")
-        .args(["netns", "add", &name])
-        .status();
+    let added = std::process::Command::new("ip").args(["netns", "add", &name]).status();
     assert!(added.expect("ip").success());
     let cgroup = node.cgroup().path().parent().expect("root").join(&name);
     std::fs::create_dir_all(cgroup.join("mesh")).expect("cgroup");
@@ -187,10 +140,7 @@ fn processes_run_where_they_are_told() {
     let outside = node.plain_pod("b").expect("pod");
     let cgroup_of = |pid: u32| {
         let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("cgroup");
-        text.lines()
-            .find_map(|line| line.strip_prefix("0::"))
-            .expect("v2")
-            .to_owned()
+        text.lines().find_map(|line| line.strip_prefix("0::")).expect("v2").to_owned()
     };
     let sleep = |command: beeway_testbed::Command| command.arg("1000").spawn().expect("sleep");
     let name = node.name();
@@ -207,9 +157,7 @@ fn processes_run_where_they_are_told() {
     let status = std::fs::read_to_string(format!("/proc/{}/status", pinned.pid())).expect("status");
     assert!(status.contains("Cpus_allowed_list:\t0\n"));
     let in_pod = std::fs::read_link(format!("/proc/{}/ns/net", pinned.pid())).expect("ns");
-    let here = pod
-        .run_in(|| std::fs::read_link("/proc/thread-self/ns/net"))
-        .expect("thread");
+    let here = pod.run_in(|| std::fs::read_link("/proc/thread-self/ns/net")).expect("thread");
     assert_eq!(in_pod, here.expect("ns"));
     assert_eq!(
         std::fs::read_link(format!("/proc/{}/ns/mnt", pinned.pid())).expect("ns"),
@@ -225,36 +173,22 @@ fn processes_speak_end_and_are_measured() {
     cat.write_line("two").expect("write");
     assert_eq!(cat.next_line(SOON).expect("line"), "one");
     assert_eq!(cat.wait_for_line("tw", SOON).expect("line"), "two");
-    assert!(
-        cat.wait_for_line("three", Duration::from_millis(20))
-            .is_err()
-    );
+    assert!(cat.wait_for_line("three", Duration::from_millis(20)).is_err());
     assert!(cat.is_running());
     cat.terminate(SOON).expect("end");
     assert!(!cat.is_running());
 
-    let failed = node
-        .command("sh")
-        .args(["-c", "echo out; echo err >&2; exit 3"]);
+    let failed = node.command("sh").args(["-c", "echo out; echo err >&2; exit 3"]);
     let failed = failed.output(SOON).expect("sh");
     assert_eq!(
         (failed.status.code(), &*failed.stdout, &*failed.stderr),
         (Some(3), "out\n", "err\n")
     );
-    let late = node
-        .command("sleep")
-        .arg("1000")
-        .output(Duration::from_millis(20));
-    assert!(
-        late.expect_err("a time-out")
-            .to_string()
-            .contains("still running")
-    );
+    let late = node.command("sleep").arg("1000").output(Duration::from_millis(20));
+    assert!(late.expect_err("a time-out").to_string().contains("still running"));
 
     let spin = "i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done; echo done; cat";
-    let spin = node
-        .command("sh")
-        .args(["-c", &format!("sh -c '{spin}'; cat")]);
+    let spin = node.command("sh").args(["-c", &format!("sh -c '{spin}'; cat")]);
     let spin = spin.spawn().expect("sh");
     spin.wait_for_line("done", SOON).expect("done");
     assert!(spin.cpu_time().expect("time") > Duration::from_millis(5));
@@ -268,10 +202,7 @@ fn processes_speak_end_and_are_measured() {
 fn children_outlive_the_thread_that_started_them() {
     let node = Node::new("thread").expect("node");
     let cat = std::thread::scope(|scope| {
-        scope
-            .spawn(|| node.command("cat").spawn())
-            .join()
-            .expect("thread")
+        scope.spawn(|| node.command("cat").spawn()).join().expect("thread")
     });
     let mut cat = cat.expect("cat");
     cat.write_line("alive").expect("write");
@@ -282,25 +213,12 @@ fn children_outlive_the_thread_that_started_them() {
 fn pods_are_cheap_and_differ() {
     let node = Node::new("many").expect("node");
     let started = Instant::now();
-    let pods: Vec<_> = (0..10)
-        .map(|n| node.pod(&format!("p{n}")).expect("pod"))
-        .collect();
+    let pods: Vec<_> = (0..10).map(|n| node.pod(&format!("p{n}")).expect("pod")).collect();
     eprintln!("{:?} a pod", started.elapsed() / 10);
     let jumbo = node
-        .pod_with(
-            "jumbo",
-            PodOptions {
-                mtu: 9000,
-                mesh: true,
-                ..PodOptions::default()
-            },
-        )
+        .pod_with("jumbo", PodOptions { mtu: 9000, mesh: true, ..PodOptions::default() })
         .expect("pod");
-    let mtu = jumbo
-        .command("cat")
-        .arg("/proc/self/net/route")
-        .output(SOON)
-        .expect("route");
+    let mtu = jumbo.command("cat").arg("/proc/self/net/route").output(SOON).expect("route");
     assert!(mtu.stdout.contains("eth0"));
     assert_ne!(pods[0].ip4(), pods[9].ip4());
     exchange(&pods[0], &pods[9], pods[9].addr4(0));

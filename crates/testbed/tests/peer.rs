@@ -12,11 +12,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// The last line of JSON that a command prints.
 fn last(command: beeway_testbed::Command) -> Value {
-    let output = command
-        .output(LIMIT)
-        .expect("an end")
-        .success()
-        .expect("success");
+    let output = command.output(LIMIT).expect("an end").success().expect("success");
     output.json().pop().expect("a line of JSON")
 }
 
@@ -29,46 +25,24 @@ fn raw_client_sees_every_answer() {
     for to in [b.addr4(8080), b.addr6(8080)] {
         let mut client = RawClient::connect(&a, to).expect("connect");
         assert_eq!(client.peername().expect("peer"), to);
-        let answer = client
-            .get("reviews", "/x?y=1", &["end-user: jason"])
-            .expect("answer");
-        assert_eq!(
-            (answer.status, answer.served_by()),
-            (200, Some("reviews-v1"))
-        );
+        let answer = client.get("reviews", "/x?y=1", &["end-user: jason"]).expect("answer");
+        assert_eq!((answer.status, answer.served_by()), (200, Some("reviews-v1")));
         assert_eq!(answer.body, "reviews-v1 GET /x?y=1\n");
-        assert_eq!(
-            answer.headers["x-peer"],
-            client.sockname().expect("name").to_string()
-        );
+        assert_eq!(answer.headers["x-peer"], client.sockname().expect("name").to_string());
 
         // Keep-alive, dribbled, pipelined, chunked, without a body.
         let pair = "GET /one HTTP/1.1\r\nhost: r\r\n\r\nGET /two HTTP/1.1\r\nhost: r\r\n\r\n";
         client.dribble(pair, 7, Duration::ZERO).expect("send");
-        assert_eq!(
-            client.response().expect("answer").body,
-            "reviews-v1 GET /one\n"
-        );
-        assert_eq!(
-            client.response().expect("answer").body,
-            "reviews-v1 GET /two\n"
-        );
+        assert_eq!(client.response().expect("answer").body, "reviews-v1 GET /one\n");
+        assert_eq!(client.response().expect("answer").body, "reviews-v1 GET /two\n");
         let long = client.get("r", "/chunked/100000", &[]).expect("answer");
-        assert_eq!(
-            (long.body_len, long.sha256),
-            (100_000, pattern::sha256(100_000))
-        );
-        assert_eq!(
-            client.get("r", "/status/404", &[]).expect("answer").status,
-            404
-        );
+        assert_eq!((long.body_len, long.sha256), (100_000, pattern::sha256(100_000)));
+        assert_eq!(client.get("r", "/status/404", &[]).expect("answer").status, 404);
         let head = "HEAD /bytes/5 HTTP/1.1\r\nhost: r\r\n\r\n";
         client.send(head).expect("send");
         let answer = client.step(&json!({"recv_response": true, "method": "HEAD"}));
         assert_eq!(answer.expect("answer")["headers"]["content-length"], "5");
-        let delayed = client
-            .get("r", "/delay/5/headers", &["x-y: z"])
-            .expect("answer");
+        let delayed = client.get("r", "/delay/5/headers", &["x-y: z"]).expect("answer");
         let delayed: Value = serde_json::from_str(&delayed.body).expect("JSON");
         assert_eq!(delayed["headers"], json!({"host": "r", "x-y": "z"}));
         let stats: Value =
@@ -77,9 +51,7 @@ fn raw_client_sees_every_answer() {
         // Seven before it, and in the second round the eight of the first.
         assert_eq!(stats["requests"].as_u64().expect("count") % 8, 7);
 
-        client
-            .send("GET /last HTTP/1.1\r\nhost: r\r\n\r\n")
-            .expect("send");
+        client.send("GET /last HTTP/1.1\r\nhost: r\r\n\r\n").expect("send");
         client.shutdown_write().expect("shutdown");
         let (text, end) = client.recv_until_close().expect("end");
         assert!(text.ends_with("reviews-v1 GET /last\n"), "{text}");
@@ -87,69 +59,38 @@ fn raw_client_sees_every_answer() {
     }
     assert!(server.wait_for_line(r#""end-user":"jason""#, LIMIT).is_ok());
     let refused = RawClient::connect(&a, b.addr4(1)).expect_err("refused");
-    assert!(
-        format!("{refused:#}").contains("ECONNREFUSED"),
-        "{refused:#}"
-    );
+    assert!(format!("{refused:#}").contains("ECONNREFUSED"), "{refused:#}");
 }
 
 #[test]
 fn raw_client_runs_in_the_cgroup_of_its_pod() {
     let node = Node::new("rawmesh").expect("node");
-    let (a, b) = (
-        node.pod("a").expect("pod"),
-        node.plain_pod("b").expect("pod"),
-    );
+    let (a, b) = (node.pod("a").expect("pod"), node.plain_pod("b").expect("pod"));
     let _server = spawn_ready(http_server(&b, 8080, "s").expect("server")).expect("server");
     let mut inside = RawClient::connect(&a, b.addr4(8080)).expect("connect");
     let mut outside = RawClient::connect_in(&a, b.addr4(8080), false).expect("connect");
-    assert!(
-        node.mesh()
-            .pids()
-            .expect("pids")
-            .contains(&inside.process().pid())
-    );
-    assert!(
-        node.plain()
-            .pids()
-            .expect("pids")
-            .contains(&outside.process().pid())
-    );
+    assert!(node.mesh().pids().expect("pids").contains(&inside.process().pid()));
+    assert!(node.plain().pids().expect("pids").contains(&outside.process().pid()));
 }
 
 #[test]
 fn load_counts_what_it_sees() {
     let node = Node::new("load").expect("node");
     let (a, b) = (node.pod("a").expect("pod"), node.pod("b").expect("pod"));
-    let server = http_server(&b, 8080, "s")
-        .expect("server")
-        .args(["--count", "2"]);
+    let server = http_server(&b, 8080, "s").expect("server").args(["--count", "2"]);
     let mut server = spawn_ready(server).expect("server");
     let load = Load::new(b.url(8080, "/"), 400).connections(4);
     let report = load.run(&a).expect("load");
-    assert_eq!(
-        (report.requests, report.errors, report.connections),
-        (400, 0, 4)
-    );
+    assert_eq!((report.requests, report.errors, report.connections), (400, 0, 4));
     assert_eq!((report.served_by["s"], report.status["200"]), (400, 400));
     assert!(report.p50_us > 0 && report.p50_us <= report.p99_us);
-    let report = Load::new(b.url(8080, "/status/503"), 20)
-        .close()
-        .run(&a)
-        .expect("load");
-    assert_eq!(
-        (report.requests, report.connections, report.status["503"]),
-        (20, 20, 20)
-    );
+    let report = Load::new(b.url(8080, "/status/503"), 20).close().run(&a).expect("load");
+    assert_eq!((report.requests, report.connections, report.status["503"]), (20, 20, 20));
     assert!(server.cpu_time().expect("time") > Duration::ZERO);
     server.kill9();
     let report = Load::new(b.url(8080, "/"), 3).run(&a).expect("load");
     assert_eq!((report.requests, report.errors), (0, 3));
-    assert!(
-        report.messages[0].contains("refused"),
-        "{:?}",
-        report.messages
-    );
+    assert!(report.messages[0].contains("refused"), "{:?}", report.messages);
 }
 
 #[test]
@@ -164,19 +105,12 @@ fn long_bodies_arrive_whole() {
         assert_eq!(seen["sha256"], pattern::sha256(3_000_000), "{seen}");
     }
     for arguments in [&["--write-size", "1000"][..], &["--chunked"], &["--expect"]] {
-        let sum = last(
-            upload(&a, &b.url(8080, "/sum"), 1_000_000)
-                .expect("up")
-                .args(arguments),
-        );
+        let sum = last(upload(&a, &b.url(8080, "/sum"), 1_000_000).expect("up").args(arguments));
         assert_eq!(sum["reply"]["bytes"], 1_000_000, "{sum}");
         assert_eq!(sum["reply"]["sha256"], sum["sent_sha256"]);
     }
     let echo = last(upload(&a, &b.url(8080, "/echo"), 3_000_000).expect("upload"));
-    assert_eq!(
-        (&echo["bytes"], &echo["sha256"]),
-        (&echo["sent"], &echo["sent_sha256"])
-    );
+    assert_eq!((&echo["bytes"], &echo["sha256"]), (&echo["sent"], &echo["sent_sha256"]));
 }
 
 #[test]
@@ -185,9 +119,7 @@ fn servers_ask_their_upstreams() {
     let pods = ["ratings", "reviews", "details", "productpage", "user"].map(|name| node.pod(name));
     let [ratings, reviews, details, product, user] = pods.map(|pod| pod.expect("pod"));
     let start = |pod: &beeway_testbed::Pod, upstreams: &[String]| {
-        let mut command = http_server(pod, 9080, pod.label())
-            .expect("server")
-            .arg("--log");
+        let mut command = http_server(pod, 9080, pod.label()).expect("server").arg("--log");
         for upstream in upstreams {
             command = command.args(["--upstream", upstream]);
         }
@@ -197,10 +129,7 @@ fn servers_ask_their_upstreams() {
     let _rest = [
         start(&reviews, &[ratings.url(9080, "/ratings")]),
         start(&details, &[]),
-        start(
-            &product,
-            &[details.url(9080, "/details"), reviews.url(9080, "/reviews")],
-        ),
+        start(&product, &[details.url(9080, "/details"), reviews.url(9080, "/reviews")]),
     ];
     let page = product.url(9080, "/productpage");
     let page = curl(&user, &["-sS", "-H", "end-user: jason", &page]).expect("curl");
@@ -218,11 +147,7 @@ fn echoes_without_http() {
     let _udp = spawn_ready(udp_echo(&b, 7).expect("echo").args(["--name", "u"])).expect("echo");
     for to in [b.addr4(7), b.addr6(7)] {
         let ping = last(tcp_ping(&a, to, 10).expect("ping").arg("--greeting"));
-        assert_eq!(
-            (&ping["pings"], &ping["greeting"]),
-            (&json!(10), &json!("t")),
-            "{ping}"
-        );
+        assert_eq!((&ping["pings"], &ping["greeting"]), (&json!(10), &json!("t")), "{ping}");
         assert_eq!(ping["peer"], to.to_string());
         let sent = udp_send(&a, to, 2).expect("send");
         let expected = json!({"n": 1, "reply": "u ping1", "from": to.to_string()});
@@ -238,10 +163,7 @@ fn tools_of_others_work_in_pods() {
     let (a, b) = (node.pod("a").expect("pod"), node.pod("b").expect("pod"));
     let server = nginx(&b, 80, "web").expect("nginx");
     let answer = curl(&a, &["-si", &b.url(80, "/")]).expect("curl").stdout;
-    assert!(
-        answer.contains("x-served-by: web\r\n") && answer.ends_with("web\n"),
-        "{answer}"
-    );
+    assert!(answer.contains("x-served-by: web\r\n") && answer.ends_with("web\n"), "{answer}");
     let file = last(slurp(&a, &b.url(80, "/bytes/64k")).expect("slurp"));
     assert_eq!(file["sha256"], pattern::sha256(64 << 10), "{file}");
     let report = wrk(&a, &["-t1", "-c2", "-d1s", &b.url(80, "/")]).expect("wrk");
@@ -251,9 +173,5 @@ fn tools_of_others_work_in_pods() {
     assert!(server.cpu_time().expect("time") > Duration::from_millis(10));
     drop(server);
     let refused = curl(&a, &["-sS", &b.url(80, "/")]).expect("curl");
-    assert_eq!(
-        refused.status.code(),
-        Some(7),
-        "a worker serves on: {refused:?}"
-    );
+    assert_eq!(refused.status.code(), Some(7), "a worker serves on: {refused:?}");
 }

@@ -66,13 +66,14 @@ impl Follower {
             options: Options { node: args.node.clone() },
         });
         let (send, changes) = channel();
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // reading a file is an event too
-            if !event.is_ok_and(|event| event.kind.is_access()) {
-                let _ = send.send(());
-            }
-        })
-        .context("start watching files")?;
+        let mut watcher =
+            notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+                // reading a file is an event too
+                if !event.is_ok_and(|event| event.kind.is_access()) {
+                    let _ = send.send(());
+                }
+            })
+            .context("start watching files")?;
         watcher
             .watch(&args.config, RecursiveMode::Recursive)
             .with_context(|| format!("watch {}", args.config.display()))?;

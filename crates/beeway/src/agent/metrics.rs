@@ -10,8 +10,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -85,8 +85,18 @@ impl Collector for Reader {
         self.maps(&mut encoder)?;
         self.configuration(&mut encoder)?;
         let stats = agent.detour.stats();
-        gauge(&mut encoder, "detour_streams", "Connections that the proxy holds", stats.open_streams)?;
-        counter(&mut encoder, "detour_requests", "Requests that reached the proxy", stats.requests)?;
+        gauge(
+            &mut encoder,
+            "detour_streams",
+            "Connections that the proxy holds",
+            stats.open_streams,
+        )?;
+        counter(
+            &mut encoder,
+            "detour_requests",
+            "Requests that reached the proxy",
+            stats.requests,
+        )?;
         counter(
             &mut encoder,
             "detour_upstream_errors",
@@ -118,9 +128,8 @@ impl Reader {
         let state = self.0.follower.state();
         counter(encoder, "generations", "Configurations put in force", state.applied)?;
         counter(encoder, "generations_refused", "Configurations refused", state.refused)?;
-        let errors = |severity| {
-            state.problems.iter().filter(|p| p.severity == severity).count() as u64
-        };
+        let errors =
+            |severity| state.problems.iter().filter(|p| p.severity == severity).count() as u64;
         let problems = errors(beeway_config::Severity::Error);
         gauge(encoder, "configuration_errors", "Errors in the files as last read", problems)?;
         if let Some(generation) = state.in_force {

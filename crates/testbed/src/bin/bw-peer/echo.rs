@@ -127,10 +127,7 @@ fn udp_exchange(options: &UdpSend, socket: &UdpSocket, n: u32) -> io::Result<(St
     }
     let mut buffer = vec![0; 65536];
     let (length, from) = socket.recv_from(&mut buffer)?;
-    Ok((
-        String::from_utf8_lossy(&buffer[..length]).into_owned(),
-        from,
-    ))
+    Ok((String::from_utf8_lossy(&buffer[..length]).into_owned(), from))
 }
 
 pub fn tcp_echo(options: Listen) -> anyhow::Result<()> {

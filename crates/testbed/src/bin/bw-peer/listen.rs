@@ -8,10 +8,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 /// Listens on every address. IPv6 sockets take IPv6 only, so that an IPv4 client is seen as one.
 pub fn tcp(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
-    addresses
-        .iter()
-        .map(|address| Ok(bind(*address, Type::STREAM)?.into()))
-        .collect()
+    addresses.iter().map(|address| Ok(bind(*address, Type::STREAM)?.into())).collect()
 }
 
 /// Binds a socket, and listens if it is a stream.

@@ -75,9 +75,7 @@ pub fn run(options: Options) -> Result<()> {
     };
     let connections = options.connections;
     let options = Rc::new(options);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
     for _ in 0..connections {
         local.spawn_local(one_connection(Rc::clone(&options), Rc::clone(&tally), end));
@@ -99,9 +97,7 @@ async fn one_connection(options: Rc<Options>, tally: Rc<RefCell<Tally>>, end: Op
         match outcome {
             Ok((status, served_by)) => {
                 tally.requests += 1;
-                tally
-                    .latency
-                    .saturating_record(begun.elapsed().as_nanos() as u64);
+                tally.latency.saturating_record(begun.elapsed().as_nanos() as u64);
                 *tally.status.entry(status.to_string()).or_default() += 1;
                 if let Some(name) = served_by {
                     *tally.served_by.entry(name).or_default() += 1;
@@ -156,9 +152,7 @@ async fn ask(
 }
 
 async fn connect(authority: &str) -> Result<Sender> {
-    let stream = tokio::net::TcpStream::connect(authority)
-        .await
-        .context("connect")?;
+    let stream = tokio::net::TcpStream::connect(authority).await.context("connect")?;
     stream.set_nodelay(true)?;
     let (sender, connection) = handshake(TokioIo::new(stream)).await?;
     // Its errors reach the one that waits for the answer.
@@ -173,9 +167,7 @@ fn request(options: &Options) -> Result<Request<Empty<Bytes>>> {
         request = request.header("host", &options.url.authority);
     }
     for line in &options.headers {
-        let (name, value) = line
-            .split_once(':')
-            .with_context(|| format!("header {line:?}"))?;
+        let (name, value) = line.split_once(':').with_context(|| format!("header {line:?}"))?;
         request = request.header(name.trim(), value.trim());
     }
     if options.close {

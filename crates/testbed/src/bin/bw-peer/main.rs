@@ -81,9 +81,5 @@ fn error_name(error: &std::io::Error) -> String {
 
 /// Latencies in nanoseconds, up to a minute.
 fn histogram() -> anyhow::Result<hdrhistogram::Histogram<u64>> {
-    Ok(hdrhistogram::Histogram::new_with_bounds(
-        1,
-        60_000_000_000,
-        3,
-    )?)
+    Ok(hdrhistogram::Histogram::new_with_bounds(1, 60_000_000_000, 3)?)
 }

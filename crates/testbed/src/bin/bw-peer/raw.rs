@@ -79,10 +79,7 @@ const STEPS: [&str; 12] = [
 
 fn run_step(step: &Value, wire: &mut Option<Wire>, to: SocketAddr) -> (&'static str, Answer) {
     let Some(name) = STEPS.into_iter().find(|name| step.get(name).is_some()) else {
-        return (
-            "unknown",
-            object(json!({ "error": format!("no such step: {step}") })),
-        );
+        return ("unknown", object(json!({ "error": format!("no such step: {step}") })));
     };
     let mut answer = Answer::new();
     let outcome = match name {
@@ -90,8 +87,7 @@ fn run_step(step: &Value, wire: &mut Option<Wire>, to: SocketAddr) -> (&'static 
             // The old connection goes first: its port may be wanted.
             *wire = None;
             let to = step[name].as_str().map_or(Ok(to), str::parse);
-            to.map_err(io::Error::other)
-                .and_then(|to| connect(to, wire, &mut answer))
+            to.map_err(io::Error::other).and_then(|to| connect(to, wire, &mut answer))
         }
         "sleep_ms" => {
             std::thread::sleep(Duration::from_millis(step[name].as_u64().unwrap_or(0)));
@@ -163,10 +159,7 @@ fn on_wire(name: &str, step: &Value, wire: &mut Wire, answer: &mut Answer) -> io
 
 fn send(step: &Value, stream: &mut TcpStream, answer: &mut Answer) -> io::Result<()> {
     let data = match step["send"].as_str() {
-        Some(text) => text
-            .chars()
-            .map(|c| u8::try_from(u32::from(c)))
-            .collect::<Result<_, _>>(),
+        Some(text) => text.chars().map(|c| u8::try_from(u32::from(c))).collect::<Result<_, _>>(),
         None => {
             let text = step["send_base64"].as_str().unwrap_or_default();
             let decoded = base64::engine::general_purpose::STANDARD.decode(text);
@@ -200,12 +193,7 @@ fn pieces<'a>(data: &'a [u8], split: &Value) -> Vec<&'a [u8]> {
     }
     let mut rest = data;
     let mut pieces = Vec::new();
-    for size in split
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_u64)
-    {
+    for size in split.as_array().into_iter().flatten().filter_map(Value::as_u64) {
         let (piece, after) = rest.split_at(rest.len().min(size as usize));
         pieces.push(piece);
         rest = after;
@@ -272,17 +260,10 @@ impl Received {
     }
 
     fn tell(self, data: &str, length: &str, answer: &mut Answer) {
-        let printed = if self.bytes <= MAX_PRINTED {
-            latin1(&self.kept)
-        } else {
-            String::new()
-        };
+        let printed = if self.bytes <= MAX_PRINTED { latin1(&self.kept) } else { String::new() };
         answer.insert(data.to_owned(), printed.into());
         answer.insert(length.to_owned(), self.bytes.into());
-        answer.insert(
-            "sha256".to_owned(),
-            pattern::hex(&self.hasher.finalize()).into(),
-        );
+        answer.insert("sha256".to_owned(), pattern::hex(&self.hasher.finalize()).into());
     }
 }
 

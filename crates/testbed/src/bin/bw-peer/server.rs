@@ -96,9 +96,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
 }
 
 fn worker(listeners: Vec<std::net::TcpListener>, server: &Arc<Server>) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
     for listener in listeners {
         let server = Arc::clone(server);
@@ -129,9 +127,7 @@ async fn accept(listener: tokio::net::TcpListener, server: Arc<Server>) {
                 async move { Ok::<_, Infallible>(server.answer(request, peer, connection).await) }
             });
             let mut http = hyper::server::conn::http1::Builder::new();
-            http.timer(TokioTimer::new())
-                .half_close(true)
-                .pipeline_flush(true);
+            http.timer(TokioTimer::new()).half_close(true).pipeline_flush(true);
             let serving = http.serve_connection(TokioIo::new(stream), service);
             if let Err(error) = serving.await {
                 eprintln!("connection {connection} from {peer}: {error}");
@@ -220,9 +216,7 @@ impl Server {
         };
         let mut response = Response::new(full(body));
         *response.status_mut() = status;
-        response
-            .headers_mut()
-            .insert("content-type", HeaderValue::from_static("text/plain"));
+        response.headers_mut().insert("content-type", HeaderValue::from_static("text/plain"));
         response
     }
 
@@ -248,19 +242,13 @@ impl Server {
 
     /// A body of the first `n` bytes of the pattern, made piece by piece.
     fn pattern(&self, n: u64) -> Body {
-        Pattern {
-            block: self.block.clone(),
-            left: n,
-        }
-        .map_err(|never| match never {})
-        .boxed()
+        Pattern { block: self.block.clone(), left: n }.map_err(|never| match never {}).boxed()
     }
 }
 
 /// The first path segment and the rest, which begins with a slash.
 fn split_segment(path: &str) -> (&str, &str) {
-    path.find('/')
-        .map_or((path, "/"), |slash| path.split_at(slash))
+    path.find('/').map_or((path, "/"), |slash| path.split_at(slash))
 }
 
 /// The request's head as it was received.
@@ -268,9 +256,7 @@ fn head<T>(request: &Request<T>) -> Value {
     let mut headers = Map::new();
     for name in request.headers().keys() {
         let values = request.headers().get_all(name).iter();
-        let values: Vec<_> = values
-            .map(|v| String::from_utf8_lossy(v.as_bytes()))
-            .collect();
+        let values: Vec<_> = values.map(|v| String::from_utf8_lossy(v.as_bytes())).collect();
         headers.insert(name.to_string(), values.join(", ").into());
     }
     json!({
@@ -301,9 +287,7 @@ async fn sum(mut body: Incoming) -> Response<Body> {
 }
 
 fn full(text: impl Into<Bytes>) -> Body {
-    Full::new(text.into())
-        .map_err(|never| match never {})
-        .boxed()
+    Full::new(text.into()).map_err(|never| match never {}).boxed()
 }
 
 fn json_body(value: &Value) -> Response<Body> {

@@ -67,10 +67,7 @@ pub fn slurp(options: &Slurp) -> anyhow::Result<()> {
 }
 
 pub fn upload(options: &Upload) -> anyhow::Result<()> {
-    let mut seen = Seen {
-        keep: true,
-        ..Seen::default()
-    };
+    let mut seen = Seen { keep: true, ..Seen::default() };
     let mut sent = 0;
     let outcome = post(options, &mut seen, &mut sent);
     let expected = pattern::sha256(options.bytes);
@@ -126,9 +123,7 @@ fn post(options: &Upload, seen: &mut Seen, sent: &mut u64) -> io::Result<()> {
         let head = wire.head()?;
         seen.head(&head);
         let outcome = wire.body(&head, "POST", |piece| seen.take(piece));
-        let written = write
-            .join()
-            .map_err(|_| io::Error::other("the writer panicked"))?;
+        let written = write.join().map_err(|_| io::Error::other("the writer panicked"))?;
         outcome.and(written)
     })
 }

@@ -9,14 +9,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
 /// Headers of a request that are handed on to the upstreams, as an instrumented application does.
-const FORWARDED: [&str; 6] = [
-    "end-user",
-    "x-request-id",
-    "traceparent",
-    "tracestate",
-    "cookie",
-    "user-agent",
-];
+const FORWARDED: [&str; 6] =
+    ["end-user", "x-request-id", "traceparent", "tracestate", "cookie", "user-agent"];
 
 /// The servers to ask, and a pool of kept-alive connections to each.
 pub struct Upstreams {
@@ -26,9 +20,7 @@ pub struct Upstreams {
 
 impl Upstreams {
     pub fn new(urls: &[String]) -> Result<Self> {
-        let targets = urls
-            .iter()
-            .map(|url| url.parse().with_context(|| url.clone()));
+        let targets = urls.iter().map(|url| url.parse().with_context(|| url.clone()));
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         Ok(Self {
@@ -43,10 +35,7 @@ impl Upstreams {
         for target in &self.targets {
             let answer = self.ask(target, headers).await;
             answers.push(answer.unwrap_or_else(|error| {
-                (
-                    StatusCode::BAD_GATEWAY,
-                    format!("{target} failed: {error:#}\n"),
-                )
+                (StatusCode::BAD_GATEWAY, format!("{target} failed: {error:#}\n"))
             }));
         }
         answers

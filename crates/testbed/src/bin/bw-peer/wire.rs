@@ -23,10 +23,7 @@ pub struct Head {
 
 impl Head {
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 }
 
@@ -42,32 +39,22 @@ impl std::str::FromStr for Url {
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
         let uri: http::Uri = text.parse()?;
-        let authority = uri
-            .authority()
-            .ok_or_else(|| anyhow::anyhow!("no host in {text}"))?;
+        let authority = uri.authority().ok_or_else(|| anyhow::anyhow!("no host in {text}"))?;
         let port = uri.port_u16().unwrap_or(80);
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
-        Ok(Self {
-            authority: format!("{}:{port}", authority.host()),
-            path: path.to_owned(),
-        })
+        Ok(Self { authority: format!("{}:{port}", authority.host()), path: path.to_owned() })
     }
 }
 
 impl Wire {
     pub fn new(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        Ok(Self {
-            stream,
-            ahead: Vec::new(),
-        })
+        Ok(Self { stream, ahead: Vec::new() })
     }
 
     /// Sends a request's head; the caller's header lines go behind `host`.
     pub fn request(&mut self, method: &str, url: &Url, headers: &[String]) -> io::Result<()> {
-        let given_host = headers
-            .iter()
-            .any(|line| line.to_ascii_lowercase().starts_with("host:"));
+        let given_host = headers.iter().any(|line| line.to_ascii_lowercase().starts_with("host:"));
         let mut head = format!("{method} {} HTTP/1.1\r\n", url.path);
         if !given_host {
             head.push_str(&format!("host: {}\r\n", url.authority));
@@ -113,9 +100,7 @@ impl Wire {
         let mut seen = std::mem::take(&mut self.ahead);
         let mut from = 0;
         loop {
-            let found = seen[from..]
-                .windows(end.len())
-                .position(|window| window == end);
+            let found = seen[from..].windows(end.len()).position(|window| window == end);
             if let Some(at) = found {
                 self.ahead = seen.split_off(from + at + end.len());
                 return Ok(seen);
@@ -155,12 +140,7 @@ impl Wire {
             let (name, value) = line.split_once(':').ok_or_else(|| malformed(line))?;
             Ok((name.to_ascii_lowercase(), value.trim().to_owned()))
         });
-        Ok(Head {
-            version,
-            status,
-            reason,
-            headers: headers.collect::<io::Result<_>>()?,
-        })
+        Ok(Head { version, status, reason, headers: headers.collect::<io::Result<_>>()? })
     }
 
     /// Reads the body that belongs to a head, piece by piece.
@@ -217,9 +197,7 @@ impl Wire {
             }
             self.exactly(size, &mut take)?;
             if self.until(b"\r\n")? != b"\r\n" {
-                return Err(io::Error::other(
-                    "malformed answer: no line end behind a chunk",
-                ));
+                return Err(io::Error::other("malformed answer: no line end behind a chunk"));
             }
         }
     }
