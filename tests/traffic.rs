@@ -189,7 +189,7 @@ fn weights_hold_for_each_request_of_one_connection() -> Result<()> {
     let rules = "- route:\n  - {destination: {host: web, subset: v1}, weight: 80}\n  \
                  - {destination: {host: web, subset: v2}, weight: 20}\n";
     let bed = Bed::new("weights", SHORTCUT, rules)?;
-    let report = Load::new(&format!("http://{WEB}/"), 4_000)
+    let report = Load::new(format!("http://{WEB}/"), 4_000)
         .header("Host: web")
         .connections(4)
         .run(&bed.client)?;
@@ -205,7 +205,7 @@ fn weights_hold_for_each_request_of_one_connection() -> Result<()> {
 fn service_addresses_of_both_families_balance_over_ready_endpoints() -> Result<()> {
     let bed = Bed::new("balance", NATIVE, "- route: [{destination: {host: web}}]\n")?;
     let fresh = |address: &str| -> Result<BTreeMap<String, u64>> {
-        let report = Load::new(&format!("http://{address}/"), 200)
+        let report = Load::new(format!("http://{address}/"), 200)
             .connections(2)
             .close()
             .run(&bed.client)?;
