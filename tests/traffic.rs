@@ -205,10 +205,8 @@ fn weights_hold_for_each_request_of_one_connection() -> Result<()> {
 fn service_addresses_of_both_families_balance_over_ready_endpoints() -> Result<()> {
     let bed = Bed::new("balance", NATIVE, "- route: [{destination: {host: web}}]\n")?;
     let fresh = |address: &str| -> Result<BTreeMap<String, u64>> {
-        let report = Load::new(format!("http://{address}/"), 200)
-            .connections(2)
-            .close()
-            .run(&bed.client)?;
+        let report =
+            Load::new(format!("http://{address}/"), 200).connections(2).close().run(&bed.client)?;
         assert_eq!(report.errors, 0, "{:?}", report.messages);
         Ok(report.served_by)
     };

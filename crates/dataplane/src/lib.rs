@@ -126,11 +126,6 @@ impl Dataplane {
         run::queued(self.loaded.query_queue.as_fd(), cookie)
     }
 
-    /// Ends a client's connection that cannot be brought to an orderly end.
-    pub fn abort(&self, cookie: u64) {
-        tracing::debug!(cookie, "abort");
-    }
-
     /// What the kernel program would do with a request head, for tests and `beeway doctor`.
     pub fn decide(&self, query: &DecisionQuery<'_>) -> Result<Decision> {
         run::decide(self.loaded.decide.as_fd(), query)
