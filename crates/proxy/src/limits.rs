@@ -55,7 +55,7 @@ pub const RECEIVE_BUFFER: u32 = 256 * 1024;
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Unused connections kept for each endpoint and worker. One more is closed.
-pub const POOL_IDLE: usize = 64;
+pub const POOL_IDLE: usize = 1024;
 
 /// Age at which an unused connection is closed.
 pub const POOL_AGE: Duration = Duration::from_secs(60);
