@@ -556,10 +556,7 @@ static __always_inline void note_answer(struct injection *in, u64 cookie)
 	if (!flow)
 		return;
 	flow->partial = !ended;
-	if (!ended)
-		return;
-	flow->ends++;
-	if (in->request)
+	if (ended && in->request)
 		flow->answered = in->request;
 }
 

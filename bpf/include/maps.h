@@ -70,8 +70,8 @@ struct flow {
 	u64 sock;		/* kernel address of the client's socket */
 	u32 asked;		/* number of the last request handed to the proxy */
 	u32 answered;		/* number of the last request whose answer has ended */
-	u32 ends;		/* answers that ended */
 	u32 partial;		/* an answer has begun and not ended */
+	u32 pad;
 };
 
 /* What an injector socket is in the middle of. */
