@@ -14,6 +14,8 @@ struct layouts {
 	struct member member;
 	struct workload workload;
 	struct table table;
+	struct run run;
+	struct machine machine;
 	struct group group;
 	struct candidate candidate;
 	struct predicate predicate;
@@ -29,7 +31,10 @@ struct layouts {
 	enum protocol protocol;
 	enum table_flags table_flags;
 	enum method method;
-	enum predicate_kind predicate_kind;
+	enum state state;
+	enum accepts accepts;
+	enum subject subject;
+	enum comparison comparison;
 	enum action_kind action_kind;
 	enum prepared prepared;
 	enum frame_kind frame_kind;

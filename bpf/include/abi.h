@@ -12,16 +12,17 @@
 #define BEEWAY_ABI_H
 
 enum limits {
-	ABI_VERSION = 2,	/* changes with any layout; pins of another version are not adopted */
+	ABI_VERSION = 3,	/* changes with any layout; pins of another version are not adopted */
 	HEAP_WORDS = 1 << 20,	/* 4 MiB a generation */
 	HEAP_SLACK = 64,	/* so that a record at the last index stays inside */
 	HEAD_BYTES = 8192,	/* request head that the kernel judges; larger ones detour */
 	HEAD_LINES = 64,	/* header lines that the kernel judges */
 	ANSWER_BYTES = 1024,	/* head and body of an answer given by the kernel */
 	GROUP_CANDIDATES = 64,	/* rules that one host and path may lead to */
-	TABLE_PREDICATES = 64,	/* distinct header, source conditions of one service port */
+	GROUP_PREDICATES = 64,	/* distinct conditions on header, query, source of these rules */
 	HOST_BYTES = 253,	/* RFC 1035 section 2.3.4 */
-	PREDICATE_BYTES = 256,	/* value that a header condition compares */
+	PREDICATE_BYTES = 256,	/* name or value that a condition compares, unless by a regex */
+	QUERY_BYTES = 2048,	/* query that conditions on parameters are looked up in */
 	PROBES = 16,		/* slots looked at in a hash of the heap */
 	BUSES = 16,		/* bus sockets of the userspace proxy */
 	SOCKETS = 262144,	/* sockets enrolled at once */
@@ -146,16 +147,13 @@ struct workload {
 };
 
 /*
- * The rules of one service port. The automaton reads host, a zero byte, path; its state is the
- * index of a row in the heap, `classes` maps a byte to a column. Column 0 of a row holds the
- * struct group of rules that a request ending there may match (0: none); state 0 is dead.
+ * The rules of one service port. The automaton reads host, a zero byte, path. Where a request ends
+ * there is the struct group of rules that it may match (0: none).
  */
 struct table {
 	unsigned int flags;		/* enum table_flags */
-	unsigned int classes;		/* 256 bytes */
+	unsigned int classes;		/* 256 bytes: the column of each byte in a row, from 1 */
 	unsigned int start;		/* first state */
-	unsigned int predicates;	/* struct predicate, `predicate_count` of them */
-	unsigned int predicate_count;
 	unsigned int no_route;		/* struct answer when no rule holds */
 };
 
@@ -164,16 +162,39 @@ enum table_flags {
 	TABLE_HOSTS = 2,	/* some rule looks at the host; otherwise the automaton sees "" */
 };
 
+/*
+ * A state of an automaton is named by a heap index; 0 is dead. With STATE_RUN it is a struct run,
+ * otherwise a row: what a string that ends here is accepted as, then the next state by column.
+ */
+enum state { STATE_RUN = 0x80000000u };
+
+/* States that follow each other by one byte each, accept the same and fail alike. */
+struct run {
+	unsigned int accept;	/* of a string that ends before the last of the bytes */
+	unsigned int otherwise;	/* state behind the first byte that is another */
+	unsigned int next;	/* state behind the bytes */
+	unsigned int length;	/* bytes, 1 to 8 */
+	unsigned int bytes[2];
+};
+
+/* An automaton of one regular expression, in rows. */
+struct machine {
+	unsigned int classes;	/* as in struct table */
+	unsigned int start;	/* a row; what it accepts is an enum accepts */
+};
+
+enum accepts { MACHINE_NO, MACHINE_YES, MACHINE_UNSURE };
+
 /* Rules in order; the first that holds wins. */
 struct group {
 	unsigned int count;
-	unsigned int pad;
+	unsigned int predicates;	/* heap indices of struct predicate, at most 64 */
 	/* struct candidate follows */
 };
 
 struct candidate {
-	unsigned long long need;	/* predicates that must hold, a bit each */
-	unsigned long long forbid;	/* predicates that must not */
+	unsigned long long need;	/* predicates of the group that must hold, a bit each */
+	unsigned long long forbid;	/* those that must not */
 	unsigned int methods;		/* bit of each enum method that is allowed */
 	unsigned int rule;		/* index in the service port's list, for people */
 	unsigned int action;		/* struct action */
@@ -185,20 +206,29 @@ enum method {
 	METHOD_PATCH, METHODS,
 };
 
-enum predicate_kind {
-	PREDICATE_PRESENT,	/* header is there */
-	PREDICATE_EXACT,	/* header has this value */
-	PREDICATE_PREFIX,	/* header begins with this value */
-	PREDICATE_SOURCE,	/* caller is in a set of workloads */
+/* What a condition looks at. */
+enum subject {
+	SUBJECT_HEADER,		/* the value of a header field */
+	SUBJECT_QUERY,		/* the value of a query parameter, as sent */
+	SUBJECT_SOURCE,		/* the caller */
+};
+
+enum comparison {
+	COMPARE_PRESENT,	/* it is there */
+	COMPARE_EXACT,		/* it has this value */
+	COMPARE_PREFIX,		/* it begins with this value */
+	COMPARE_REGEX,		/* a struct machine accepts it */
+	COMPARE_MEMBER,		/* the caller is in a set of workloads */
 };
 
 struct predicate {
-	unsigned int kind;
-	unsigned int name_hash;		/* of the lower-case name */
+	unsigned int subject;
+	unsigned int comparison;
+	unsigned int name_hash;		/* of a header's lower-case name */
 	unsigned int name;		/* bytes in the heap */
 	unsigned int name_length;
-	unsigned int value;		/* bytes; of a source: words of a bit set by workload number */
-	unsigned int value_length;	/* bytes; of a source: words */
+	unsigned int value;		/* bytes; struct machine; words of a bit set by workload number */
+	unsigned int value_length;	/* bytes; words of the bit set */
 };
 
 enum action_kind { ACTION_FORWARD, ACTION_ANSWER, ACTION_DETOUR };

@@ -21,6 +21,8 @@ struct head {
 	u32 length;		/* of the head, its empty line included */
 	u16 path;
 	u16 path_length;	/* up to `?` */
+	u16 query;
+	u16 query_length;	/* behind `?` */
 	u16 host;
 	u16 host_length;	/* without port */
 	u8 method;
@@ -131,6 +133,8 @@ __weak __noinline u32 parse_target(struct scratch *s, u32 at, u32 length, struct
 		return 0;
 	h->path = at;
 	h->path_length = (query ? query : end) - at;
+	h->query = query ? query + 1 : end;
+	h->query_length = end - h->query;
 	if (end + 11 > length) {
 		s->reason = REASON_PARTIAL_HEAD;
 		return 0;
@@ -224,7 +228,8 @@ __weak __noinline int parse_length(struct scratch *s, const struct line *l, stru
 
 /*
  * Finds the name in a Host value: without port and trailing dot. 0, or the reason to leave it alone:
- * a name that is too long, or that would need more than this to be what rules compare with.
+ * a name that is too long, that has bytes of no host name, or that would need more than this to be
+ * what rules compare with.
  */
 __weak __noinline u32 parse_host(struct scratch *s, const struct line *l, struct head *h)
 {
@@ -235,6 +240,16 @@ __weak __noinline u32 parse_host(struct scratch *s, const struct line *l, struct
 	length = l->value_length;
 	if (length > HOST_BYTES + PORT_BYTES)
 		return REASON_UNUSUAL;
+	bpf_for(i, 0, (HOST_BYTES + PORT_BYTES) / 8 + 1) {
+		u64 word = word_at(s, l->value + i * 8);
+
+		if (i * 8 >= length)
+			break;
+		if (length - i * 8 < 8)
+			word &= ~0ull >> (64 - 8 * (length - i * 8));
+		if (word & HIGHS)
+			return REASON_UNUSUAL;
+	}
 	bpf_for(i, 0, HOST_BYTES + PORT_BYTES) {
 		u8 last = byte_at(s, l->value + length - 1);
 

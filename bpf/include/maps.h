@@ -105,7 +105,11 @@ struct scratch {
 	u32 reason;		/* why the last step failed */
 	u32 name_hash;		/* of the field name just read */
 	u32 cursor;
-	u32 pad;
+	u32 value_length;	/* of the query parameter just found */
+	u32 query;		/* of the request under judgement */
+	u32 query_length;
+	u64 known;		/* predicates of the group that have been looked at, a bit each */
+	u64 held;		/* those of them that hold */
 	struct line lines[HEAD_LINES];
 	u8 head[HEAD_BYTES + 64];
 };

@@ -25,10 +25,64 @@ struct verdict {
 
 enum truth { NO, YES, UNSURE };
 
+/* Bytes of the head from `from` up to `to`, to be read by an automaton. */
+struct span {
+	u32 from;
+	u32 to;
+};
+
+/* Where an automaton gets from `state` over bytes of the head; 0 is dead. */
+__weak __noinline u32
+walk(struct generation *g, u32 classes_at, u32 state, struct scratch *s, const struct span *span)
+{
+	const u8 *classes;
+	u32 at, to, i;
+
+	if (!g || !s || !span)
+		return 0;
+	classes = (const u8 *)AT(g, table, classes_at);
+	at = span->from;
+	to = span->to;
+	bpf_for(i, 0, HEAD_BYTES) {
+		struct run *run;
+		u32 n, left;
+		u64 diff;
+
+		if (at >= to || !state)
+			break;
+		if (!(state & STATE_RUN)) {
+			state = g->heap[(state + classes[byte_at(s, at)]) & (HEAP_WORDS - 1)];
+			at++;
+			continue;
+		}
+		run = AT(g, run, state);
+		left = to - at;
+		n = run->length < left ? run->length : left;
+		diff = word_at(s, at) ^ (run->bytes[0] | (u64)run->bytes[1] << 32);
+		diff &= ~0ull >> ((64 - 8 * n) & 63);
+		if (diff) {
+			at += (__builtin_ctzll(diff) >> 3) + 1;
+			state = run->otherwise;
+			continue;
+		}
+		at += n;
+		if (n == run->length)
+			state = run->next;
+	}
+	return state;
+}
+
+/* What a string that ends in a state is accepted as; a row and a run both begin with it. */
+static __always_inline u32 accepted(struct generation *g, u32 state)
+{
+	return state ? g->heap[state & (HEAP_WORDS - 1)] : 0;
+}
+
 /* Walks the automaton over host, zero byte, path; the group of rules, 0 for none. */
 static __always_inline u32
 find_group(struct generation *g, struct table *t, struct scratch *s, struct head *h)
 {
+	struct span path = { h->path, h->path + h->path_length };
 	const u8 *classes = (const u8 *)AT(g, table, t->classes);
 	u32 state = t->start, i;
 
@@ -36,36 +90,38 @@ find_group(struct generation *g, struct table *t, struct scratch *s, struct head
 		bpf_for(i, h->host, h->host + h->host_length) {
 			u8 c = byte_at(s, i);
 
+			if (!state)
+				break;
 			if (c >= 'A' && c <= 'Z')
 				c |= 0x20;
 			state = g->heap[(state + classes[c]) & (HEAP_WORDS - 1)];
-			if (!state)
-				break;
 		}
 		if (state)
 			state = g->heap[(state + classes[0]) & (HEAP_WORDS - 1)];
 	}
-	if (!state)
-		return 0;
-	bpf_for(i, h->path, h->path + h->path_length) {
-		state = g->heap[(state + classes[byte_at(s, i)]) & (HEAP_WORDS - 1)];
-		if (!state)
-			return 0;
-	}
-	return g->heap[state & (HEAP_WORDS - 1)];
+	return accepted(g, walk(g, t->classes, state, s, &path));
 }
 
-static __always_inline bool
+__weak __noinline int
 same_bytes(struct generation *g, u32 bytes, struct scratch *s, u32 at, u32 length)
 {
-	const u8 *wanted = (const u8 *)AT(g, table, bytes);
+	const u32 *wanted;
 	bool same = true;
 	u32 i;
 
-	bpf_for(i, 0, PREDICATE_BYTES) {
-		if (i >= length)
+	if (!g || !s)
+		return false;
+	wanted = (const u32 *)AT(g, table, bytes);
+	bpf_for(i, 0, PREDICATE_BYTES / 8) {
+		u32 left = length - i * 8, word = i * 2 & (PREDICATE_BYTES / 4 - 1);
+		u64 diff;
+
+		if (i * 8 >= length)
 			break;
-		if (wanted[i & (PREDICATE_BYTES - 1)] != byte_at(s, at + i)) {
+		diff = word_at(s, at + i * 8) ^ (wanted[word] | (u64)wanted[word + 1] << 32);
+		if (left < 8)
+			diff &= ~0ull >> (64 - 8 * left);
+		if (diff) {
 			same = false;
 			break;
 		}
@@ -73,24 +129,44 @@ same_bytes(struct generation *g, u32 bytes, struct scratch *s, u32 at, u32 lengt
 	return same;
 }
 
+/* Whether a value in the head is as a predicate wants it. */
 static __always_inline enum truth
-value_holds(struct generation *g, struct predicate *p, struct scratch *s, struct line *l)
+value_holds(struct generation *g, struct predicate *p, struct scratch *s, u32 at, u32 length)
 {
-	if (p->kind == PREDICATE_PRESENT)
+	struct span value = { at, at + length };
+	struct machine *m;
+
+	switch (p->comparison) {
+	case COMPARE_PRESENT:
 		return YES;
-	if (l->value_length < p->value_length)
-		return NO;
-	if (p->kind == PREDICATE_EXACT && l->value_length != p->value_length)
-		return NO;
-	return same_bytes(g, p->value, s, l->value, p->value_length) ? YES : NO;
+	case COMPARE_EXACT:
+		if (length != p->value_length)
+			return NO;
+		break;
+	case COMPARE_PREFIX:
+		if (length < p->value_length)
+			return NO;
+		break;
+	case COMPARE_REGEX:
+		m = AT(g, machine, p->value);
+		switch (accepted(g, walk(g, m->classes, m->start, s, &value))) {
+		case MACHINE_NO:
+			return NO;
+		case MACHINE_YES:
+			return YES;
+		}
+		return UNSURE;
+	default:
+		return UNSURE;
+	}
+	return same_bytes(g, p->value, s, at, p->value_length) ? YES : NO;
 }
 
 /* A field that occurs twice is joined by userspace, not here. */
 static __always_inline enum truth
 header_holds(struct generation *g, struct predicate *p, struct scratch *s)
 {
-	enum truth truth = NO;
-	u32 seen = 0, i;
+	u32 seen = 0, value = 0, length = 0, i;
 
 	bpf_for(i, 0, HEAD_LINES) {
 		struct line *l = &s->lines[i & (HEAD_LINES - 1)];
@@ -103,9 +179,51 @@ header_holds(struct generation *g, struct predicate *p, struct scratch *s)
 			continue;
 		if (seen++)
 			break;
-		truth = value_holds(g, p, s, l);
+		value = l->value;
+		length = l->value_length;
 	}
-	return seen > 1 ? UNSURE : truth;
+	if (seen > 1)
+		return UNSURE;
+	return seen ? value_holds(g, p, s, value, length) : NO;
+}
+
+/* Finds the first parameter of a name, undecoded; the value's offset and s->value_length, or 0. */
+__weak __noinline u32
+find_parameter(struct generation *g, const struct predicate *p, struct scratch *s, u32 at, u32 to)
+{
+	u32 name, length, found = 0, i;
+
+	if (!g || !p || !s)
+		return 0;
+	name = p->name;
+	length = p->name_length;
+	s->cursor = at;
+	bpf_for(i, at, to + 1) {
+		u32 from = s->cursor, behind = from + length;
+
+		if (i < to && byte_at(s, i) != '&')
+			continue;
+		s->cursor = i + 1;
+		if (behind > i || (behind < i && byte_at(s, behind) != '='))
+			continue;
+		if (!same_bytes(g, name, s, from, length))
+			continue;
+		found = behind < i ? behind + 1 : i;
+		s->value_length = i - found;
+		break;
+	}
+	return found;
+}
+
+static __always_inline enum truth
+query_holds(struct generation *g, struct predicate *p, struct scratch *s)
+{
+	u32 at;
+
+	if (s->query_length > QUERY_BYTES)
+		return UNSURE;
+	at = find_parameter(g, p, s, s->query, s->query + s->query_length);
+	return at ? value_holds(g, p, s, at, s->value_length) : NO;
 }
 
 static __always_inline enum truth
@@ -118,7 +236,7 @@ source_holds(struct generation *g, struct predicate *p, const struct verdict *v)
 	return g->heap[(p->value + number / 32) & (HEAP_WORDS - 1)] >> (number % 32) & 1 ? YES : NO;
 }
 
-/* One of a table's predicates; kept apart so that the verifier looks at it once. */
+/* One predicate; kept apart so that the verifier looks at it once. */
 __weak __noinline int
 predicate_holds(struct generation *g, u32 index, struct scratch *s, const struct verdict *v)
 {
@@ -127,46 +245,60 @@ predicate_holds(struct generation *g, u32 index, struct scratch *s, const struct
 	if (!g || !s || !v)
 		return UNSURE;
 	p = AT(g, predicate, index);
-	return p->kind == PREDICATE_SOURCE ? source_holds(g, p, v) : header_holds(g, p, s);
+	switch (p->subject) {
+	case SUBJECT_HEADER:
+		return header_holds(g, p, s);
+	case SUBJECT_QUERY:
+		return query_holds(g, p, s);
+	case SUBJECT_SOURCE:
+		return source_holds(g, p, v);
+	}
+	return UNSURE;
 }
 
-/* Whether all of a candidate's predicates are as they must be. */
+/*
+ * Whether all of a candidate's predicates are as they must be. What is known of the group's
+ * predicates is kept in s->known and s->held: each is looked at once.
+ */
 static __always_inline enum truth
-candidate_holds(struct generation *g, struct table *t, struct candidate *c, struct scratch *s,
+candidate_holds(struct generation *g, u32 predicates, struct candidate *c, struct scratch *s,
 		const struct verdict *v)
 {
-	u64 left = c->need | c->forbid;
-	enum truth held = YES;
+	u64 left = (c->need | c->forbid) & ~s->known;
+	enum truth truth = YES;
 	u32 i;
 
-	bpf_for(i, 0, TABLE_PREDICATES) {
-		enum truth truth;
+	bpf_for(i, 0, GROUP_PREDICATES) {
 		u32 bit;
 
-		if (!left)
+		/* one that fails already need not be looked at further */
+		if (!left || (s->known & ((c->need & ~s->held) | (c->forbid & s->held))))
 			break;
 		bit = __builtin_ctzll(left);
 		left &= left - 1;
-		truth = predicate_holds(g, t->predicates + bit * WORDS_OF(predicate), s, v);
-		if (truth == UNSURE) {
-			held = UNSURE;
+		truth = predicate_holds(g, g->heap[(predicates + bit) & (HEAP_WORDS - 1)], s, v);
+		if (truth == UNSURE)
 			break;
-		}
-		if ((truth == YES) != (c->need >> bit & 1)) {
-			held = NO;
-			break;
-		}
+		s->known |= 1ull << bit;
+		if (truth == YES)
+			s->held |= 1ull << bit;
 	}
-	return held;
+	if (truth == UNSURE)
+		return UNSURE;
+	return s->known & ((c->need & ~s->held) | (c->forbid & s->held)) ? NO : YES;
 }
 
 /* The first candidate of a group that holds; 0 for none, `unsure` when userspace must say. */
 static __always_inline struct candidate *
-find_candidate(struct generation *g, struct table *t, u32 group, struct scratch *s, struct head *h,
+find_candidate(struct generation *g, u32 group, struct scratch *s, struct head *h,
 	       const struct verdict *v, bool *unsure)
 {
-	u32 count = AT(g, group, group)->count, at = 0, i;
+	struct group *first = AT(g, group, group);
+	u32 count = first->count, predicates = first->predicates, at = 0, i;
 
+	s->known = s->held = 0;
+	s->query = h->query;
+	s->query_length = h->query_length;
 	bpf_for(i, 0, GROUP_CANDIDATES) {
 		u32 index = group + WORDS_OF(group) + i * WORDS_OF(candidate);
 		struct candidate *c = AT(g, candidate, index);
@@ -176,7 +308,7 @@ find_candidate(struct generation *g, struct table *t, u32 group, struct scratch 
 			break;
 		if (!(c->methods >> h->method & 1))
 			continue;
-		truth = candidate_holds(g, t, c, s, v);
+		truth = candidate_holds(g, predicates, c, s, v);
 		if (truth == NO)
 			continue;
 		*unsure = truth == UNSURE;
@@ -249,7 +381,7 @@ apply_table(struct generation *g, struct table *t, struct scratch *s, struct hea
 		return;
 	group = find_group(g, t, s, h);
 	if (group)
-		c = find_candidate(g, t, group, s, h, v, &unsure);
+		c = find_candidate(g, group, s, h, v, &unsure);
 	v->reason = REASON_UNUSUAL;
 	if (unsure)
 		return;

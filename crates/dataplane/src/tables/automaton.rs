@@ -5,13 +5,10 @@
 
 use std::collections::HashMap;
 
-use super::pattern;
-use super::product::{Machine, State, TooLarge, append_product};
+use super::compose::Parts;
+use super::pattern::{Pattern, Regex};
 use super::sets::{Pool, SetId, Sets};
-use super::trie::Trie;
-
-/// States of one automaton; the heap could not hold more of the narrowest rows.
-const STATES: usize = 1 << 18;
+use super::state::{State, StateId, Step, TooLarge};
 
 /// A condition on host and path, and what it leads to.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,8 +34,8 @@ pub(super) enum Path {
     Prefix(String),
     /// Whole segments, no slash at the end.
     Segments(String),
-    /// As [`pattern::whole`] writes it.
-    Regex(String),
+    /// A regular expression that fits.
+    Regex(Regex),
 }
 
 /// An automaton whose states accept sets of candidates.
@@ -47,7 +44,7 @@ pub(super) struct Automaton {
     /// State 0 is dead.
     pub states: Vec<State>,
     /// Where it begins: before the host when `hosts`, otherwise before the path.
-    pub start: u32,
+    pub start: StateId,
     /// Some alternative looks at the host.
     pub hosts: bool,
 }
@@ -77,8 +74,8 @@ impl Automaton {
         let lists = Lists::of(alternatives);
         let mut satisfied = Pool::new();
         let start = lists.append_hosts(&mut satisfied, &mut states)?;
-        let mut begins: HashMap<SetId, u32> = HashMap::new();
-        for index in start as usize..states.len() {
+        let mut begins: HashMap<SetId, StateId> = HashMap::new();
+        for index in 1..states.len() {
             let set = std::mem::take(&mut states[index].accept);
             if set == 0 {
                 continue;
@@ -92,7 +89,10 @@ impl Automaton {
                 }
             };
             // no host has a zero byte, so this edge is the first and the only one for it
-            states[index].edges.insert(0, (0, begin));
+            let Step::Edges(edges) = &mut states[index].step else {
+                unreachable!("hosts are read without runs");
+            };
+            edges.insert(0, (0, begin));
         }
         Ok(Automaton { states, start, hosts: true })
     }
@@ -100,27 +100,36 @@ impl Automaton {
     /// The column of each byte, from 1, and the number of columns. Bytes that every state treats
     /// alike share a column.
     pub fn classes(&self) -> ([u8; 256], u32) {
-        let mut class = [0u32; 256];
-        let mut fresh = 0;
-        let mut split: HashMap<(u32, u32), u32> = HashMap::new();
-        for state in &self.states {
-            split.clear();
-            for (byte, target) in &state.edges {
-                let key = (class[usize::from(*byte)], *target);
-                class[usize::from(*byte)] = *split.entry(key).or_insert_with(|| {
-                    fresh += 1;
-                    fresh
-                });
-            }
-        }
-        let mut columns: HashMap<u32, u8> = HashMap::new();
-        let mut out = [0; 256];
-        for (byte, column) in out.iter_mut().enumerate() {
-            let next = columns.len() as u8 + 1;
-            *column = *columns.entry(class[byte]).or_insert(next);
-        }
-        (out, columns.len() as u32)
+        let edges = self.states.iter().filter_map(|state| match &state.step {
+            Step::Edges(edges) => Some(edges.as_slice()),
+            Step::Run(..) => None,
+        });
+        classes(edges)
     }
+}
+
+/// The column of each byte, from 1, and the number of columns, for states with these edges.
+pub(super) fn classes<'a>(states: impl Iterator<Item = &'a [(u8, u32)]>) -> ([u8; 256], u32) {
+    let mut class = [0u32; 256];
+    let mut fresh = 0;
+    let mut split: HashMap<(u32, u32), u32> = HashMap::new();
+    for edges in states {
+        split.clear();
+        for (byte, target) in edges {
+            let key = (class[usize::from(*byte)], *target);
+            class[usize::from(*byte)] = *split.entry(key).or_insert_with(|| {
+                fresh += 1;
+                fresh
+            });
+        }
+    }
+    let mut columns: HashMap<u32, u8> = HashMap::new();
+    let mut out = [0; 256];
+    for (byte, column) in out.iter_mut().enumerate() {
+        let next = columns.len() as u8 + 1;
+        *column = *columns.entry(class[byte]).or_insert(next);
+    }
+    (out, columns.len() as u32)
 }
 
 /// The distinct lists of hosts, and who has them.
@@ -150,24 +159,25 @@ impl<'a> Lists<'a> {
     }
 
     /// States that accept the lists which a host satisfies.
-    fn append_hosts(&self, sets: &mut Pool, out: &mut Vec<State>) -> Result<u32, TooLarge> {
-        let mut names = Trie::new(false);
-        let mut suffixes = Patterns::default();
+    fn append_hosts(&self, sets: &mut Pool, out: &mut Vec<State>) -> Result<StateId, TooLarge> {
+        let mut parts = Parts::default();
         for (list, hosts) in self.hosts.iter().enumerate() {
             let list = list as u32;
             if hosts.is_empty() {
-                names.prefix(b"", list);
+                parts.literals(false).prefix(b"", list);
             }
             for host in hosts.iter().filter(|host| host.bytes().all(in_host)) {
                 match host.strip_prefix('*') {
-                    Some(suffix) => suffixes.add(pattern::ends_with(suffix), list),
-                    None => names.exact(host.as_bytes(), list),
+                    Some(suffix) => {
+                        let regex = Regex::ends_with(suffix);
+                        let pattern = Pattern::of(&regex).map_err(|_| TooLarge)?;
+                        parts.pattern(&regex, &pattern, list);
+                    }
+                    None => parts.literals(false).exact(host.as_bytes(), list),
                 }
             }
         }
-        let names = names.build(sets);
-        let suffixes = pattern::machine(&suffixes.list, in_host, sets)?;
-        append_product([&names, &suffixes, &Machine::new()], sets, out, STATES)
+        parts.append(sets, out, false)
     }
 }
 
@@ -176,46 +186,27 @@ fn append_paths(
     alternatives: &[&Alternative],
     groups: &mut dyn Sets,
     out: &mut Vec<State>,
-) -> Result<u32, TooLarge> {
-    let mut literal = Trie::new(false);
-    let mut folded = Trie::new(true);
-    let mut regexes = Patterns::default();
+) -> Result<StateId, TooLarge> {
+    let mut parts = Parts::default();
     for alternative in alternatives {
-        let trie = if alternative.fold { &mut folded } else { &mut literal };
+        let literals = parts.literals(alternative.fold);
         let value = alternative.candidate;
         match &alternative.path {
-            Path::Any => trie.prefix(b"", value),
-            Path::Regex(pattern) => regexes.add(pattern.clone(), value),
+            Path::Any => literals.prefix(b"", value),
+            Path::Regex(regex) => {
+                let pattern = Pattern::of(regex).map_err(|_| TooLarge)?;
+                parts.pattern(regex, &pattern, value);
+            }
             // what no path has is in no path
             Path::Exact(text) | Path::Prefix(text) | Path::Segments(text)
                 if !text.bytes().all(in_path) => {}
-            Path::Exact(text) => trie.exact(text.as_bytes(), value),
-            Path::Prefix(text) => trie.prefix(text.as_bytes(), value),
+            Path::Exact(text) => literals.exact(text.as_bytes(), value),
+            Path::Prefix(text) => literals.prefix(text.as_bytes(), value),
             Path::Segments(text) => {
-                trie.exact(text.as_bytes(), value);
-                trie.prefix(format!("{text}/").as_bytes(), value);
+                literals.exact(text.as_bytes(), value);
+                literals.prefix(format!("{text}/").as_bytes(), value);
             }
         }
     }
-    let literal = literal.build(groups);
-    let folded = folded.build(groups);
-    let regexes = pattern::machine(&regexes.list, in_path, groups)?;
-    append_product([&literal, &folded, &regexes], groups, out, STATES)
-}
-
-/// Patterns, each once.
-#[derive(Default)]
-struct Patterns {
-    list: Vec<(String, Vec<u32>)>,
-    known: HashMap<String, usize>,
-}
-
-impl Patterns {
-    fn add(&mut self, pattern: String, value: u32) {
-        let index = *self.known.entry(pattern).or_insert_with_key(|pattern| {
-            self.list.push((pattern.clone(), Vec::new()));
-            self.list.len() - 1
-        });
-        self.list[index].1.push(value);
-    }
+    parts.append(groups, out, true)
 }

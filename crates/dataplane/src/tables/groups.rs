@@ -1,19 +1,22 @@
 //! Candidates, and the ordered groups of them that a host and a path lead to.
 
+use std::collections::BTreeSet;
+
 use super::sets::{Pool, SetId, Sets};
 use crate::abi;
 
-const LIMIT: usize = abi::limits::GROUP_CANDIDATES.0 as usize;
+const CANDIDATES: usize = abi::limits::GROUP_CANDIDATES.0 as usize;
+const PREDICATES: usize = abi::limits::GROUP_PREDICATES.0 as usize;
 /// Marks a member behind which members are missing: from there on userspace decides.
 const REST: u32 = 1 << 31;
 
 /// What must hold besides host and path for a rule to decide, and what it then does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Candidate {
-    /// Predicates that must hold, a bit each.
-    pub need: u64,
+    /// Predicates that must hold, by their numbers, in order.
+    pub need: Vec<u32>,
     /// Predicates that must not.
-    pub forbid: u64,
+    pub forbid: Vec<u32>,
     /// A bit for each method that is allowed.
     pub methods: u32,
     /// Index of the rule.
@@ -25,20 +28,26 @@ pub(super) struct Candidate {
 impl Candidate {
     /// Whether this one holds whenever the other does.
     fn covers(&self, other: &Candidate) -> bool {
-        self.need & !other.need == 0
-            && self.forbid & !other.forbid == 0
+        let within = |few: &[u32], many: &[u32]| few.iter().all(|p| many.binary_search(p).is_ok());
+        within(&self.need, &other.need)
+            && within(&self.forbid, &other.forbid)
             && other.methods & !self.methods == 0
     }
 
     /// One that always holds and leaves the decision to userspace.
     fn rest(rule: u32) -> Candidate {
         let methods = (1 << abi::method::METHODS.0) - 1;
-        Candidate { need: 0, forbid: 0, methods, rule, detour: true }
+        Candidate { methods, rule, detour: true, ..Candidate::default() }
+    }
+
+    /// All predicates that it looks at.
+    pub fn predicates(&self) -> impl Iterator<Item = u32> {
+        self.need.iter().chain(&self.forbid).copied()
     }
 }
 
 /// Sets of candidates as the kernel needs them: in order of rules, without those that an earlier
-/// one covers, and not more than it looks at.
+/// one covers, and not more of them and of their predicates than it looks at.
 #[derive(Debug)]
 pub(super) struct Groups {
     candidates: Vec<Candidate>,
@@ -59,8 +68,8 @@ impl Groups {
     /// The candidates of a set.
     pub fn get(&self, set: SetId) -> Vec<Candidate> {
         let of = |member: &u32| {
-            let candidate = self.candidates[(member & !REST) as usize];
-            if member & REST == 0 { candidate } else { Candidate::rest(candidate.rule) }
+            let candidate = &self.candidates[(member & !REST) as usize];
+            if member & REST == 0 { candidate.clone() } else { Candidate::rest(candidate.rule) }
         };
         self.pool.get(set).iter().map(of).collect()
     }
@@ -74,11 +83,14 @@ impl Groups {
     fn reachable(&self, members: &[u32]) -> Vec<u32> {
         let mut rest = members.iter().filter(|m| *m & REST != 0).map(|m| m & !REST).min();
         let mut kept: Vec<u32> = Vec::new();
+        let mut predicates: BTreeSet<u32> = BTreeSet::new();
         for member in members.iter().copied().filter(|member| *member < rest.unwrap_or(REST)) {
-            if self.is_covered(&kept, &self.candidates[member as usize]) {
+            let candidate = &self.candidates[member as usize];
+            if self.is_covered(&kept, candidate) {
                 continue;
             }
-            if kept.len() == LIMIT {
+            predicates.extend(candidate.predicates());
+            if kept.len() == CANDIDATES || predicates.len() > PREDICATES {
                 rest = Some(member);
                 break;
             }
@@ -86,7 +98,7 @@ impl Groups {
         }
         let Some(mut rest) = rest else { return kept };
         if !self.is_covered(&kept, &Candidate::rest(0)) {
-            if kept.len() == LIMIT {
+            if kept.len() == CANDIDATES {
                 rest = kept.pop().unwrap_or(rest);
             }
             kept.push(rest | REST);
@@ -111,9 +123,9 @@ impl Sets for Groups {
 mod tests {
     use super::*;
 
+    /// So many, none of which covers another, on few predicates.
     fn candidates(count: u32) -> Vec<Candidate> {
-        // pairs of predicates, so that none covers another
-        let pairs = (0..64u32).flat_map(|a| (a + 1..64).map(move |b| 1u64 << a | 1 << b));
+        let pairs = (0..64u32).flat_map(|a| (a + 1..64).map(move |b| vec![a, b]));
         let of = |(need, rule)| Candidate { need, rule, detour: false, ..Candidate::rest(0) };
         pairs.zip(0..count).map(of).collect()
     }
@@ -151,11 +163,34 @@ mod tests {
     }
 
     #[test]
+    fn a_group_has_as_many_predicates_as_the_kernel_keeps() {
+        let of = |n: u32| Candidate {
+            need: vec![2 * n, 2 * n + 1],
+            rule: n,
+            detour: false,
+            ..Candidate::rest(0)
+        };
+        let mut groups = Groups::new((0..33).map(of).collect());
+        let members: Vec<u32> = (0..33).collect();
+        let full = groups.union(&[], &members[..32]);
+        assert!(!groups.is_cut(full), "64 of them");
+        let cut = groups.union(&[], &members);
+        assert_eq!(rules(&groups, cut).last(), Some(&(32, true)));
+        assert_eq!(groups.get(cut).len(), 33);
+    }
+
+    #[test]
     fn a_candidate_covers_what_asks_for_more() {
-        let wide = Candidate { need: 1, forbid: 2, methods: 3, rule: 0, detour: false };
-        assert!(wide.covers(&Candidate { need: 5, forbid: 10, methods: 1, ..wide }));
-        assert!(!wide.covers(&Candidate { need: 4, ..wide }));
-        assert!(!wide.covers(&Candidate { forbid: 0, ..wide }));
-        assert!(!wide.covers(&Candidate { methods: 7, ..wide }));
+        let of = |need: &[u32], forbid: &[u32], methods| Candidate {
+            need: need.into(),
+            forbid: forbid.into(),
+            methods,
+            ..Candidate::default()
+        };
+        let wide = of(&[0], &[1], 3);
+        assert!(wide.covers(&of(&[0, 2], &[1, 3], 1)));
+        assert!(!wide.covers(&of(&[2], &[1], 3)));
+        assert!(!wide.covers(&of(&[0], &[], 3)));
+        assert!(!wide.covers(&of(&[0], &[1], 7)));
     }
 }

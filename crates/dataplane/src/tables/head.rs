@@ -23,6 +23,8 @@ pub struct Head {
     pub length: u32,
     /// The path up to `?`.
     pub path: Vec<u8>,
+    /// What stands behind `?`.
+    pub query: Vec<u8>,
     /// The host without port, as sent.
     pub host: Vec<u8>,
     /// `enum method`.
@@ -146,6 +148,7 @@ impl Parser {
         let target = &self.buffer[at..end];
         let query = target.iter().position(|byte| *byte == b'?').unwrap_or(target.len());
         head.path = target[..query].to_vec();
+        head.query = target.get(query + 1..).unwrap_or_default().to_vec();
         head.needs_normalising = target.contains(&b'#')
             || head.path.iter().any(|byte| matches!(byte, b'%' | b'\\'))
             || head.path.windows(2).any(|pair| pair == b"/.");
@@ -274,7 +277,7 @@ fn special_field(line: &Line, head: &mut Head, seen: &mut Seen) -> Result<(), Re
 /// The name in a Host value: without port and trailing dot. One that would need more than this to
 /// be what rules compare with is left alone.
 fn host_of(value: &[u8]) -> Result<&[u8], Reason> {
-    if value.len() > HOST_BYTES + PORT_BYTES {
+    if value.len() > HOST_BYTES + PORT_BYTES || !value.is_ascii() {
         return Err(Reason::REASON_UNUSUAL);
     }
     let digits = value.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
@@ -299,6 +302,7 @@ mod tests {
             Content-Length: 12\r\nConnection: Close\r\n\r\nbody";
         let head = parse(bytes).unwrap();
         assert_eq!(head.path, b"/a/b");
+        assert_eq!(head.query, b"c=/./d");
         assert_eq!(head.host, b"A.b");
         assert_eq!(head.method, abi::method::METHOD_POST.0);
         assert_eq!(head.length as usize, bytes.len() - 4);
@@ -397,7 +401,7 @@ mod tests {
         ] {
             assert_eq!(host_of(value.as_bytes()), Ok(name.as_bytes()), "{value}");
         }
-        for value in ["a..", "a..:80", &"a".repeat(261)] {
+        for value in ["a..", "a..:80", "b\u{fc}cher", &"a".repeat(261)] {
             assert_eq!(host_of(value.as_bytes()), Err(Reason::REASON_UNUSUAL), "{value}");
         }
     }

@@ -32,8 +32,11 @@ pub struct Verdict {
     pub answer: Option<Vec<u8>>,
 }
 
-/// A condition on a field that occurs twice is left to userspace, which joins the values.
+/// A condition on a field that occurs twice is left to userspace, which joins the values; so are
+/// regular expressions on bytes outside of ASCII, and parameters of a very long query.
 struct Unsure;
+
+const STATE_RUN: u32 = abi::state::STATE_RUN.0;
 
 /// Heap index of a field of a record.
 macro_rules! at {
@@ -215,7 +218,7 @@ impl Context<'_> {
         if self.head.needs_normalising {
             return detour(Reason::REASON_PATH, None);
         }
-        let candidate = match self.find_candidate(table, self.find_group(table)) {
+        let candidate = match self.find_candidate(self.find_group(table)) {
             Ok(Some(candidate)) => candidate,
             Ok(None) => {
                 let answer = self.word(at!(table, table.no_route));
@@ -236,53 +239,104 @@ impl Context<'_> {
     }
 
     fn find_group(&self, table: u32) -> u32 {
-        let classes = self.tables.heap_bytes(self.word(at!(table, table.classes)), 256);
-        let step = |state: u32, byte: u8| {
-            self.word(state.wrapping_add(u32::from(classes[usize::from(byte)])))
-        };
+        let classes = self.classes(self.word(at!(table, table.classes)));
         let mut state = self.word(at!(table, table.start));
         if self.word(at!(table, table.flags)) & abi::table_flags::TABLE_HOSTS.0 != 0 {
-            for byte in &self.head.host {
-                state = step(state, byte.to_ascii_lowercase());
+            let host = self.head.host.iter().map(u8::to_ascii_lowercase);
+            for byte in host.chain([0]) {
                 if state == 0 {
                     return 0;
                 }
+                state = self.step(state, byte, &classes);
             }
-            state = step(state, 0);
         }
-        for byte in &self.head.path {
-            if state == 0 {
-                return 0;
-            }
-            state = step(state, *byte);
-        }
-        if state == 0 { 0 } else { self.word(state) }
+        self.accepted(self.walk(&classes, state, &self.head.path))
     }
 
-    fn find_candidate(&self, table: u32, group: u32) -> Result<Option<u32>, Unsure> {
+    fn classes(&self, index: u32) -> Vec<u8> {
+        self.tables.heap_bytes(index, 256)
+    }
+
+    fn step(&self, row: u32, byte: u8, classes: &[u8]) -> u32 {
+        self.word(row.wrapping_add(u32::from(classes[usize::from(byte)])))
+    }
+
+    /// Where an automaton gets from a state over bytes; 0 is dead.
+    fn walk(&self, classes: &[u8], mut state: u32, mut bytes: &[u8]) -> u32 {
+        while let Some(byte) = bytes.first()
+            && state != 0
+        {
+            if state & STATE_RUN == 0 {
+                state = self.step(state, *byte, classes);
+                bytes = &bytes[1..];
+                continue;
+            }
+            let run = state & !STATE_RUN;
+            let length = self.word(at!(run, run.length));
+            let wanted = self.tables.heap_bytes(at!(run, run.bytes), length);
+            let same = wanted.iter().zip(bytes).take_while(|(a, b)| a == b).count();
+            if same == wanted.len() {
+                state = self.word(at!(run, run.next));
+                bytes = &bytes[same..];
+            } else if same == bytes.len() {
+                break;
+            } else {
+                state = self.word(at!(run, run.otherwise));
+                bytes = &bytes[same + 1..];
+            }
+        }
+        state
+    }
+
+    /// What a string that ends in a state is accepted as; a row and a run both begin with it.
+    fn accepted(&self, state: u32) -> u32 {
+        if state == 0 { 0 } else { self.word(state & !STATE_RUN) }
+    }
+
+    fn find_candidate(&self, group: u32) -> Result<Option<u32>, Unsure> {
         if group == 0 {
             return Ok(None);
         }
         let count = self.word(at!(group, group.count)).min(abi::limits::GROUP_CANDIDATES.0);
+        let predicates = self.word(at!(group, group.predicates));
+        let mut known = [None; abi::limits::GROUP_PREDICATES.0 as usize];
         for i in 0..count {
             let candidate = group + abi::group::WORDS + i * abi::candidate::WORDS;
             let methods = self.word(at!(candidate, candidate.methods));
-            if methods >> self.head.method & 1 == 1 && self.candidate_holds(table, candidate)? {
+            if methods >> self.head.method & 1 == 1
+                && self.candidate_holds(predicates, candidate, &mut known)?
+            {
                 return Ok(Some(candidate));
             }
         }
         Ok(None)
     }
 
-    fn candidate_holds(&self, table: u32, candidate: u32) -> Result<bool, Unsure> {
+    /// Each predicate is looked at once, and none after one that decides.
+    fn candidate_holds(
+        &self,
+        predicates: u32,
+        candidate: u32,
+        known: &mut [Option<bool>],
+    ) -> Result<bool, Unsure> {
         let need = self.tables.double(at!(candidate, candidate.need));
         let mut left = need | self.tables.double(at!(candidate, candidate.forbid));
-        let first = self.word(at!(table, table.predicates));
+        let mut unknown = 0u64;
         while left != 0 {
             let bit = left.trailing_zeros();
             left &= left - 1;
-            let holds = self.predicate_holds(first + bit * abi::predicate::WORDS)?;
-            if holds != (need >> bit & 1 == 1) {
+            match known[bit as usize] {
+                Some(held) if held != (need >> bit & 1 == 1) => return Ok(false),
+                Some(_) => {}
+                None => unknown |= 1 << bit,
+            }
+        }
+        while unknown != 0 {
+            let bit = unknown.trailing_zeros();
+            unknown &= unknown - 1;
+            let held = self.predicate_holds(self.word(predicates + bit))?;
+            known[bit as usize] = Some(held);
+            if held != (need >> bit & 1 == 1) {
                 return Ok(false);
             }
         }
@@ -290,26 +344,59 @@ impl Context<'_> {
     }
 
     fn predicate_holds(&self, predicate: u32) -> Result<bool, Unsure> {
-        let kind = self.word(at!(predicate, predicate.kind));
-        if kind == abi::predicate_kind::PREDICATE_SOURCE.0 {
+        let subject = self.word(at!(predicate, predicate.subject));
+        if subject == abi::subject::SUBJECT_SOURCE.0 {
             return Ok(self.source_holds(predicate));
         }
         let length = self.word(at!(predicate, predicate.name_length));
         let name = self.tables.heap_bytes(self.word(at!(predicate, predicate.name)), length);
-        let hash = self.word(at!(predicate, predicate.name_hash));
+        let value = if subject == abi::subject::SUBJECT_QUERY.0 {
+            self.find_parameter(&name)?
+        } else {
+            self.find_field(&name, self.word(at!(predicate, predicate.name_hash)))?
+        };
+        value.map_or(Ok(false), |value| self.value_holds(predicate, value))
+    }
+
+    fn find_field(&self, name: &[u8], hash: u32) -> Result<Option<&[u8]>, Unsure> {
         let named = |line: &&Line| line.hash == hash && line.name == name;
         let mut lines = self.head.lines.iter().filter(named);
-        let Some(line) = lines.next() else { return Ok(false) };
-        if lines.next().is_some() {
+        let value = lines.next().map(|line| line.value.as_slice());
+        if lines.next().is_some() { Err(Unsure) } else { Ok(value) }
+    }
+
+    fn find_parameter(&self, name: &[u8]) -> Result<Option<&[u8]>, Unsure> {
+        let query = &self.head.query;
+        if query.len() > abi::limits::QUERY_BYTES.0 as usize {
             return Err(Unsure);
         }
-        if kind == abi::predicate_kind::PREDICATE_PRESENT.0 {
-            return Ok(true);
-        }
+        Ok(query.split(|byte| *byte == b'&').find_map(|pair| match pair.strip_prefix(name)? {
+            [] => Some(&pair[pair.len()..]),
+            [b'=', value @ ..] => Some(value),
+            _ => None,
+        }))
+    }
+
+    fn value_holds(&self, predicate: u32, value: &[u8]) -> Result<bool, Unsure> {
+        use abi::comparison as Kind;
+        let place = self.word(at!(predicate, predicate.value));
         let length = self.word(at!(predicate, predicate.value_length));
-        let value = self.tables.heap_bytes(self.word(at!(predicate, predicate.value)), length);
-        let exact = kind == abi::predicate_kind::PREDICATE_EXACT.0;
-        Ok(if exact { line.value == value } else { line.value.starts_with(&value) })
+        let wanted = || self.tables.heap_bytes(place, length);
+        match Kind(self.word(at!(predicate, predicate.comparison))) {
+            Kind::COMPARE_PRESENT => Ok(true),
+            Kind::COMPARE_EXACT => Ok(value == wanted()),
+            Kind::COMPARE_PREFIX => Ok(value.starts_with(&wanted())),
+            Kind::COMPARE_REGEX => {
+                let classes = self.classes(self.word(at!(place, machine.classes)));
+                let start = self.word(at!(place, machine.start));
+                match abi::accepts(self.accepted(self.walk(&classes, start, value))) {
+                    abi::accepts::MACHINE_NO => Ok(false),
+                    abi::accepts::MACHINE_YES => Ok(true),
+                    _ => Err(Unsure),
+                }
+            }
+            _ => Err(Unsure),
+        }
     }
 
     fn source_holds(&self, predicate: u32) -> bool {

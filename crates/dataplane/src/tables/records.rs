@@ -24,6 +24,12 @@ impl Field for [u8; 16] {
     }
 }
 
+impl Field for [u32; 2] {
+    fn put(&self, bytes: &mut Vec<u8>) {
+        self.iter().for_each(|word| word.put(bytes));
+    }
+}
+
 macro_rules! number_fields {
     ($($number:ty),*) => {$(
         impl Field for $number {
@@ -87,10 +93,12 @@ records! {
     endpoint { ip, port, family, up_to }
     member { ip, port, cluster }
     workload { ip, number }
-    table { flags, classes, start, predicates, predicate_count, no_route }
-    group { count, pad }
+    table { flags, classes, start, no_route }
+    run { accept, otherwise, next, length, bytes }
+    machine { classes, start }
+    group { count, predicates }
     candidate { need, forbid, methods, rule, action, pad }
-    predicate { kind, name_hash, name, name_length, value, value_length }
+    predicate { subject, comparison, name_hash, name, name_length, value, value_length }
     action { kind, shares, count, total, answer }
     share { cluster, up_to }
     answer { status, length }

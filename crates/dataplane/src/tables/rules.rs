@@ -3,12 +3,14 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use beeway_model::{Action, HeaderMatch, Match, Mesh, PathMatch, Rule, SourceMatch, StringMatch};
+use beeway_model::{
+    Action, HeaderMatch, Match, Mesh, PathMatch, QueryMatch, Rule, SourceMatch, StringMatch,
+};
 
 use super::answers::{self, Unfit};
 use super::automaton::{Alternative, Path};
 use super::groups::Candidate;
-use super::pattern;
+use super::pattern::{Pattern, Regex, Unfit as Misfit};
 use crate::abi;
 
 const PREDICATE_BYTES: usize = abi::limits::PREDICATE_BYTES.0 as usize;
@@ -19,14 +21,25 @@ const _: () = assert!(METHODS.len() == abi::method::METHODS.0 as usize);
 /// A condition beside host, path and method.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Predicate {
-    /// A header field is there.
-    Present(String),
-    /// It has this value.
-    Exact(String, String),
-    /// It begins with this value.
-    Prefix(String, String),
+    /// On the header field of this name, in lower case.
+    Header(String, Comparison),
+    /// On the first query parameter of this name, neither of them decoded.
+    Query(String, Comparison),
     /// The caller's number is in a set, a bit each.
     Source(Vec<u32>),
+}
+
+/// How a value is compared.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Comparison {
+    /// It is there.
+    Present,
+    /// The whole of it.
+    Exact(String),
+    /// Its first bytes.
+    Prefix(String),
+    /// A regular expression that fits.
+    Regex(Regex),
 }
 
 /// What a rule does.
@@ -52,7 +65,7 @@ pub(super) struct Plan {
     pub alternatives: Vec<Alternative>,
     /// In order of rules.
     pub candidates: Vec<Candidate>,
-    /// Predicates; a candidate's bits are indices.
+    /// Predicates; a candidate names them by index.
     pub predicates: Vec<Predicate>,
     /// By index of the rule.
     pub deeds: Vec<Deed>,
@@ -66,7 +79,7 @@ pub(super) struct Surroundings<'a> {
     mesh: &'a Mesh,
     sources: HashMap<&'a [SourceMatch], Vec<u32>>,
     /// Path patterns that are left to userspace.
-    pub refused: HashSet<String>,
+    pub refused: HashSet<Regex>,
 }
 
 impl<'a> Surroundings<'a> {
@@ -105,18 +118,23 @@ impl Plan {
         let mut plan = Plan::default();
         for (index, rule) in rules.iter().enumerate() {
             let deed = plan.deed(rule);
-            let sure = blank(index, deed == Deed::Detour);
+            let sure = Candidate {
+                methods: ALL_METHODS,
+                rule: index as u32,
+                detour: deed == Deed::Detour,
+                ..Candidate::default()
+            };
             let mut drafts = Vec::new();
             if rule.matches.is_empty() {
                 drafts.push(Draft {
-                    candidate: sure,
+                    candidate: sure.clone(),
                     hosts: Vec::new(),
                     path: Path::Any,
                     fold: false,
                 });
             }
             for m in &rule.matches {
-                drafts.extend(plan.draft(rule, sure, m, around));
+                drafts.extend(plan.draft(rule, sure.clone(), m, around));
             }
             plan.deeds.push(deed);
             plan.number(drafts);
@@ -130,8 +148,8 @@ impl Plan {
         drafts.sort_by_key(|draft| draft.candidate.detour);
         let mut known: HashMap<Candidate, u32> = HashMap::new();
         for Draft { candidate, hosts, path, fold } in drafts {
-            let candidate = *known.entry(candidate).or_insert_with(|| {
-                self.candidates.push(candidate);
+            let candidate = *known.entry(candidate).or_insert_with_key(|candidate| {
+                self.candidates.push(candidate.clone());
                 self.candidates.len() as u32 - 1
             });
             self.alternatives.push(Alternative { hosts, path, fold, candidate });
@@ -203,20 +221,33 @@ impl Plan {
         }
         for header in &m.headers {
             match header_predicate(header) {
-                Ok(predicate) => self.require(predicate, header.invert, &mut candidate),
-                Err(reason) => {
-                    candidate.detour = true;
-                    self.leave_out(rule, reason);
-                }
+                Ok(Some(predicate)) => self.require(predicate, header.invert, &mut candidate),
+                // never holds
+                Ok(None) if header.invert => {}
+                Ok(None) => return None,
+                Err(reason) => self.leave_to_userspace(rule, reason, &mut candidate),
             }
         }
-        if !m.query.is_empty() {
-            candidate.detour = true;
-            self.leave_out(rule, "conditions on query parameters");
+        for query in &m.query {
+            match query_predicate(query) {
+                Ok(Some(predicate)) => self.require(predicate, false, &mut candidate),
+                Ok(None) => return None,
+                Err(reason) => self.leave_to_userspace(rule, reason, &mut candidate),
+            }
         }
         let hosts = m.hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
-        let contradiction = candidate.need & candidate.forbid != 0;
+        let Candidate { need, forbid, .. } = &mut candidate;
+        for list in [&mut *need, &mut *forbid] {
+            list.sort_unstable();
+            list.dedup();
+        }
+        let contradiction = need.iter().any(|predicate| forbid.contains(predicate));
         (!contradiction).then_some(Draft { candidate, hosts, path, fold: m.ignore_path_case })
+    }
+
+    fn leave_to_userspace(&mut self, rule: &Rule, reason: String, candidate: &mut Candidate) {
+        candidate.detour = true;
+        self.leave_out(rule, reason);
     }
 
     fn path<'a>(
@@ -234,15 +265,16 @@ impl Plan {
                 Path::Segments(path.trim_end_matches('/').to_owned())
             }
             Some(PathMatch::Regex(regex)) => {
-                let whole = pattern::whole(regex, m.ignore_path_case);
-                if around.refused.contains(&whole) {
-                    candidate.detour = true;
-                    self.leave_out(rule, "a path regex whose automaton is too large");
-                    Path::Any
-                } else if pattern::is_valid(&whole) {
-                    Path::Regex(whole)
-                } else {
-                    return None;
+                let regex = Regex::new(regex, m.ignore_path_case);
+                let refused = around.refused.contains(&regex);
+                match Pattern::of(&regex) {
+                    Err(Misfit::Invalid) => return None,
+                    Ok(_) if !refused => Path::Regex(regex),
+                    _ => {
+                        let reason = "a path regex whose automaton is too large".to_owned();
+                        self.leave_to_userspace(rule, reason, candidate);
+                        Path::Any
+                    }
                 }
             }
         })
@@ -254,18 +286,9 @@ impl Plan {
             self.predicates.push(predicate.clone());
             next
         });
-        // Past the limit the whole table is a detour, so lost bits do no harm.
-        let bit = 1u64.checked_shl(index as u32).unwrap_or_default();
-        if invert {
-            candidate.forbid |= bit;
-        } else {
-            candidate.need |= bit;
-        }
+        let list = if invert { &mut candidate.forbid } else { &mut candidate.need };
+        list.push(index as u32);
     }
-}
-
-fn blank(rule: usize, detour: bool) -> Candidate {
-    Candidate { need: 0, forbid: 0, methods: ALL_METHODS, rule: rule as u32, detour }
 }
 
 fn unfit_text(unfit: Unfit) -> String {
@@ -278,24 +301,48 @@ fn unfit_text(unfit: Unfit) -> String {
     }
 }
 
-fn header_predicate(header: &HeaderMatch) -> Result<Predicate, String> {
+/// `None` for one that never holds; an error for one that the kernel cannot evaluate.
+fn header_predicate(header: &HeaderMatch) -> Result<Option<Predicate>, String> {
     let name = match header.name.as_str() {
         ":authority" => "host".to_owned(),
         name => name.to_ascii_lowercase(),
     };
-    let value = match &header.value {
-        StringMatch::Present => "",
-        StringMatch::Exact(value) | StringMatch::Prefix(value) => value,
-        StringMatch::Regex(_) => return Err("regular expressions on header values".to_owned()),
-    };
-    if name.len() > PREDICATE_BYTES || value.len() > PREDICATE_BYTES {
-        return Err(format!("header names or values longer than {PREDICATE_BYTES} bytes"));
+    let comparison = comparison(&name, &header.value, "header")?;
+    Ok(comparison.map(|comparison| Predicate::Header(name, comparison)))
+}
+
+fn query_predicate(query: &QueryMatch) -> Result<Option<Predicate>, String> {
+    // a parameter ends at the one, its name at the other
+    if query.name.contains(['&', '=']) {
+        return Ok(None);
     }
-    Ok(match &header.value {
-        StringMatch::Exact(value) => Predicate::Exact(name, value.clone()),
-        StringMatch::Prefix(value) if !value.is_empty() => Predicate::Prefix(name, value.clone()),
-        _ => Predicate::Present(name),
-    })
+    let comparison = comparison(&query.name, &query.value, "query parameter")?;
+    Ok(comparison.map(|comparison| Predicate::Query(query.name.clone(), comparison)))
+}
+
+fn comparison(name: &str, value: &StringMatch, of: &str) -> Result<Option<Comparison>, String> {
+    let literal = match value {
+        StringMatch::Exact(literal) | StringMatch::Prefix(literal) => literal.len(),
+        StringMatch::Present | StringMatch::Regex(_) => 0,
+    };
+    if name.len() > PREDICATE_BYTES || literal > PREDICATE_BYTES {
+        return Err(format!("a {of}'s name or value of more than {PREDICATE_BYTES} bytes"));
+    }
+    Ok(Some(match value {
+        StringMatch::Exact(value) => Comparison::Exact(value.clone()),
+        StringMatch::Prefix(value) if !value.is_empty() => Comparison::Prefix(value.clone()),
+        StringMatch::Present | StringMatch::Prefix(_) => Comparison::Present,
+        StringMatch::Regex(regex) => {
+            let regex = Regex::new(regex, false);
+            match Pattern::of(&regex) {
+                Ok(_) => Comparison::Regex(regex),
+                Err(Misfit::Invalid) => return Ok(None),
+                Err(Misfit::TooLarge) => {
+                    return Err(format!("a {of} regex whose automaton is too large"));
+                }
+            }
+        }
+    }))
 }
 
 fn method_mask(wanted: &StringMatch) -> u32 {
@@ -307,7 +354,7 @@ fn word_holds(wanted: &StringMatch, word: &str) -> bool {
     match wanted {
         StringMatch::Exact(exact) => exact == word,
         StringMatch::Prefix(prefix) => word.starts_with(prefix.as_str()),
-        StringMatch::Regex(regex) => pattern::holds(&pattern::whole(regex, false), word),
+        StringMatch::Regex(regex) => Regex::new(regex, false).holds(word),
         StringMatch::Present => true,
     }
 }

@@ -9,15 +9,18 @@ use super::Notice;
 use super::answers;
 use super::automaton::{Automaton, Path};
 use super::balance::{Clusters, PortId, is_judged};
-use super::groups::Groups;
-use super::heap::{HEAP_WORDS, Heap, hash_name};
-use super::pattern;
-use super::product::TooLarge;
+use super::groups::{Candidate, Groups};
+use super::heap::{HEAP_WORDS, Heap};
+use super::pattern::{Pattern, Regex};
+use super::predicates::Predicates;
 use super::records::{Record, words_of};
-use super::rules::{Deed, Plan, Predicate, Surroundings};
+use super::rows;
+use super::rules::{Deed, Plan, Surroundings};
+use super::state::TooLarge;
 use crate::abi;
 
-const PREDICATES: usize = abi::limits::TABLE_PREDICATES.0 as usize;
+/// A path pattern with fewer literal bytes in front is alive beside too many paths.
+const TELLING_PREFIX: usize = 2;
 
 /// A table that has no place in the heap yet.
 pub(super) struct Draft {
@@ -37,9 +40,9 @@ struct Body {
 }
 
 impl Body {
-    /// Words of the automaton's rows, which are nearly all of a table.
-    fn row_words(&self) -> usize {
-        (self.automaton.states.len() - 1) * (self.columns as usize + 1)
+    /// Words of the automaton's states, which are most of a table.
+    fn state_words(&self) -> usize {
+        rows::words(&self.automaton.states, self.columns)
     }
 }
 
@@ -77,14 +80,6 @@ fn body<'a>(
     around.refused.clear();
     loop {
         let mut plan = Plan::new(rules, around);
-        if plan.predicates.len() > PREDICATES {
-            reasons.push(format!(
-                "{} different conditions on headers and callers, {PREDICATES} at most: \
-                 every request",
-                plan.predicates.len()
-            ));
-            return None;
-        }
         let mut groups = Groups::new(std::mem::take(&mut plan.candidates));
         match Automaton::build(&plan.alternatives, &mut groups) {
             Ok(automaton) => {
@@ -109,16 +104,20 @@ fn body<'a>(
     }
 }
 
-/// Leaves those patterns out which are too large alone, otherwise all; false: there are none.
+/// Leaves patterns to userspace: first those that may begin anywhere, then all. False: there are
+/// none left.
 fn refuse_patterns(plan: &Plan, around: &mut Surroundings<'_>) -> bool {
     let patterns = || {
         plan.alternatives.iter().filter_map(|alternative| match &alternative.path {
-            Path::Regex(pattern) => Some(pattern),
+            Path::Regex(regex) => Some(regex),
             _ => None,
         })
     };
+    let anywhere = |regex: &&Regex| {
+        Pattern::of(regex).is_ok_and(|pattern| pattern.prefix.len() < TELLING_PREFIX)
+    };
     let before = around.refused.len();
-    around.refused.extend(patterns().filter(|pattern| !pattern::fits(pattern)).cloned());
+    around.refused.extend(patterns().filter(anywhere).cloned());
     if around.refused.len() == before {
         around.refused.extend(patterns().cloned());
     }
@@ -130,12 +129,13 @@ fn cut_groups(body: &Body) -> Option<String> {
     sets.sort_unstable();
     sets.dedup();
     let cut = sets.iter().filter(|set| body.groups.is_cut(**set)).count();
-    let limit = abi::limits::GROUP_CANDIDATES.0;
+    let (rules, predicates) = (abi::limits::GROUP_CANDIDATES.0, abi::limits::GROUP_PREDICATES.0);
     (cut > 0).then(|| {
         format!(
-            "{cut} combinations of host and path lead to more than {limit} conditions each: \
-             what the first {} do not match",
-            limit - 1
+            "{cut} combinations of host and path lead to more than {rules} rules or {predicates} \
+             conditions on headers, query and callers each: what the first {} rules or so do not \
+             match",
+            rules - 1
         )
     })
 }
@@ -158,10 +158,10 @@ pub(super) fn place_all(
         .into_iter()
         .filter_map(|draft| Some((draft.service, places[&draft.id], draft.body?)))
         .collect();
-    bodies.sort_by_key(|(_, _, body)| Reverse(body.row_words()));
+    bodies.sort_by_key(|(_, _, body)| Reverse(body.state_words()));
     while let Some((service, place, body)) = bodies.pop() {
         let mark = heap.mark();
-        let needed = heap.used() + body.row_words();
+        let needed = heap.used() + body.state_words();
         let table = (needed <= HEAP_WORDS).then(|| push(heap, clusters, &body));
         if heap.used() <= HEAP_WORDS
             && let Some(table) = table
@@ -186,20 +186,18 @@ fn push(heap: &mut Heap, clusters: &mut Clusters<'_>, body: &Body) -> abi::table
     let Body { plan, groups, automaton, classes, columns } = body;
     let deeds: Vec<u32> = plan.deeds.iter().map(|deed| push_deed(heap, clusters, deed)).collect();
     let detour = push_deed(heap, clusters, &Deed::Detour);
+    let action = |candidate: &Candidate| {
+        if candidate.detour { detour } else { deeds[candidate.rule as usize] }
+    };
+    let mut predicates = Predicates::new(&plan.predicates);
     let mut places = vec![None; groups.len()];
-    let mut groups_of_states = Vec::with_capacity(automaton.states.len());
     for state in &automaton.states {
-        let place = places[state.accept as usize].get_or_insert_with(|| match state.accept {
+        places[state.accept as usize].get_or_insert_with(|| match state.accept {
             0 => 0,
-            set => push_group(heap, groups, set, &deeds, detour),
+            set => push_group(heap, &groups.get(set), &mut predicates, action),
         });
-        groups_of_states.push(*place);
     }
-    let predicates: Vec<u32> = plan
-        .predicates
-        .iter()
-        .flat_map(|predicate| predicate_record(heap, predicate).words())
-        .collect();
+    let accept = |set: u32| places[set as usize].unwrap_or_default();
     let no_route = answers::answer(404, "").expect("a short answer fits");
     abi::table {
         // a dead start must not be stepped from
@@ -209,48 +207,34 @@ fn push(heap: &mut Heap, clusters: &mut Clusters<'_>, body: &Body) -> abi::table
             0
         },
         classes: heap.intern(words_of(classes)),
-        predicates: if predicates.is_empty() { 0 } else { heap.intern(predicates) },
-        predicate_count: plan.predicates.len() as u32,
         no_route: heap.intern(no_route),
-        start: push_rows(heap, automaton, &groups_of_states, classes, *columns),
+        start: rows::push(heap, automaton, accept, classes, *columns),
     }
 }
 
-/// Writes a row for each state; returns the index of the first state's.
-fn push_rows(
+fn push_group(
     heap: &mut Heap,
-    automaton: &Automaton,
-    groups: &[u32],
-    classes: &[u8; 256],
-    columns: u32,
+    candidates: &[Candidate],
+    predicates: &mut Predicates<'_>,
+    action: impl Fn(&Candidate) -> u32,
 ) -> u32 {
-    let width = columns + 1;
-    let base = heap.used() as u32;
-    // the dead state has no row
-    let index = |state: u32| if state == 0 { 0 } else { base + (state - 1) * width };
-    let mut rows = vec![0; (automaton.states.len() - 1) * width as usize];
-    let states = automaton.states.iter().zip(groups).skip(1);
-    for ((state, group), row) in states.zip(rows.chunks_exact_mut(width as usize)) {
-        row.fill(index(state.default));
-        row[0] = *group;
-        for (byte, target) in &state.edges {
-            row[usize::from(classes[usize::from(*byte)])] = index(*target);
-        }
-    }
-    heap.push(&rows);
-    index(automaton.start)
-}
-
-fn push_group(heap: &mut Heap, groups: &Groups, set: u32, deeds: &[u32], detour: u32) -> u32 {
-    let candidates = groups.get(set);
-    let mut words = abi::group { count: candidates.len() as u32, pad: 0 }.words();
+    let mut numbers: Vec<u32> = candidates.iter().flat_map(Candidate::predicates).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let bits = |wanted: &[u32]| {
+        let bit = |number: &u32| numbers.binary_search(number).expect("one of the group's");
+        wanted.iter().fold(0, |bits, number| bits | 1u64 << bit(number))
+    };
+    let list: Vec<u32> = numbers.iter().map(|number| predicates.push(heap, *number)).collect();
+    let predicates = if list.is_empty() { 0 } else { heap.intern(list) };
+    let mut words = abi::group { count: candidates.len() as u32, predicates }.words();
     for candidate in candidates {
         let record = abi::candidate {
-            need: candidate.need,
-            forbid: candidate.forbid,
+            need: bits(&candidate.need),
+            forbid: bits(&candidate.forbid),
             methods: candidate.methods,
             rule: candidate.rule,
-            action: if candidate.detour { detour } else { deeds[candidate.rule as usize] },
+            action: action(candidate),
             pad: 0,
         };
         words.extend(record.words());
@@ -283,29 +267,6 @@ fn push_deed(heap: &mut Heap, clusters: &mut Clusters<'_>, deed: &Deed) -> u32 {
         }
     };
     heap.intern(record.words())
-}
-
-fn predicate_record(heap: &mut Heap, predicate: &Predicate) -> abi::predicate {
-    use abi::predicate_kind as Kind;
-    let mut header = |kind: Kind, name: &str, value: &str| abi::predicate {
-        kind: kind.0,
-        name_hash: hash_name(name.as_bytes()),
-        name: heap.intern(words_of(name.as_bytes())),
-        name_length: name.len() as u32,
-        value: heap.intern(words_of(value.as_bytes())),
-        value_length: value.len() as u32,
-    };
-    match predicate {
-        Predicate::Present(name) => header(Kind::PREDICATE_PRESENT, name, ""),
-        Predicate::Exact(name, value) => header(Kind::PREDICATE_EXACT, name, value),
-        Predicate::Prefix(name, value) => header(Kind::PREDICATE_PREFIX, name, value),
-        Predicate::Source(bits) => abi::predicate {
-            kind: Kind::PREDICATE_SOURCE.0,
-            value: heap.intern(bits.clone()),
-            value_length: bits.len() as u32,
-            ..Default::default()
-        },
-    }
 }
 
 #[cfg(test)]
@@ -351,7 +312,7 @@ mod tests {
             .find(|slot| tables.word(slot + 4) != 0)
             .unwrap();
         let table = tables.word(frontend + 6);
-        (tables.word(table), tables.word(table + 2))
+        (tables.word(table), tables.word(table + 2) & !abi::state::STATE_RUN.0)
     }
 
     #[test]
@@ -366,10 +327,9 @@ mod tests {
 
     #[test]
     fn alternatives_that_are_sure_come_before_those_that_are_not() {
-        let asked = Match {
-            query: vec![QueryMatch { name: "q".to_owned(), value: StringMatch::Present }],
-            ..Match::default()
-        };
+        let value = StringMatch::Exact("v".repeat(257));
+        let asked =
+            Match { query: vec![QueryMatch { name: "q".to_owned(), value }], ..Match::default() };
         let tables = tables(vec![asked, Match::default()]);
         let service = "10.96.0.1:80".parse().unwrap();
         let endpoint = "10.0.0.1:80".parse().unwrap();
@@ -383,6 +343,6 @@ mod tests {
         );
         assert_eq!(verdict.status, Some(403));
         let [notice] = tables.notices() else { panic!("{:?}", tables.notices()) };
-        assert!(notice.reason.contains("query parameters (1 rules, the first is `first`)"));
+        assert!(notice.reason.contains("256 bytes (1 rules, the first is `first`)"), "{notice:?}");
     }
 }

@@ -1,104 +1,125 @@
-//! Many literal strings as one deterministic automaton: built in one pass over their bytes, which
-//! determinising a regular expression of them is not.
+//! Many literal strings as one tree, in which bytes that never branch stand together.
 
-use std::collections::{BTreeMap, HashMap};
-
-use super::product::{Edges, Machine, merge_edges};
-use super::sets::{SetId, Sets};
-
-/// Literals and prefixes, each with the values that it accepts.
+/// Literals and prefixes, each with the values that it accepts, and the patterns that go on where
+/// a literal ends.
 #[derive(Debug)]
 pub(super) struct Trie {
     nodes: Vec<Node>,
-    /// Bytes are compared without regard to ASCII case.
     fold: bool,
 }
 
+/// A node, by its index; parents may stand behind their children.
+pub(super) type NodeId = u32;
+
+/// Where strings branch or end.
 #[derive(Debug, Default)]
-struct Node {
-    children: BTreeMap<u8, u32>,
+pub(super) struct Node {
+    /// Bytes from the parent to here; of the root none.
+    pub label: Vec<u8>,
+    /// In order of their first bytes, which differ.
+    pub children: Vec<NodeId>,
     /// Accepted by a string that ends here.
-    ends: Vec<u32>,
+    pub ends: Vec<u32>,
     /// Accepted by every string that comes through here.
-    passes: Vec<u32>,
+    pub passes: Vec<u32>,
+    /// Patterns for what follows.
+    pub patterns: Vec<u32>,
 }
 
 impl Trie {
-    /// No literal at all.
+    /// The root.
+    pub const ROOT: NodeId = 0;
+
+    /// No literal at all. With `fold`, ASCII case does not matter.
     pub fn new(fold: bool) -> Trie {
         Trie { nodes: vec![Node::default()], fold }
     }
 
     /// A string that begins with `literal` is accepted as `value`.
     pub fn prefix(&mut self, literal: &[u8], value: u32) {
-        let node = self.node(literal);
-        self.nodes[node].passes.push(value);
+        self.node_mut(literal).passes.push(value);
     }
 
     /// `literal` itself is accepted as `value`.
     pub fn exact(&mut self, literal: &[u8], value: u32) {
-        let node = self.node(literal);
-        self.nodes[node].ends.push(value);
+        self.node_mut(literal).ends.push(value);
     }
 
-    fn node(&mut self, literal: &[u8]) -> usize {
-        let mut at = 0;
-        for byte in literal {
-            let byte = if self.fold { byte.to_ascii_lowercase() } else { *byte };
-            let fresh = self.nodes.len() as u32;
-            let next = *self.nodes[at].children.entry(byte).or_insert(fresh);
-            if next == fresh {
-                self.nodes.push(Node::default());
-            }
-            at = next as usize;
-        }
-        at
+    /// What follows `literal` is read by a pattern.
+    pub fn pattern(&mut self, literal: &[u8], pattern: u32) {
+        self.node_mut(literal).patterns.push(pattern);
     }
 
-    /// The automaton. Nodes that behave alike share a state, so that all exact paths of one rule
-    /// end in one.
-    pub fn build(self, sets: &mut dyn Sets) -> Machine {
-        // what was accepted on the way; children stand behind their parents
-        let mut passed: Vec<SetId> = vec![0; self.nodes.len()];
-        passed[0] = sets.union(&[], &self.nodes[0].passes);
-        for (index, node) in self.nodes.iter().enumerate() {
-            for child in node.children.values() {
-                let passes = &self.nodes[*child as usize].passes;
-                passed[*child as usize] = if passes.is_empty() {
-                    passed[index]
-                } else {
-                    sets.union(&[passed[index]], passes)
-                };
+    /// A node.
+    pub fn node(&self, node: NodeId) -> &Node {
+        &self.nodes[node as usize]
+    }
+
+    /// How many nodes there are.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The child whose label begins with a byte.
+    pub fn child(&self, node: NodeId, byte: u8) -> Option<NodeId> {
+        let children = &self.node(node).children;
+        let found = children.binary_search_by_key(&byte, |child| self.node(*child).label[0]);
+        found.ok().map(|at| children[at])
+    }
+
+    /// All nodes below and with `top`, parents first. `enter` says whether to look at a node.
+    pub fn preorder(&self, top: NodeId, enter: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
+        let mut order = Vec::new();
+        let mut stack = vec![top];
+        while let Some(node) = stack.pop() {
+            if enter(node) {
+                order.push(node);
+                stack.extend(self.node(node).children.iter().rev());
             }
         }
-        let mut machine = Machine::new();
-        let mut known: HashMap<(SetId, u32, Edges), u32> = HashMap::new();
-        let mut beyond: HashMap<SetId, u32> = HashMap::from([(0, 0)]);
-        let mut states = vec![0; self.nodes.len()];
-        for (index, node) in self.nodes.iter().enumerate().rev() {
-            let set = passed[index];
-            // off the trie nothing new is accepted, nor is anything lost
-            let default = *beyond.entry(set).or_insert_with(|| machine.push_loop(set));
-            let accept = if node.ends.is_empty() { set } else { sets.union(&[set], &node.ends) };
-            let edges = self.edges(node, &states, default);
-            states[index] = if edges.is_empty() && accept == set {
-                default
-            } else {
-                *known.entry((accept, default, edges)).or_insert_with_key(
-                    |(accept, default, edges)| machine.push(*accept, *default, edges.clone()),
-                )
+        order
+    }
+
+    fn node_mut(&mut self, literal: &[u8]) -> &mut Node {
+        let folded = if self.fold { literal.to_ascii_lowercase() } else { Vec::new() };
+        let mut rest = if self.fold { &folded } else { literal };
+        let mut at = Self::ROOT;
+        while let Some(first) = rest.first() {
+            let Some(child) = self.child(at, *first) else {
+                at = self.add_child(at, rest.to_vec());
+                break;
             };
+            let label = &self.node(child).label;
+            let common = label.iter().zip(rest).take_while(|(a, b)| a == b).count();
+            at = if common < label.len() { self.split(at, child, common) } else { child };
+            rest = &rest[common..];
         }
-        machine.start = states[0];
-        machine
+        &mut self.nodes[at as usize]
     }
 
-    fn edges(&self, node: &Node, states: &[u32], default: u32) -> Edges {
-        let edges = node.children.iter().flat_map(|(byte, child)| {
-            let target = states[*child as usize];
-            let other = if self.fold { byte.to_ascii_uppercase() } else { *byte };
-            [(other, target), (*byte, target)]
-        });
-        merge_edges(edges.filter(|(_, target)| *target != default).collect())
+    fn push(&mut self, label: Vec<u8>) -> NodeId {
+        self.nodes.push(Node { label, ..Node::default() });
+        self.nodes.len() as NodeId - 1
+    }
+
+    fn add_child(&mut self, parent: NodeId, label: Vec<u8>) -> NodeId {
+        let first = label[0];
+        let place =
+            self.node(parent).children.partition_point(|child| self.node(*child).label[0] < first);
+        let child = self.push(label);
+        self.nodes[parent as usize].children.insert(place, child);
+        child
+    }
+
+    /// Puts a node between `parent` and `child`, `at` bytes behind the parent.
+    fn split(&mut self, parent: NodeId, child: NodeId, at: usize) -> NodeId {
+        let below = self.nodes[child as usize].label.split_off(at);
+        let above = std::mem::replace(&mut self.nodes[child as usize].label, below);
+        let middle = self.push(above);
+        self.nodes[middle as usize].children.push(child);
+        let siblings = &mut self.nodes[parent as usize].children;
+        let place = siblings.iter().position(|node| *node == child).expect("a child of its parent");
+        siblings[place] = middle;
+        middle
     }
 }
