@@ -3,7 +3,7 @@
 //! The host comes first: its automaton says which lists of hosts a name satisfies, and for each
 //! such outcome there is an automaton over the paths of the rules that are left.
 
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 use super::compose::Parts;
 use super::pattern::{Pattern, Regex};
@@ -74,7 +74,7 @@ impl Automaton {
         let lists = Lists::of(alternatives);
         let mut satisfied = Pool::new();
         let start = lists.append_hosts(&mut satisfied, &mut states)?;
-        let mut begins: HashMap<SetId, StateId> = HashMap::new();
+        let mut begins: FxHashMap<SetId, StateId> = FxHashMap::default();
         for index in 1..states.len() {
             let set = std::mem::take(&mut states[index].accept);
             if set == 0 {
@@ -112,7 +112,7 @@ impl Automaton {
 pub(super) fn classes<'a>(states: impl Iterator<Item = &'a [(u8, u32)]>) -> ([u8; 256], u32) {
     let mut class = [0u32; 256];
     let mut fresh = 0;
-    let mut split: HashMap<(u32, u32), u32> = HashMap::new();
+    let mut split: FxHashMap<(u32, u32), u32> = FxHashMap::default();
     for edges in states {
         split.clear();
         for (byte, target) in edges {
@@ -123,7 +123,7 @@ pub(super) fn classes<'a>(states: impl Iterator<Item = &'a [(u8, u32)]>) -> ([u8
             });
         }
     }
-    let mut columns: HashMap<u32, u8> = HashMap::new();
+    let mut columns: FxHashMap<u32, u8> = FxHashMap::default();
     let mut out = [0; 256];
     for (byte, column) in out.iter_mut().enumerate() {
         let next = columns.len() as u8 + 1;
@@ -140,7 +140,7 @@ struct Lists<'a> {
 
 impl<'a> Lists<'a> {
     fn of(alternatives: &'a [Alternative]) -> Lists<'a> {
-        let mut known: HashMap<&[String], usize> = HashMap::new();
+        let mut known: FxHashMap<&[String], usize> = FxHashMap::default();
         let mut lists = Lists { hosts: Vec::new(), users: Vec::new() };
         for alternative in alternatives {
             let hosts = alternative.hosts.as_slice();

@@ -6,7 +6,7 @@
 //! second tree has anything to say, the rest of the first tree is taken over as it is, which makes
 //! thousands of literals cheap.
 
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 use super::pattern::{Dfa, Pattern, Regex};
 use super::sets::{SetId, Sets};
@@ -21,13 +21,13 @@ pub(super) struct Parts {
     literal: Trie,
     folded: Trie,
     patterns: Vec<(Pattern, Vec<u32>)>,
-    known: HashMap<Regex, usize>,
+    known: FxHashMap<Regex, usize>,
 }
 
 impl Default for Parts {
     fn default() -> Parts {
         let (literal, folded) = (Trie::new(false), Trie::new(true));
-        Parts { literal, folded, patterns: Vec::new(), known: HashMap::new() }
+        Parts { literal, folded, patterns: Vec::new(), known: FxHashMap::default() }
     }
 }
 
@@ -64,12 +64,13 @@ impl Parts {
             sets,
             out,
             runs,
-            known: HashMap::new(),
+            known: FxHashMap::default(),
             queue: Vec::new(),
-            unique: HashMap::new(),
-            loops: HashMap::new(),
-            nodes: HashMap::new(),
-            unions: HashMap::new(),
+            unique: FxHashMap::default(),
+            loops: FxHashMap::default(),
+            nodes: FxHashMap::default(),
+            unions: FxHashMap::default(),
+            copies: FxHashMap::default(),
         };
         composer.run()
     }
@@ -129,15 +130,17 @@ struct Composer<'a> {
     sets: &'a mut dyn Sets,
     out: &'a mut Vec<State>,
     runs: bool,
-    known: HashMap<Tuple, StateId>,
+    known: FxHashMap<Tuple, StateId>,
     queue: Vec<(StateId, Tuple)>,
     /// States that behave alike are one.
-    unique: HashMap<State, StateId>,
+    unique: FxHashMap<State, StateId>,
     /// The state that is never left, by what it accepts.
-    loops: HashMap<SetId, StateId>,
+    loops: FxHashMap<SetId, StateId>,
     /// Nodes of the tree of literals that were taken over, with what was accepted besides.
-    nodes: HashMap<(NodeId, SetId), StateId>,
-    unions: HashMap<(SetId, SetId), SetId>,
+    nodes: FxHashMap<(NodeId, SetId), StateId>,
+    unions: FxHashMap<(SetId, SetId), SetId>,
+    /// The states of patterns that were alone, with what was accepted besides.
+    copies: FxHashMap<(u32, SetId), Vec<StateId>>,
 }
 
 impl<'a> Composer<'a> {
@@ -188,17 +191,19 @@ impl<'a> Composer<'a> {
         let begun = self.patterns_at(tuple.places[0]);
         tuple.live.extend(begun.iter().map(|pattern| (*pattern, self.dfa(*pattern).start)));
         self.retire(&mut tuple);
-        if tuple.live.is_empty() {
-            match tuple.places {
-                [Place::Off(a), Place::Off(b)] => {
-                    let set = self.union(a, b);
-                    return self.forever(set);
-                }
-                [Place::On(node, offset), Place::Off(besides)] if begun.is_empty() => {
-                    return self.take_over(node, offset, besides);
-                }
-                _ => {}
+        match (tuple.places, tuple.live.as_slice()) {
+            ([Place::Off(a), Place::Off(b)], []) => {
+                let set = self.union(a, b);
+                return self.forever(set);
             }
+            ([Place::Off(a), Place::Off(b)], [(pattern, state)]) => {
+                let set = self.union(a, b);
+                return self.copy(*pattern, *state, set);
+            }
+            ([Place::On(node, offset), Place::Off(besides)], []) if begun.is_empty() => {
+                return self.take_over(node, offset, besides);
+            }
+            _ => {}
         }
         if let Some(id) = self.known.get(&tuple) {
             return *id;
@@ -225,17 +230,40 @@ impl<'a> Composer<'a> {
         tuple.live.retain(|(_, state)| *state != 0);
         tuple.live.sort_unstable();
         let Place::Off(mut besides) = tuple.places[1] else { return };
-        let (sure, open) = std::mem::take(&mut tuple.live).into_iter().partition(|(p, at)| {
-            let state = self.dfa(*p).state(*at);
-            state.accept && state.default == *at && state.edges.is_empty()
-        });
-        tuple.live = open;
-        let sure: Vec<(u32, u32)> = sure;
-        if !sure.is_empty() {
-            let values = self.values(sure.iter().map(|(pattern, _)| *pattern));
+        let sure = |(pattern, state): &(u32, u32)| self.dfa(*pattern).is_sure(*state);
+        if tuple.live.iter().any(sure) {
+            let retired = tuple.live.iter().filter(|live| sure(live));
+            let values = self.values(retired.map(|(pattern, _)| *pattern));
+            tuple.live.retain(|live| !sure(live));
             besides = self.sets.union(&[besides], &values);
             tuple.places[1] = Place::Off(besides);
         }
+    }
+
+    /// Takes over a pattern that nothing is left beside; returns one of its states.
+    fn copy(&mut self, pattern: u32, state: u32, besides: SetId) -> StateId {
+        if let Some(names) = self.copies.get(&(pattern, besides)) {
+            return names[state as usize];
+        }
+        let parts = self.parts;
+        let (Pattern { rest: dfa, .. }, values) = &parts.patterns[pattern as usize];
+        let held = self.sets.union(&[besides], values);
+        let mut names = vec![self.forever(besides)];
+        for at in 1..dfa.states.len() as u32 {
+            let sure = dfa.is_sure(at);
+            names.push(if sure { self.forever(held) } else { self.push(State::default()) });
+        }
+        let name = |at: u32| names[at as usize];
+        for (at, from) in (0..).zip(&dfa.states).skip(1).filter(|(at, _)| !dfa.is_sure(*at)) {
+            let edges = from.edges.iter().map(|(byte, next)| (*byte, name(*next))).collect();
+            let default = name(from.default);
+            let accept = if from.accept { held } else { besides };
+            self.out[name(at) as usize] =
+                State { accept, default, step: self.step(edges, default) };
+        }
+        let name = name(state);
+        self.copies.insert((pattern, besides), names);
+        name
     }
 
     fn values(&self, patterns: impl Iterator<Item = u32>) -> Vec<u32> {

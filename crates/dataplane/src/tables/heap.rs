@@ -1,7 +1,8 @@
 //! The heap of a generation while it grows, and the hash tables in it.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
+
+use rustc_hash::FxHashMap;
 
 use super::Error;
 use super::records::Record;
@@ -51,9 +52,7 @@ pub(super) struct Slots {
 #[derive(Debug)]
 pub(super) struct Heap {
     words: Vec<u32>,
-    known: HashMap<Vec<u32>, u32>,
-    /// What `known` gained since [`Heap::mark`].
-    recent: Vec<Vec<u32>>,
+    known: FxHashMap<Vec<u32>, u32>,
 }
 
 /// A state of the heap to return to.
@@ -63,7 +62,7 @@ impl Heap {
     /// An empty heap: index 0 names nothing, then come the prepared answers.
     pub fn new() -> Heap {
         let words = vec![0; abi::prepared::ANSWER_END.0 as usize];
-        Heap { words, known: HashMap::new(), recent: Vec::new() }
+        Heap { words, known: FxHashMap::default() }
     }
 
     /// Words in use.
@@ -93,7 +92,6 @@ impl Heap {
             self.words.push(0);
         }
         let index = self.push(&words);
-        self.recent.push(words.clone());
         self.known.insert(words, index);
         index
     }
@@ -105,17 +103,14 @@ impl Heap {
     }
 
     /// Remembers the present state.
-    pub fn mark(&mut self) -> Mark {
-        self.recent.clear();
+    pub fn mark(&self) -> Mark {
         Mark(self.words.len())
     }
 
-    /// Forgets everything appended since the mark, which must be the last one set.
+    /// Forgets everything appended since the mark.
     pub fn roll_back(&mut self, mark: &Mark) {
         self.words.truncate(mark.0);
-        for words in self.recent.drain(..) {
-            self.known.remove(&words);
-        }
+        self.known.retain(|_, index| (*index as usize) < mark.0);
     }
 
     /// Fails when more is in use than a generation holds.

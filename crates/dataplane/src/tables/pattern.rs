@@ -1,7 +1,6 @@
 //! Regular expressions as automata, with the meaning that the reference router gives them.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex};
 
 use regex_automata::dfa::{Automaton, StartKind, dense};
@@ -10,6 +9,7 @@ use regex_automata::util::primitives::StateID;
 use regex_automata::util::{start, syntax};
 use regex_automata::{Anchored, MatchKind, meta};
 use regex_syntax::hir::{Hir, HirKind, Look};
+use rustc_hash::FxHashMap;
 
 use super::state::TooLarge;
 
@@ -100,9 +100,9 @@ fn in_alphabet(byte: u8) -> bool {
 
 #[derive(Default)]
 struct Memory {
-    patterns: HashMap<Regex, Result<Pattern, Unfit>>,
+    patterns: FxHashMap<Regex, Result<Pattern, Unfit>>,
     /// By what follows the literal bytes: patterns of one kind differ in these alone.
-    rests: HashMap<String, Result<Arc<Dfa>, Unfit>>,
+    rests: FxHashMap<String, Result<Arc<Dfa>, Unfit>>,
 }
 
 static MEMORY: LazyLock<Mutex<Memory>> = LazyLock::new(Mutex::default);
@@ -178,12 +178,18 @@ impl Dfa {
         let start = dense
             .start_state(&start::Config::new().anchored(Anchored::Yes))
             .map_err(|_| Unfit::TooLarge)?;
-        Ok(Numbering { dense: &dense, known: HashMap::new(), order: Vec::new() }.read(start))
+        Ok(Numbering { dense: &dense, known: FxHashMap::default(), order: Vec::new() }.read(start))
     }
 
     /// A state.
     pub fn state(&self, state: u32) -> &DfaState {
         &self.states[state as usize]
+    }
+
+    /// Whether whatever follows is accepted.
+    pub fn is_sure(&self, state: u32) -> bool {
+        let DfaState { accept, default, edges } = self.state(state);
+        *accept && *default == state && edges.is_empty()
     }
 }
 
@@ -200,7 +206,7 @@ impl DfaState {
 /// States of ours are in order of discovery, from 1.
 struct Numbering<'a> {
     dense: &'a dense::DFA<Vec<u32>>,
-    known: HashMap<StateID, u32>,
+    known: FxHashMap<StateID, u32>,
     order: Vec<StateID>,
 }
 
@@ -237,7 +243,7 @@ impl Numbering<'_> {
 }
 
 fn most_frequent(targets: &[(u8, u32)]) -> u32 {
-    let mut counts: HashMap<u32, usize> = HashMap::new();
+    let mut counts: FxHashMap<u32, usize> = FxHashMap::default();
     for (_, target) in targets {
         *counts.entry(*target).or_default() += 1;
     }

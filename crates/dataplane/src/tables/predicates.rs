@@ -1,6 +1,6 @@
 //! Predicates as records of the heap, and the automata of those that are regular expressions.
 
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 use super::automaton::classes;
 use super::heap::{Heap, hash_name};
@@ -13,13 +13,17 @@ use crate::abi;
 pub(super) struct Predicates<'a> {
     predicates: &'a [Predicate],
     places: Vec<Option<u32>>,
-    machines: HashMap<&'a Regex, u32>,
+    machines: FxHashMap<&'a Regex, u32>,
 }
 
 impl<'a> Predicates<'a> {
     /// None of them is written yet.
     pub fn new(predicates: &'a [Predicate]) -> Predicates<'a> {
-        Predicates { predicates, places: vec![None; predicates.len()], machines: HashMap::new() }
+        Predicates {
+            predicates,
+            places: vec![None; predicates.len()],
+            machines: FxHashMap::default(),
+        }
     }
 
     /// The heap index of a predicate.

@@ -1,11 +1,12 @@
 //! The rules of a service port, taken apart into what the kernel can evaluate: candidates,
 //! predicates, actions, and conditions on host and path.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 
 use beeway_model::{
     Action, HeaderMatch, Match, Mesh, PathMatch, QueryMatch, Rule, SourceMatch, StringMatch,
 };
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::answers::{self, Unfit};
 use super::automaton::{Alternative, Path};
@@ -71,21 +72,21 @@ pub(super) struct Plan {
     pub deeds: Vec<Deed>,
     /// What the kernel cannot do: reason, how many rules, the first of them.
     pub left_out: BTreeMap<String, (usize, String)>,
-    known: HashMap<Predicate, usize>,
+    known: FxHashMap<Predicate, usize>,
 }
 
 /// Everything that rules are planned with.
 pub(super) struct Surroundings<'a> {
     mesh: &'a Mesh,
-    sources: HashMap<&'a [SourceMatch], Vec<u32>>,
+    sources: FxHashMap<&'a [SourceMatch], Vec<u32>>,
     /// Path patterns that are left to userspace.
-    pub refused: HashSet<Regex>,
+    pub refused: FxHashSet<Regex>,
 }
 
 impl<'a> Surroundings<'a> {
     /// Of this mesh; no pattern is refused.
     pub fn new(mesh: &'a Mesh) -> Surroundings<'a> {
-        Surroundings { mesh, sources: HashMap::new(), refused: HashSet::new() }
+        Surroundings { mesh, sources: FxHashMap::default(), refused: FxHashSet::default() }
     }
 
     /// The callers that satisfy one of `matches`, a bit for each number; empty for none.
@@ -146,7 +147,7 @@ impl Plan {
     /// sure come first.
     fn number(&mut self, mut drafts: Vec<Draft>) {
         drafts.sort_by_key(|draft| draft.candidate.detour);
-        let mut known: HashMap<Candidate, u32> = HashMap::new();
+        let mut known: FxHashMap<Candidate, u32> = FxHashMap::default();
         for Draft { candidate, hosts, path, fold } in drafts {
             let candidate = *known.entry(candidate).or_insert_with_key(|candidate| {
                 self.candidates.push(candidate.clone());

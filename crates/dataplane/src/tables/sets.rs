@@ -1,6 +1,6 @@
 //! What a state of an automaton accepts: sets of numbers, each written down once.
 
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 /// A set by its number; 0 is the empty one.
 pub(super) type SetId = u32;
@@ -15,13 +15,13 @@ pub(super) trait Sets {
 #[derive(Debug)]
 pub(super) struct Pool {
     sets: Vec<Vec<u32>>,
-    known: HashMap<Vec<u32>, SetId>,
+    known: FxHashMap<Vec<u32>, SetId>,
 }
 
 impl Pool {
     /// With the empty set alone.
     pub fn new() -> Pool {
-        Pool { sets: vec![Vec::new()], known: HashMap::from([(Vec::new(), 0)]) }
+        Pool { sets: vec![Vec::new()], known: FxHashMap::from_iter([(Vec::new(), 0)]) }
     }
 
     /// The members of a set, in order.
