@@ -4,7 +4,7 @@ use rustc_hash::FxHashMap;
 
 use super::automaton::classes;
 use super::heap::{Heap, hash_name};
-use super::pattern::{Dfa, Pattern, Regex};
+use super::pattern::{Pattern, Regex};
 use super::records::{Record, words_of};
 use super::rules::{Comparison, Predicate};
 use crate::abi;
@@ -86,75 +86,55 @@ impl<'a> Predicates<'a> {
     }
 }
 
-/// A state of the automaton that is written: behind so many bytes of the literal beginning, or one
-/// of the rest's.
-struct Rows<'a> {
-    prefix: &'a [u8],
-    rest: &'a Dfa,
-    /// Where bytes outside of ASCII lead, in place of the dead state: userspace knows Unicode.
-    unsure: usize,
+/// A row of a machine. They are numbered from 1, 0 is dead.
+struct Row {
+    accepts: abi::accepts,
+    default: u32,
+    edges: Vec<(u8, u32)>,
 }
 
-impl Rows<'_> {
-    fn of(pattern: &Pattern) -> Rows<'_> {
-        let (prefix, rest) = (pattern.prefix.as_slice(), &*pattern.rest);
-        Rows { prefix, rest, unsure: prefix.len() + rest.states.len() - 1 }
+/// The rows of a pattern: one for each literal byte in front, the states of the rest, and one for
+/// bytes outside of ASCII, because userspace knows Unicode. The first row is where it begins.
+fn rows(pattern: &Pattern) -> Vec<Row> {
+    use abi::accepts as Accepts;
+    let (prefix, rest) = (&pattern.prefix, &pattern.rest);
+    let literals = prefix.len() as u32;
+    let unsure = literals + rest.states.len() as u32;
+    let of_rest = |state: u32| if state == 0 { 0 } else { literals + state };
+    let others = || (0x80..=0xff).map(move |byte| (byte, unsure));
+    let mut rows = Vec::new();
+    for (byte, number) in prefix.iter().zip(1..) {
+        let next = if number == literals { of_rest(rest.start) } else { number + 1 };
+        let edges = std::iter::once((*byte, next)).chain(others()).collect();
+        rows.push(Row { accepts: Accepts::MACHINE_NO, default: 0, edges });
     }
-
-    /// The row of a state of the rest; `None` for the dead one.
-    fn row(&self, state: u32) -> Option<usize> {
-        (state != 0).then(|| self.prefix.len() + state as usize - 1)
+    for state in rest.states.iter().skip(1) {
+        let accepts = if state.accept { Accepts::MACHINE_YES } else { Accepts::MACHINE_NO };
+        let edges = state.edges.iter().map(|(byte, next)| (*byte, of_rest(*next)));
+        let edges = edges.chain(others()).collect();
+        rows.push(Row { accepts, default: of_rest(state.default), edges });
     }
-
-    /// Whether it accepts, where it leads by default, and its edges.
-    fn get(&self, row: usize) -> (abi::accepts, Option<usize>, Vec<(u8, Option<usize>)>) {
-        use abi::accepts as Accepts;
-        if row == self.unsure {
-            return (Accepts::MACHINE_UNSURE, Some(row), Vec::new());
-        }
-        if let Some(byte) = self.prefix.get(row) {
-            let behind = row + 1;
-            let next =
-                if behind == self.prefix.len() { self.row(self.rest.start) } else { Some(behind) };
-            return (Accepts::MACHINE_NO, None, self.with_others(vec![(*byte, next)]));
-        }
-        let state = self.rest.state((row - self.prefix.len()) as u32 + 1);
-        let accept = if state.accept { Accepts::MACHINE_YES } else { Accepts::MACHINE_NO };
-        let edges = state.edges.iter().map(|(byte, next)| (*byte, self.row(*next))).collect();
-        (accept, self.row(state.default), self.with_others(edges))
-    }
-
-    fn with_others(&self, mut edges: Vec<(u8, Option<usize>)>) -> Vec<(u8, Option<usize>)> {
-        edges.retain(|(byte, _)| byte.is_ascii());
-        edges.extend((0x80..=0xff).map(|byte| (byte, Some(self.unsure))));
-        edges
-    }
+    rows.push(Row { accepts: Accepts::MACHINE_UNSURE, default: unsure, edges: Vec::new() });
+    rows
 }
 
 fn push_machine(heap: &mut Heap, pattern: &Pattern) -> u32 {
-    let rows = Rows::of(pattern);
-    let states: Vec<_> = (0..=rows.unsure).map(|row| rows.get(row)).collect();
-    let number = |row: Option<usize>| row.map_or(0, |row| row as u32 + 1);
-    let edges: Vec<Vec<(u8, u32)>> = states
-        .iter()
-        .map(|(_, _, edges)| edges.iter().map(|(byte, next)| (*byte, number(*next))).collect())
-        .collect();
-    let (classes, columns) = classes(edges.iter().map(Vec::as_slice));
+    let rows = rows(pattern);
+    let (classes, columns) = classes(rows.iter().map(|row| row.edges.as_slice()));
     let width = columns + 1;
     let base = heap.used() as u32;
-    let index = |state: u32| if state == 0 { 0 } else { base + (state - 1) * width };
-    let mut words = Vec::with_capacity(states.len() * width as usize);
-    for ((accept, default, _), edges) in states.iter().zip(&edges) {
-        let row = words.len();
-        words.push(accept.0);
-        words.resize(row + width as usize, index(number(*default)));
-        for (byte, next) in edges {
-            words[row + usize::from(classes[usize::from(*byte)])] = index(*next);
+    let index = |row: u32| if row == 0 { 0 } else { base + (row - 1) * width };
+    let mut words = Vec::with_capacity(rows.len() * width as usize);
+    for row in &rows {
+        let at = words.len();
+        words.push(row.accepts.0);
+        words.resize(at + width as usize, index(row.default));
+        for (byte, next) in &row.edges {
+            words[at + usize::from(classes[usize::from(*byte)])] = index(*next);
         }
     }
     heap.push(&words);
-    let first = if rows.prefix.is_empty() { rows.row(rows.rest.start) } else { Some(0) };
-    let start = index(number(first));
+    let start = if pattern.prefix.is_empty() { pattern.rest.start } else { 1 };
     let classes = heap.intern(words_of(&classes));
-    heap.intern(abi::machine { classes, start }.words())
+    heap.intern(abi::machine { classes, start: index(start) }.words())
 }
