@@ -4,24 +4,18 @@ use std::net::SocketAddr;
 
 use beeway_dataplane::counts::REASONS;
 use beeway_dataplane::tables::head;
-use beeway_model::{Action, Backend, ClusterId, Match, Rule};
+use beeway_model::Match;
 
-use crate::cases::{Dice, ENDPOINT, SERVICE, mesh};
+use crate::dice::Dice;
 use crate::node::Node;
+use crate::world::{ENDPOINT, SERVICE, forward, mesh, rule};
 
 const LIMIT: usize = 8192;
 
 /// The programs with one rule, by which everything may go where the connection leads.
 fn start() -> Node {
     let node = Node::start();
-    let backend = Backend { cluster: Some(ClusterId(0)), weight: 1 };
-    let rule = Rule {
-        name: "all".to_owned(),
-        matches: vec![Match::default()],
-        action: Action::Forward(vec![backend]),
-        detour: None,
-    };
-    node.publish(&mesh(Some(vec![rule])));
+    node.publish(&mesh(Some(vec![rule(Match::default(), forward(0))])));
     node
 }
 
