@@ -7,5 +7,7 @@ mod differential;
 mod generate;
 mod heads;
 mod judge;
+mod limits;
 mod node;
+mod regressions;
 mod world;
