@@ -1,5 +1,6 @@
 //! The kernel's programs, asked by BPF_PROG_TEST_RUN: heads and verdicts without traffic.
 
+mod broken;
 mod case;
 mod decisions;
 mod dice;
