@@ -163,6 +163,10 @@ fn is_excused(case: &Case, reason: &str) -> bool {
                 || names.windows(2).any(|pair| pair[0] == pair[1])
                 || message.authority.len() > 253
                 || message.authority.contains("..")
+                // what a regex says of bytes outside of ASCII, and of a host that has some
+                || !case.bytes[..message.length].is_ascii()
+                // where a parameter is not looked for
+                || message.target.split_once('?').is_some_and(|(_, query)| query.len() > 2048)
                 || case.bytes.windows(64).any(|w| w.iter().all(|b| matches!(b, b' ' | b'\t')))
         }
         _ => false,

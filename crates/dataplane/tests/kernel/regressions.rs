@@ -128,7 +128,7 @@ const REGRESSIONS: &[Regression] = &[
             "GET /?",
             "GET /",
         ],
-        detour: true,
+        detour: false,
     },
 ];
 
