@@ -48,6 +48,7 @@ struct Palette {
     paths: Vec<String>,
     values: Vec<String>,
     names: Vec<String>,
+    hosts: Vec<String>,
     query: bool,
     regex: bool,
     examples: Examples,

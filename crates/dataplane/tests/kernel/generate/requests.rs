@@ -62,7 +62,9 @@ impl Scene {
             let host = dice.of(&m.hosts);
             parts.host = match host.strip_prefix('*') {
                 Some(suffix) => format!("{}{suffix}", dice.of(&LABELS)),
-                None => host,
+                None if host.is_ascii() || dice.one_in(6) => host,
+                // left to userspace
+                None => "shop".to_owned(),
             };
         }
         if let Some(method) = &m.method {

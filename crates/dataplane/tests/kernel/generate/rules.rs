@@ -51,7 +51,9 @@ impl Palette {
         names.push("x-version".to_owned());
         let (query, regex) = (dice.one_in(2), dice.one_in(2));
         let (values, examples) = (values::pool(dice), Default::default());
-        Palette { paths, values, names, query, regex, examples }
+        let count = if many { 2 } else { 6 };
+        let hosts = (0..count).map(|_| dice.of(&HOSTS).to_owned()).collect();
+        Palette { paths, values, names, hosts, query, regex, examples }
     }
 
     /// A few rules of all kinds.
@@ -72,19 +74,23 @@ impl Palette {
     /// Many paths, the longer ones mostly first.
     pub fn routes(&mut self, dice: &mut Dice) -> Vec<Rule> {
         let conditions = dice.below(3);
+        // each name of a host, and case, multiply the states of the other paths
+        let (hosts, fold) = (dice.one_in(2), dice.one_in(3));
         let mut rules = Vec::new();
         for path in self.paths.clone() {
-            let mut m = match conditions {
-                0 => Match::default(),
-                1 if dice.one_in(3) => self.condition(dice),
-                _ => Match { hosts: self.hosts(dice, 5), ..Match::default() },
-            };
+            let mut m = Match::default();
+            if conditions == 0 && dice.one_in(3) {
+                m = Match { hosts: Vec::new(), ..self.condition(dice) };
+            }
+            if hosts && dice.one_in(6) {
+                m.hosts = self.hosts(dice);
+            }
             m.path = Some(match dice.below(4) {
                 0 => PathMatch::Prefix(path),
                 1 => PathMatch::Segments(path),
                 _ => PathMatch::Exact(path),
             });
-            m.ignore_path_case = dice.one_in(12);
+            m.ignore_path_case = fold && dice.one_in(12);
             rules.push(rule(vec![m], self.action(dice)));
         }
         for _ in 0..dice.below(4) {
@@ -109,7 +115,7 @@ impl Palette {
         let rules = (0..count).map(|_| {
             let mut m = if dice.one_in(3) { self.condition(dice) } else { Match::default() };
             if dice.one_in(6) {
-                m.hosts = self.hosts(dice, 2);
+                m.hosts = self.hosts(dice);
             }
             m.ignore_path_case = dice.one_in(8);
             m.path = Some(match dice.below(4) {
@@ -163,7 +169,7 @@ impl Palette {
             _ => Some(paths::literal(dice, &self.paths)),
         };
         if dice.one_in(4) {
-            m.hosts = self.hosts(dice, 1);
+            m.hosts = self.hosts(dice);
         }
         if dice.one_in(4) {
             m.method = Some(method(dice));
@@ -191,12 +197,8 @@ impl Palette {
         m
     }
 
-    /// Names of hosts; none with a chance of `none` to one.
-    fn hosts(&self, dice: &mut Dice, none: usize) -> Vec<String> {
-        if dice.below(none + 1) < none && none > 1 {
-            return Vec::new();
-        }
-        (0..dice.between(1, 2)).map(|_| dice.of(&HOSTS).to_owned()).collect()
+    fn hosts(&self, dice: &mut Dice) -> Vec<String> {
+        (0..dice.between(1, 2)).map(|_| dice.of(&self.hosts)).collect()
     }
 
     fn action(&self, dice: &mut Dice) -> Action {
