@@ -20,7 +20,7 @@ STAMP := $(TARGET)/.setup
 # make itself is found, or nothing here would run
 PACKAGES := build run test
 
-.PHONY: help setup build demo test bench lint install uninstall clean rust root
+.PHONY: help setup build demo test fuzz bench lint install uninstall clean rust root
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /\1\t/' \
@@ -58,6 +58,9 @@ demo: root build ## Run the demonstration: a shop of eight pods, real traffic, o
 test: root setup ## Build everything, then run every test: kernel and traffic tests too
 	cargo build --locked --workspace --all-targets
 	cargo test --locked --workspace
+
+fuzz: root setup ## Try random configurations on kernel, tables and router until stopped
+	BEEWAY_FUZZ=1 cargo test --locked -p beeway-dataplane --test kernel differential -- --nocapture
 
 bench: root build ## Measure against no mesh and Envoy sidecars into bench/results (16 minutes)
 	@.ci/packages bench

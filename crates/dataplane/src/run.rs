@@ -38,6 +38,10 @@ pub struct Decision {
     pub answer: Option<u32>,
     /// Bytes of the head, 0 when it was not understood.
     pub head_length: usize,
+    /// Bytes of the body, when it is not chunked.
+    pub body: u64,
+    /// The body is chunked.
+    pub chunked: bool,
 }
 
 pub(crate) fn decide(program: BorrowedFd<'_>, query: &DecisionQuery<'_>) -> Result<Decision> {
@@ -58,6 +62,8 @@ pub(crate) fn decide(program: BorrowedFd<'_>, query: &DecisionQuery<'_>) -> Resu
         rule: (verdict.rule as usize).checked_sub(1),
         answer: (verdict.answer != 0).then_some(verdict.answer),
         head_length: context.parsed.length as usize,
+        body: context.parsed.body,
+        chunked: context.parsed.chunked != 0,
     })
 }
 
