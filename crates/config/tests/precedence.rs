@@ -289,6 +289,13 @@ fn ties() {
     assert_eq!(load(&(made("z", older, "one") + &specific)).decide(&ask("GET", "/a")), TWO);
 }
 
+/// A route of another namespace than the service's.
+fn consumer(name: &str, namespace: &str, backend: &str, path: &str) -> String {
+    let metadata = format!("name: {name}, namespace: {namespace}");
+    let matches = format!("[{{path: {{value: {path}}}}}]");
+    route(&metadata, &format!("parentRefs: [{PARENT}]"), &to(backend, &matches))
+}
+
 /// Routes of the service's namespace are for everybody, those of another for that one's clients,
 /// for whom they stand instead (GEP-1426: "requests from a namespace with consumer routes will
 /// utilize the (possibly merged) set of routes in the consumer namespace"). A route replaces what
@@ -296,14 +303,6 @@ fn ties() {
 #[test]
 fn producers_and_consumers() {
     let produced = producer("p", "", &to("one", "[{path: {value: /a}}]"));
-    let consumer = |name: &str, namespace: &str, backend: &str, path: &str| {
-        let metadata = format!("name: {name}, namespace: {namespace}");
-        route(
-            &metadata,
-            &format!("parentRefs: [{PARENT}]"),
-            &to(backend, &format!("[{{path: {{value: {path}}}}}]")),
-        )
-    };
     // One that is more specific does not win over a consumer's, which is for its clients alone.
     let consumed = consumer("c", "web", "two", "/");
     let narrow = consumer("c", "web", "two", "/c");

@@ -128,10 +128,13 @@ fn fold(s: &str, ignore_case: bool) -> Cow<'_, str> {
 }
 
 fn host_holds(pattern: &str, host: &str) -> bool {
-    let pattern = pattern.to_ascii_lowercase();
-    match pattern.strip_prefix('*') {
-        Some(suffix) => host.len() > suffix.len() && host.ends_with(suffix),
-        None => host == pattern,
+    let (pattern, host) = (pattern.as_bytes(), host.as_bytes());
+    match pattern.strip_prefix(b"*") {
+        Some(suffix) => host
+            .len()
+            .checked_sub(suffix.len())
+            .is_some_and(|at| at > 0 && host[at..].eq_ignore_ascii_case(suffix)),
+        None => host.eq_ignore_ascii_case(pattern),
     }
 }
 
