@@ -166,24 +166,7 @@ spec:
 
     /// Starts the agent and waits until it is ready.
     pub fn start_agent(&mut self) -> Result<()> {
-        let agent = self
-            .node
-            .command(env!("CARGO_BIN_EXE_beeway"))
-            .arg("run")
-            .arg("--config")
-            .arg(self.config.path())
-            .arg("--state")
-            .arg(self.state.path())
-            .arg("--cgroup")
-            .arg(self.node.mesh().path())
-            .args(["--metrics", "127.0.0.1:0", "--node", "node-1"])
-            .spawn()?;
-        let ready = agent.wait_for_line("ready", LIMIT);
-        if ready.is_err() {
-            eprintln!("{}", agent.stderr().join("\n"));
-        }
-        ready.context("the agent is not ready")?;
-        self.agent = Some(agent);
+        self.agent = Some(start_agent(&self.node, self.config.path(), self.state.path())?);
         Ok(())
     }
 
@@ -194,10 +177,7 @@ spec:
 
     /// What the agent says of itself.
     pub fn status(&self) -> Result<Value> {
-        let mut socket = UnixStream::connect(self.state.path().join("admin.sock"))?;
-        let mut text = String::new();
-        socket.read_to_string(&mut text)?;
-        Ok(serde_json::from_str(&text)?)
+        status(self.state.path())
     }
 
     /// Requests that took a lane.
@@ -239,6 +219,35 @@ impl Drop for Bed {
         drop(self.agent.take());
         off(self.state.path());
     }
+}
+
+/// Starts an agent for the mesh of a node and waits until it is ready.
+pub fn start_agent(node: &Node, config: &Path, state: &Path) -> Result<Process> {
+    let agent = node
+        .command(env!("CARGO_BIN_EXE_beeway"))
+        .arg("run")
+        .arg("--config")
+        .arg(config)
+        .arg("--state")
+        .arg(state)
+        .arg("--cgroup")
+        .arg(node.mesh().path())
+        .args(["--metrics", "127.0.0.1:0", "--node", "node-1"])
+        .spawn()?;
+    let ready = agent.wait_for_line("ready", LIMIT);
+    if ready.is_err() {
+        eprintln!("{}", agent.stderr().join("\n"));
+    }
+    ready.context("the agent is not ready")?;
+    Ok(agent)
+}
+
+/// What the agent of a state directory says of itself.
+pub fn status(state: &Path) -> Result<Value> {
+    let mut socket = UnixStream::connect(state.join("admin.sock"))?;
+    let mut text = String::new();
+    socket.read_to_string(&mut text)?;
+    Ok(serde_json::from_str(&text)?)
 }
 
 /// Removes what an agent left; nothing to do is fine.

@@ -1,4 +1,13 @@
 //! HTTPRoutes whose parent is a Service → rules, in the order of Gateway API's precedence.
+//!
+//! A route of the service's own namespace (producer) is for all clients; one of another namespace
+//! (consumer) is for that namespace's clients, and its routes, merged, stand there instead of the
+//! producer's (GEP-1426, "Multiple routes for a Service"). A route replaces what would be without
+//! it ("Route presence"): what none of a client's routes holds for gets 404.
+//!
+//! Each hostname and each match of a rule becomes a rule of its own, ranked by [`Precedence`]
+//! among all those of its layer. So what no rule of a closer hostname holds for may still be a
+//! wider one's.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};

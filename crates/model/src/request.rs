@@ -1,4 +1,24 @@
-//! A request as the router sees it.
+//! A request as the router sees it, and all that is done to it before it is compared.
+//!
+//! This is the one place that says so. Nothing here changes the request that is sent on.
+//!
+//! | part | what is done, in this order | as |
+//! |---|---|---|
+//! | target | `#` and what follows is cut off | Istio: it turns off Envoy's refusal and strips the fragment |
+//! | target | split at the first `?` into path and query | RFC 3986 section 3.4 |
+//! | path | `\` becomes `/` | Istio's normalisation `BASE` |
+//! | path | `%XX` is decoded, once, when it stands for a letter, a digit, `-`, `.`, `_` or `~`; every other escape stays as it is, `%2F`, `%5C` and broken ones included | `BASE`; RFC 3986 section 6.2.2.2 |
+//! | path | `.` and `..` segments are removed; `..` at the root is dropped | `BASE`; RFC 3986 section 5.2.4 |
+//! | path | adjacent slashes, letters' case and `;` stay | `BASE` |
+//! | query | split at `&`, then each at its first `=`; nothing is decoded (`+` and `%20` are themselves); of a repeated name the first counts; without `=` the value is empty | Envoy's query parameter matcher |
+//! | host | the port goes, then trailing dots, then upper case | RFC 4343; Gateway API's hostnames have no port |
+//! | authority (`host` among headers) | nothing: the Host field as sent | Istio's `authority` |
+//! | header | names ignore case; repeated fields are joined by `,` without a space, in order | Envoy; RFC 9110 section 5.3 |
+//! | method, scheme | nothing | RFC 9110 section 9.1 |
+//!
+//! Two things that Envoy does are left out: it percent-encodes bytes that no path may hold (`"`,
+//! `<`, `>`, `{`, `|`, `}`, a backquote, anything outside of ASCII) before it compares, and it
+//! answers 400 to `%00`. Here such bytes are compared as they are.
 
 use crate::mesh::Workload;
 
@@ -20,7 +40,7 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// The path as rules see it: the target up to `?` or `#`, normalised.
+    /// The path as rules see it: the target up to `?` or `#`, see [`normalize_path`].
     pub fn path(&self) -> String {
         let end = self.target.find(['?', '#']).unwrap_or(self.target.len());
         normalize_path(&self.target[..end])
@@ -41,8 +61,15 @@ impl<'a> Request<'a> {
         name.trim_end_matches('.').to_ascii_lowercase()
     }
 
-    /// The value of a header as rules see it. Repeated fields are joined by a comma, as Envoy
-    /// does (RFC 9110 section 5.3).
+    /// The first value of a query parameter, undecoded; empty when it has no `=`.
+    pub fn query_param(&self, name: &str) -> Option<&'a str> {
+        self.query()
+            .split('&')
+            .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+            .find_map(|(found, value)| (found == name).then_some(value))
+    }
+
+    /// The value of a header as rules see it: repeated fields joined by a comma.
     pub fn header(&self, name: &str) -> Option<Vec<u8>> {
         if name.eq_ignore_ascii_case("host") || name == ":authority" {
             return Some(self.authority.as_bytes().to_vec());
@@ -58,11 +85,8 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Istio's default path normalisation (`BASE`): unreserved percent-escapes are decoded, dot
-/// segments removed (RFC 3986 sections 5.2.4 and 6.2.2.2) and `\` read as `/`. Adjacent slashes
-/// are kept and `%2F` is not decoded.
-///
-/// This is the one place that says what happens to a path before matching.
+/// A path as rules see it: Istio's default normalisation (`BASE`), as the head of this module has
+/// it.
 pub fn normalize_path(path: &str) -> String {
     let decoded = decode_unreserved(&path.replace('\\', "/"));
     let mut segments: Vec<&str> = Vec::new();
@@ -113,23 +137,134 @@ fn decode_unreserved(path: &str) -> String {
 mod tests {
     use super::*;
 
+    fn request<'a>(target: &'a str, headers: &'a [(&'a str, &'a [u8])]) -> Request<'a> {
+        Request { method: "GET", scheme: "http", authority: "a", target, headers, source: None }
+    }
+
+    #[test]
+    fn a_target_is_path_and_query() {
+        for (target, path, query) in [
+            ("/a", "/a", ""),
+            ("/a?", "/a", ""),
+            ("/a?b=c", "/a", "b=c"),
+            // a question mark in the query is one of its characters
+            ("/a?b=?&c", "/a", "b=?&c"),
+            // a fragment is in neither, wherever it begins
+            ("/a#f", "/a", ""),
+            ("/a#f?b=c", "/a", ""),
+            ("/a?b=c#f", "/a", "b=c"),
+            ("/a?#f", "/a", ""),
+            // what is in the query is not normalised
+            ("/a/../b?c=/d/../e%41\\", "/b", "c=/d/../e%41\\"),
+        ] {
+            let request = request(target, &[]);
+            assert_eq!((request.path().as_str(), request.query()), (path, query), "{target}");
+        }
+    }
+
     #[test]
     fn paths_are_normalised_as_istio_base_does() {
         for (given, wanted) in [
             ("/", "/"),
+            // dot segments
             ("/a/./b", "/a/b"),
             ("/a/../b", "/b"),
             ("/../b", "/b"),
             ("/a/..", "/"),
             ("/a/.", "/a/"),
+            ("/..", "/"),
+            ("/a/b/../../../c", "/c"),
+            ("/a//../b", "/a/b"),
+            // what only looks like one
+            ("/a/...", "/a/..."),
+            ("/a/.b", "/a/.b"),
+            ("/a/b.", "/a/b."),
+            ("/a/..;/b", "/a/..;/b"),
+            // slashes
             ("/a//b", "/a//b"),
-            ("/a/%2e%2e/b", "/b"),
-            ("/a%2Fb", "/a%2Fb"),
-            ("/%7Euser", "/~user"),
+            ("//", "//"),
+            ("/a/", "/a/"),
             ("/a\\b", "/a/b"),
+            ("/a\\..\\b", "/b"),
+            // escapes of unreserved characters
+            ("/a/%2e%2e/b", "/b"),
+            ("/a/%2E/b", "/a/b"),
+            ("/a/.%2e/b", "/b"),
+            ("/%7Euser", "/~user"),
+            ("/%41%62%30%2D%5f", "/Ab0-_"),
+            // of others
+            ("/a%2Fb", "/a%2Fb"),
+            ("/a%2fb", "/a%2fb"),
+            ("/a%5Cb", "/a%5Cb"),
+            ("/a%3Fb%23c%20d%00", "/a%3Fb%23c%20d%00"),
+            // once, not twice
+            ("/%252e%252e/b", "/%252e%252e/b"),
+            ("/%25%32%65", "/%252e"),
+            // of nothing
             ("/%zz%4", "/%zz%4"),
+            ("/%", "/%"),
+            ("/%+1", "/%+1"),
+            // the rest stays
+            ("/A/b;c=d,e", "/A/b;c=d,e"),
+            ("/{a}|\"<b>", "/{a}|\"<b>"),
+            ("/ä%é", "/ä%é"),
         ] {
             assert_eq!(normalize_path(given), wanted, "{given}");
+        }
+    }
+
+    #[test]
+    fn query_parameters_are_compared_as_sent() {
+        for (target, name, wanted) in [
+            ("/?a=1&a=2", "a", Some("1")),
+            ("/?a", "a", Some("")),
+            ("/?a=", "a", Some("")),
+            ("/?a&a=2", "a", Some("")),
+            ("/?a=b=c", "a", Some("b=c")),
+            ("/?a=%31+2", "a", Some("%31+2")),
+            ("/?%61=1", "a", None),
+            ("/?A=1", "a", None),
+            ("/?ab=1&ba=1", "a", None),
+            ("/?b;a=1", "a", None),
+            ("/?&&a=1", "a", Some("1")),
+            ("/a=1", "a", None),
+            ("/?b#a=1", "a", None),
+        ] {
+            assert_eq!(request(target, &[]).query_param(name), wanted, "{target}");
+        }
+    }
+
+    #[test]
+    fn a_host_has_no_port_no_trailing_dot_and_no_upper_case() {
+        for (authority, wanted) in [
+            ("a.b", "a.b"),
+            ("A.b:80", "a.b"),
+            ("a.b.", "a.b"),
+            ("a.b.:80", "a.b"),
+            ("a.b:", "a.b"),
+            ("a.b:http", "a.b:http"),
+            ("10.0.0.1:80", "10.0.0.1"),
+            ("[fd00::1]:80", "[fd00::1]"),
+            ("[fd00::1]", "[fd00::1]"),
+            ("", ""),
+        ] {
+            assert_eq!(Request { authority, ..request("/", &[]) }.host(), wanted, "{authority}");
+        }
+    }
+
+    #[test]
+    fn repeated_headers_are_joined_and_host_is_the_authority_as_sent() {
+        let sent: &[(&str, &[u8])] = &[("X-A", b"1"), ("b", b""), ("x-a", b"2, 3"), ("X-A", b"")];
+        let request = Request { authority: "A.b:80", ..request("/", sent) };
+        for (name, wanted) in [
+            ("x-a", Some(&b"1,2, 3,"[..])),
+            ("X-a", Some(b"1,2, 3,")),
+            ("b", Some(b"")),
+            ("c", None),
+            ("host", Some(b"A.b:80")),
+            (":authority", Some(b"A.b:80")),
+        ] {
+            assert_eq!(request.header(name).as_deref(), wanted, "{name}");
         }
     }
 }

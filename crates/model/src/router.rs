@@ -1,11 +1,32 @@
 //! The reference router: small, obvious, and right by definition.
 //!
-//! 1. Rules are tried in order; a rule holds when one of its matches holds, or it has none.
-//! 2. In a match every condition given must hold: path, hosts, method, scheme, each header, each
-//!    query parameter, one of the sources.
-//! 3. The first rule that holds decides. No rules attached: the port's own cluster. Rules attached
-//!    and none holds: 404.
-//! 4. Of several backends one is drawn by weight with [`scale`].
+//! Rules
+//! 1. No rules attached to the port: the port's own cluster.
+//! 2. Rules are tried in order. A rule holds when one of its matches holds, or when it has none.
+//!    The first that holds decides; none holds: 404.
+//! 3. Of several backends one is drawn by weight with [`scale`]. No backend, no weight, or a
+//!    backend that is not there: 500.
+//!
+//! Matches: every condition that is given must hold.
+//!
+//! 4. Path, as [`crate::request`] normalises it. *Exact*: equal. *Prefix*: begins with.
+//!    *Segments*: equal, or begins with it and goes on with `/`; slashes at the pattern's end do
+//!    not count. *Regex*: rule 9. `ignore_path_case` folds ASCII letters of both.
+//! 5. Hosts: one of them equals the host, or is `*` with a suffix that the host ends with and has
+//!    something in front of. Case is ignored.
+//! 6. Method and scheme, as sent, with their case.
+//! 7. Each header: it is there and its value holds. Inverted: it is not there, or its value does
+//!    not hold. *Present* holds for every value.
+//! 8. Each query parameter: it is there and its first value holds.
+//! 9. A regex is RE2 syntax and holds for the whole of a value: `$` is the end of the text, `.` is
+//!    anything but a line feed, flags like `(?i)` count within the pattern. One that does not
+//!    compile holds for nothing, and none holds for a value that is not UTF-8.
+//! 10. Sources: one of them is of the caller's namespace (if it names one) and has labels that the
+//!     caller has. Nobody in particular meets none.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
 use regex::Regex;
 use serde::Serialize;
@@ -83,30 +104,37 @@ fn holds(m: &Match, request: &Request<'_>, path: &str, host: &str) -> bool {
         && m.method.as_ref().is_none_or(|s| string_holds(s, request.method.as_bytes()))
         && m.scheme.as_ref().is_none_or(|s| string_holds(s, request.scheme.as_bytes()))
         && m.headers.iter().all(|h| header_holds(h, request))
-        && m.query.iter().all(|q| query_holds(q, request.query()))
+        && m.query.iter().all(|q| query_holds(q, request))
         && (m.sources.is_empty() || m.sources.iter().any(|s| source_holds(s, request)))
 }
 
 fn path_holds(pattern: &PathMatch, ignore_case: bool, path: &str) -> bool {
-    let fold = |s: &str| {
-        if ignore_case { s.to_ascii_lowercase() } else { s.to_owned() }
-    };
     match pattern {
-        PathMatch::Exact(wanted) => fold(path) == fold(wanted),
-        PathMatch::Prefix(wanted) => fold(path).starts_with(&fold(wanted)),
+        PathMatch::Exact(wanted) => fold(path, ignore_case) == fold(wanted, ignore_case),
+        PathMatch::Prefix(wanted) => {
+            fold(path, ignore_case).starts_with(&*fold(wanted, ignore_case))
+        }
         PathMatch::Segments(wanted) => {
-            let (path, wanted) = (fold(path), fold(wanted.trim_end_matches('/')));
-            path.strip_prefix(&wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            let wanted = fold(wanted.trim_end_matches('/'), ignore_case);
+            let path = fold(path, ignore_case);
+            path.strip_prefix(&*wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         }
         PathMatch::Regex(wanted) => regex_holds(wanted, ignore_case, path.as_bytes()),
     }
 }
 
+fn fold(s: &str, ignore_case: bool) -> Cow<'_, str> {
+    if ignore_case { s.to_ascii_lowercase().into() } else { s.into() }
+}
+
 fn host_holds(pattern: &str, host: &str) -> bool {
-    let pattern = pattern.to_ascii_lowercase();
-    match pattern.strip_prefix('*') {
-        Some(suffix) => host.len() > suffix.len() && host.ends_with(suffix),
-        None => host == pattern,
+    let (pattern, host) = (pattern.as_bytes(), host.as_bytes());
+    match pattern.strip_prefix(b"*") {
+        Some(suffix) => host
+            .len()
+            .checked_sub(suffix.len())
+            .is_some_and(|at| at > 0 && host[at..].eq_ignore_ascii_case(suffix)),
+        None => host.eq_ignore_ascii_case(pattern),
     }
 }
 
@@ -124,12 +152,8 @@ fn header_holds(m: &HeaderMatch, request: &Request<'_>) -> bool {
     held != m.invert
 }
 
-fn query_holds(m: &QueryMatch, query: &str) -> bool {
-    query
-        .split('&')
-        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-        .find(|(name, _)| *name == m.name)
-        .is_some_and(|(_, value)| string_holds(&m.value, value.as_bytes()))
+fn query_holds(m: &QueryMatch, request: &Request<'_>) -> bool {
+    request.query_param(&m.name).is_some_and(|value| string_holds(&m.value, value.as_bytes()))
 }
 
 fn source_holds(m: &SourceMatch, request: &Request<'_>) -> bool {
@@ -148,11 +172,32 @@ impl SourceMatch {
     }
 }
 
-/// A regex that does not compile matches nothing; the configuration crate reports it.
+/// Rule 9.
 fn regex_holds(pattern: &str, ignore_case: bool, value: &[u8]) -> bool {
-    let flags = if ignore_case { "(?i)" } else { "" };
     let Ok(value) = std::str::from_utf8(value) else {
         return false;
     };
-    Regex::new(&format!("^{flags}(?:{pattern})$")).is_ok_and(|regex| regex.is_match(value))
+    let flags = if ignore_case { "(?i)" } else { "" };
+    compiled(&format!("^{flags}(?:{pattern})$")).is_some_and(|regex| regex.is_match(value))
+}
+
+/// How many compiled patterns are kept. When there are more, all are forgotten and those in use
+/// compiled again: slower, with the same result.
+const PATTERNS: usize = 4096;
+
+/// The regex of a pattern's text, compiled when it is first asked for; `None`: it is none.
+fn compiled(pattern: &str) -> Option<Arc<Regex>> {
+    static KNOWN: LazyLock<RwLock<HashMap<String, Option<Arc<Regex>>>>> =
+        LazyLock::new(RwLock::default);
+    // What was kept stays right whoever panicked.
+    if let Some(regex) = KNOWN.read().unwrap_or_else(PoisonError::into_inner).get(pattern) {
+        return regex.clone();
+    }
+    let regex = Regex::new(pattern).ok().map(Arc::new);
+    let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
+    if known.len() >= PATTERNS {
+        known.clear();
+    }
+    known.insert(pattern.to_owned(), regex.clone());
+    regex
 }

@@ -98,6 +98,68 @@ fn paths() {
     }
 }
 
+/// What a pattern means: the whole value, and nothing that another dialect would make of it.
+#[test]
+fn regexes() {
+    for (pattern, value, wanted) in [
+        ("a|b", "a", true),
+        ("a|b", "ab", false),
+        ("a", "xa", false),
+        ("^a$", "a", true),
+        ("", "", true),
+        ("", "a", false),
+        (".*", "", true),
+        (".+", "", false),
+        // the end of the text, not of a line; and no line feed for the dot
+        ("a", "a\n", false),
+        ("a$", "a\n", false),
+        ("a.b", "a\nb", false),
+        ("(?s)a.b", "a\nb", true),
+        ("(?m)a$\nb", "a\nb", true),
+        // flags count up to the end of their group
+        ("(?i)ab", "AB", true),
+        ("(?i:a)b", "AB", false),
+        ("a(?i)b|c", "aB", true),
+        ("ab", "AB", false),
+        ("\\d+", "12", true),
+        ("[^/]+", "a/b", false),
+        ("ä.", "äö", true),
+        ("a{2,3}", "aaaa", false),
+        ("a{1001}", "a", false),
+        // none at all: no look-around and no back-references in RE2; glob stars; brackets
+        ("a(?=b)", "a", false),
+        ("(a)\\1", "aa", false),
+        ("*", "*", false),
+        ("(", "(", false),
+    ] {
+        let headers = [("x", value.as_bytes())];
+        let condition = HeaderMatch {
+            name: "x".into(),
+            value: StringMatch::Regex(pattern.into()),
+            invert: false,
+        };
+        let m = Match { headers: vec![condition], ..Match::default() };
+        // Twice: compiled, and kept.
+        for _ in 0..2 {
+            assert_eq!(meets(&m, &get("/", &headers)), wanted, "{pattern} {value:?}");
+        }
+    }
+}
+
+/// More patterns than are kept: each still means what it says, again and again.
+#[test]
+fn regexes_without_number() {
+    let m =
+        |n: usize| Match { path: Some(PathMatch::Regex(format!("/{n}[ab]"))), ..Match::default() };
+    for _ in 0..2 {
+        for n in 0..5000 {
+            let target = format!("/{n}b");
+            assert!(meets(&m(n), &get(&target, &[])), "{n}");
+            assert!(!meets(&m(n + 1), &get(&target, &[])), "{n}");
+        }
+    }
+}
+
 #[test]
 fn hosts() {
     for (pattern, authority, wanted) in [
