@@ -70,7 +70,7 @@ pub(crate) struct Item {
 }
 
 /// What no two objects have in common.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Identity {
     group: String,
     kind: String,

@@ -1,13 +1,12 @@
 //! Configurations one after the other: what has not changed since the last one is not parsed again.
 
 use std::collections::HashMap;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::item::{self, Item};
 use crate::objects::Collector;
-use crate::{Loaded, Options, document, mesh, read_dir};
+use crate::{Loaded, Options, document, mesh};
 
 /// Reads configurations. Each is what [`load`](crate::load) would make of the same files; but the
 /// objects of a document with the same text in the same file as last time are kept, because to
@@ -61,9 +60,12 @@ impl Loader {
         mesh(&objects, &self.options, problems)
     }
 
-    /// [`read_dir`], then [`Loader::load`].
-    pub fn load_dir(&mut self, dir: &Path) -> io::Result<Loaded> {
-        Ok(self.load(read_dir(dir)?))
+    /// Whether these texts are others than those of the last configuration.
+    pub fn differs(&self, texts: &[(PathBuf, String)]) -> bool {
+        let same = |(path, text): &(PathBuf, String)| {
+            self.files.get(path).is_some_and(|file| file.text == *text)
+        };
+        texts.len() != self.files.len() || !texts.iter().all(same)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Items of all files → objects: which of two with one name stands, and in which order they go.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ pub(crate) struct Objects {
 pub(crate) struct Collector<'a> {
     objects: Objects,
     /// The place that stands.
-    seen: BTreeMap<&'a Identity, Place>,
+    seen: HashMap<&'a Identity, Place>,
     problems: Vec<Problem>,
 }
 
