@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 use beeway_config::{Loaded, Loader, Options, Problem};
-use beeway_dataplane::{Dataplane, tables};
+use beeway_dataplane::{Dataplane, generation, tables};
 use beeway_model::Mesh;
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
 use notify::{RecursiveMode, Watcher};
@@ -154,7 +154,14 @@ impl Follower {
         drop(state);
         log_new(&problems, &before);
         let tables = compiled?;
-        self.dataplane.publish(&tables)?;
+        let filled = generation::fill(&tables)?;
+        // Right before the kernel: nothing routes by two generations, but for an instant detours
+        // may be ahead of the kernel. A detour of the old generation is routed by the new mesh.
+        let before = self.mesh.send_replace(Arc::new(mesh));
+        if let Err(error) = self.dataplane.switch(filled) {
+            self.mesh.send_replace(before);
+            return Err(error.into());
+        }
         let in_force = InForce {
             number,
             counts: tables.counts(),
@@ -170,8 +177,6 @@ impl Follower {
             took = ?in_force.took,
             "configuration in force"
         );
-        // after the kernel: a detour of the old generation may be routed by the old mesh
-        self.mesh.send_replace(Arc::new(mesh));
         let mut state = self.state.lock().expect("no panic while locked");
         state.in_force = Some(in_force);
         state.applied += 1;
