@@ -91,6 +91,12 @@ impl Listed {
         &self.hosts[0]
     }
 
+    /// The cluster of a TCP port.
+    pub(crate) fn tcp_cluster(&self, number: u16) -> Option<ClusterId> {
+        let port = self.ports.iter().find(|p| p.number == number && p.transport == Transport::Tcp);
+        port.map(|port| port.cluster)
+    }
+
     /// The name of a port's cluster, or of one subset of it.
     fn cluster_name(&self, number: u16, transport: Transport, subset: Option<&str>) -> String {
         let base = cluster_name(self.host(), number, subset);
@@ -175,9 +181,11 @@ impl Catalog {
 
     /// The Kubernetes Service of this name.
     pub(crate) fn kubernetes(&self, namespace: &str, name: &str) -> Option<usize> {
-        self.services
-            .iter()
-            .position(|s| s.kubernetes && s.namespace == namespace && s.name == name)
+        // In order of these two.
+        let by_name = |s: &Listed| (&*s.namespace, &*s.name).cmp(&(namespace, name));
+        let first = self.services.partition_point(|s| by_name(s).is_lt());
+        let mut same = self.services[first..].iter().take_while(|s| by_name(s).is_eq());
+        same.position(|s| s.kubernetes).map(|at| first + at)
     }
 
     /// Adds a subset to every port of a service.
@@ -208,6 +216,11 @@ impl Catalog {
     /// The cluster of a TCP port of a host, or of a subset of it.
     pub(crate) fn find(&self, host: &str, port: u16, subset: Option<&str>) -> Option<ClusterId> {
         let listed = self.by_host(host)?;
+        if subset.is_none()
+            && let Some(cluster) = listed.tcp_cluster(port)
+        {
+            return Some(cluster);
+        }
         self.by_name.get(&cluster_name(listed.host(), port, subset)).copied()
     }
 

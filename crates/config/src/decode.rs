@@ -14,7 +14,7 @@ use crate::document::{Node, Value};
 /// A value that does not fit its type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Misfit {
-    /// Line in the file, when known.
+    /// Line in the document, when known.
     pub line: Option<usize>,
     /// What is wrong.
     pub reason: String,
@@ -250,7 +250,7 @@ mod tests {
     }
 
     fn sample(text: &str) -> Result<(Sample, Vec<String>), Misfit> {
-        decode(&crate::document::read(text).remove(0).unwrap())
+        decode(&crate::document::parse(text).unwrap().unwrap())
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! document only. The cut is exact: a line that begins with `---` or `...` ends a document even
 //! inside a block scalar (YAML 1.2 section 9.1.2).
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
@@ -12,7 +13,7 @@ use serde_saphyr::Spanned;
 /// A YAML value and the line that it begins on.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Node {
-    /// Line in the file, counted from 1.
+    /// Line in the document, counted from 1.
     pub line: usize,
     /// The value.
     pub value: Value,
@@ -44,7 +45,7 @@ pub(crate) enum Value {
 pub(crate) struct Entry {
     /// The key, as it is written.
     pub key: String,
-    /// Line of the key in the file.
+    /// Line of the key in the document.
     pub line: usize,
     /// What it maps to.
     pub node: Node,
@@ -53,22 +54,20 @@ pub(crate) struct Entry {
 /// A document that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Malformed {
-    /// Line in the file.
+    /// Line in the document.
     pub line: usize,
     /// What the parser says.
     pub reason: String,
 }
 
-/// Reads every document of a file; empty ones are left out.
-pub(crate) fn read(text: &str) -> Vec<Result<Node, Malformed>> {
+/// Cuts a file into its documents, each with the number of lines before it; those without content
+/// are left out.
+pub(crate) fn cut(text: &str) -> Vec<(usize, &str)> {
     // A byte order mark is legal at the start of a stream, and no part of the first key.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    cut(text)
-        .into_iter()
-        .filter(|(_, part)| part.lines().any(|line| !is_blank(line)))
-        .map(|(before, part)| parse(part, before))
-        .filter(|read| !matches!(read, Ok(Node { value: Value::Null, .. })))
-        .collect()
+    let mut pieces = pieces(text);
+    pieces.retain(|(_, piece)| piece.lines().any(|line| !is_blank(line)));
+    pieces
 }
 
 /// Nothing that makes a document: comments, directives and markers.
@@ -77,8 +76,7 @@ fn is_blank(line: &str) -> bool {
     rest.is_empty() || rest.starts_with('#') || line.starts_with('%')
 }
 
-/// The documents of a text, each with the number of lines before it.
-fn cut(text: &str) -> Vec<(usize, &str)> {
+fn pieces(text: &str) -> Vec<(usize, &str)> {
     let mut parts = Vec::new();
     let (mut start, mut start_line, mut at) = (0, 0, 0);
     for (number, line) in text.split_inclusive('\n').enumerate() {
@@ -98,11 +96,15 @@ fn is_marker(line: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
 }
 
-fn parse(text: &str, lines_before: usize) -> Result<Node, Malformed> {
+/// Parses a document; `None`: there is nothing in it. Lines count from its own first one, so that
+/// the result is the same wherever in a file it stands.
+pub(crate) fn parse(text: &str) -> Option<Result<Node, Malformed>> {
     // A `...` line ends the document before it; here it only begins the piece.
-    let body = match text.strip_prefix("...") {
-        Some(_) => text.split_once('\n').map_or(String::new(), |(_, rest)| format!("\n{rest}")),
-        None => text.to_owned(),
+    let body: Cow<'_, str> = match text.strip_prefix("...") {
+        Some(_) => {
+            text.split_once('\n').map_or(Cow::default(), |(_, rest)| format!("\n{rest}").into())
+        }
+        None => Cow::Borrowed(text),
     };
     // The depth bounds recursion here and in every walk over the tree. The other limits are wide
     // enough for a dump of a large cluster in one `List`.
@@ -112,16 +114,12 @@ fn parse(text: &str, lines_before: usize) -> Result<Node, Malformed> {
         budget: serde_saphyr::budget! { max_depth: 64, max_nodes: 8_000_000, max_events: 32_000_000 },
     };
     match serde_saphyr::from_str_with_options::<Spanned<Value>>(&body, options) {
-        Ok(root) => {
-            let mut node = Node::from(root);
-            node.shift(lines_before);
-            Ok(node)
-        }
+        Ok(root) => Some(Node::from(root)).filter(|node| node.value != Value::Null).map(Ok),
         Err(error) => {
             let line = error.location().map_or(1, |at| at.line() as usize).max(1);
             // The parser may stop one line past the end; the last line is the better place.
-            let line = line.min(body.lines().count().max(1)) + lines_before;
-            Err(Malformed { line, reason: one_line(&error) })
+            let line = line.min(body.lines().count().max(1));
+            Some(Err(Malformed { line, reason: one_line(&error) }))
         }
     }
 }
@@ -147,6 +145,17 @@ impl Node {
             Value::Map(entries) => entries.iter().find(|e| e.key == key).map(|e| &e.node),
             _ => None,
         }
+    }
+
+    /// The items of a `List` object, if this is one and `list` says so; else the node itself.
+    pub(crate) fn into_list_items(mut self, list: bool) -> Result<Vec<Node>, Node> {
+        if let (true, Value::Map(entries)) = (list, &mut self.value)
+            && let Some(entry) = entries.iter_mut().find(|e| e.key == "items")
+            && let Value::List(items) = &mut entry.node.value
+        {
+            return Ok(std::mem::take(items));
+        }
+        Err(self)
     }
 
     /// The text under a key of a mapping.
@@ -179,18 +188,6 @@ impl Node {
                 None => self.line,
             },
             _ => self.line,
-        }
-    }
-
-    fn shift(&mut self, lines: usize) {
-        self.line += lines;
-        match &mut self.value {
-            Value::List(items) => items.iter_mut().for_each(|item| item.shift(lines)),
-            Value::Map(entries) => entries.iter_mut().for_each(|entry| {
-                entry.line += lines;
-                entry.node.shift(lines);
-            }),
-            _ => {}
         }
     }
 }
@@ -270,17 +267,28 @@ impl<'de> Visitor<'de> for ValueVisitor {
 mod tests {
     use super::*;
 
+    fn read(text: &str) -> Vec<Result<Node, Malformed>> {
+        cut(text).into_iter().filter_map(|(_, piece)| parse(piece)).collect()
+    }
+
     #[test]
     fn documents_keep_their_lines() {
         let text = "# head\na: 1\n---\n---\n# only a comment\n--- # c\nb:\n- x\n- y: {z: 2}\n...\n---\nc: 3\n";
-        let nodes: Vec<Node> = read(text).into_iter().map(Result::unwrap).collect();
-        assert_eq!(nodes.len(), 3);
-        assert_eq!(nodes[0].line_of("a"), 2);
-        assert_eq!(nodes[1].line_of("b"), 7);
-        assert_eq!(nodes[1].line_of("b.0"), 8);
-        assert_eq!(nodes[1].line_of("b.1.y.z"), 9);
-        assert_eq!(nodes[1].line_of("b.1.y.absent"), 9);
-        assert_eq!(nodes[2].line_of("c"), 12);
+        let documents: Vec<(usize, Node)> = cut(text)
+            .into_iter()
+            .filter_map(|(before, piece)| Some((before, parse(piece)?.unwrap())))
+            .collect();
+        assert_eq!(documents.len(), 3);
+        let line_of = |document: usize, path: &str| {
+            let (before, node) = &documents[document];
+            before + node.line_of(path)
+        };
+        assert_eq!(line_of(0, "a"), 2);
+        assert_eq!(line_of(1, "b"), 7);
+        assert_eq!(line_of(1, "b.0"), 8);
+        assert_eq!(line_of(1, "b.1.y.z"), 9);
+        assert_eq!(line_of(1, "b.1.y.absent"), 9);
+        assert_eq!(line_of(2, "c"), 12);
     }
 
     #[test]
@@ -288,11 +296,12 @@ mod tests {
         for (bad, line) in
             [("b: [1, 2\n", 3), ("b: 1\nb: 2\n", 4), ("b: 1\n c: 2\n", 4), ("b: *x\n", 3)]
         {
-            let read = read(&format!("a: 1\n---\n{bad}---\nc: 3\n"));
+            let text = format!("a: 1\n---\n{bad}---\nc: 3\n");
+            let read = read(&text);
             assert_eq!(read.len(), 3, "{bad}");
             assert!(read[0].is_ok() && read[2].is_ok(), "{bad}");
             let malformed = read[1].clone().unwrap_err();
-            assert_eq!(malformed.line, line, "{bad} {malformed:?}");
+            assert_eq!(cut(&text)[1].0 + malformed.line, line, "{bad} {malformed:?}");
             assert!(!malformed.reason.contains('\n'), "{malformed:?}");
         }
     }

@@ -1,5 +1,7 @@
 //! How Istio reads host names in its objects.
 
+use std::collections::{BTreeSet, HashMap};
+
 /// A name without dots is relative to the namespace of the object; any other is complete.
 pub(crate) fn qualify(host: &str, namespace: &str) -> String {
     let host = host.trim_end_matches('.').to_ascii_lowercase();
@@ -36,6 +38,33 @@ impl Pattern {
                 .then_some(Specificity::Wildcard(suffix.len())),
             None => (host == self.0).then_some(Specificity::Exact),
         }
+    }
+}
+
+/// Patterns by what they name, so that not every one is held against every host.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    exact: HashMap<String, Vec<usize>>,
+    wildcards: Vec<usize>,
+}
+
+impl Index {
+    /// Of patterns and the numbers of what they belong to.
+    pub(crate) fn of<'a>(patterns: impl Iterator<Item = (&'a Pattern, usize)>) -> Self {
+        let mut index = Self::default();
+        for (pattern, number) in patterns {
+            match pattern.0.starts_with('*') {
+                true => index.wildcards.push(number),
+                false => index.exact.entry(pattern.0.clone()).or_default().push(number),
+            }
+        }
+        index
+    }
+
+    /// What may name one of these hosts, in ascending order.
+    pub(crate) fn candidates(&self, hosts: &[String]) -> BTreeSet<usize> {
+        let named = hosts.iter().filter_map(|host| self.exact.get(host)).flatten();
+        named.chain(&self.wildcards).copied().collect()
     }
 }
 

@@ -11,6 +11,8 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+use std::sync::Arc;
 
 use beeway_model::{Action, Backend, Match, Rule, SourceMatch};
 use k8s_openapi::jiff::Timestamp;
@@ -33,7 +35,7 @@ struct Precedence {
     headers: Reverse<usize>,
     query: Reverse<usize>,
     created: (bool, Option<Timestamp>),
-    route: String,
+    route: Arc<str>,
     place: (usize, usize),
 }
 
@@ -55,10 +57,14 @@ pub(crate) fn attach(objects: &Objects, catalog: &mut Catalog, problems: &mut Ve
         let Some(rules) = rules(route, objects, catalog, problems) else {
             continue;
         };
-        for slot in slots {
+        let last = slots.len() - 1;
+        let mut rules = Some(rules);
+        for (at, slot) in slots.into_iter().enumerate() {
+            // Most routes are for one port: theirs are not copied.
+            let rules = if at == last { rules.take() } else { rules.clone() };
             let producer = catalog.services[slot.0].namespace == route.namespace;
             let consumer = (!producer).then(|| route.namespace.clone());
-            let for_consumer = rules.iter().cloned().map(|(precedence, mut rule)| {
+            let for_consumer = rules.into_iter().flatten().map(|(precedence, mut rule)| {
                 let source = SourceMatch { namespace: consumer.clone(), ..Default::default() };
                 for m in rule.matches.iter_mut().filter(|_| consumer.is_some()) {
                     m.sources = vec![source.clone()];
@@ -81,9 +87,13 @@ pub(crate) fn attach(objects: &Objects, catalog: &mut Catalog, problems: &mut Ve
     }
 }
 
-fn layer(namespace: Option<String>, mut ranked: Ranked) -> Layer {
-    ranked.sort_by(|(a, _), (b, _)| a.cmp(b));
-    let rules = ranked.into_iter().map(|(_, rule)| rule).collect();
+fn layer(namespace: Option<String>, ranked: Ranked) -> Layer {
+    // Places are sorted, not the rules, which are large.
+    let (ranks, mut rules): (Vec<_>, Vec<_>) =
+        ranked.into_iter().map(|(rank, rule)| (rank, Some(rule))).unzip();
+    let mut order: Vec<usize> = (0..ranks.len()).collect();
+    order.sort_by(|a, b| ranks[*a].cmp(&ranks[*b]));
+    let rules = order.into_iter().filter_map(|at| rules[at].take()).collect();
     match namespace {
         Some(namespace) => Layer {
             name: format!("HTTPRoutes of {namespace}"),
@@ -163,15 +173,20 @@ fn rules(
         hostnames.push(None);
     }
     let matches = all_conditions(route, rules, problems)?;
+    let full_name: Arc<str> = format!("{}/{}", route.namespace, route.name).into();
     let mut ranked = Vec::new();
     for (index, (rule, matches)) in rules.iter().zip(matches).enumerate() {
         let (action, detour) = action(route, index, rule, objects, catalog, problems);
-        for (at, condition) in matches.into_iter().enumerate() {
-            for hostname in &hostnames {
+        for (at, mut condition) in matches.into_iter().enumerate() {
+            let last = hostnames.len() - 1;
+            for (n, hostname) in hostnames.iter().enumerate() {
+                let place = (index, at);
                 let precedence =
-                    Precedence::of(route, (index, at), hostname.as_deref(), &condition);
+                    Precedence::of(route, &full_name, place, hostname.as_deref(), &condition);
                 let hosts = hostname.iter().cloned().collect();
-                let whole = Match { hosts, ..condition.request.clone() };
+                let request = &mut condition.request;
+                let request = if n == last { mem::take(request) } else { request.clone() };
+                let whole = Match { hosts, ..request };
                 let name = format!("{} rules[{index}].matches[{at}]", route.place.label());
                 let (action, detour) = (action.clone(), detour.clone());
                 ranked.push((precedence, Rule { name, matches: vec![whole], action, detour }));
@@ -209,6 +224,7 @@ fn all_conditions(
 impl Precedence {
     fn of(
         route: &Object<gateway::HttpRoute>,
+        full_name: &Arc<str>,
         place: (usize, usize),
         hostname: Option<&str>,
         condition: &Condition,
@@ -221,7 +237,7 @@ impl Precedence {
             query: Reverse(condition.request.query.len()),
             // Routes without a time are younger than those with one.
             created: (route.created.is_none(), route.created),
-            route: format!("{}/{}", route.namespace, route.name),
+            route: full_name.clone(),
             place,
         }
     }
@@ -311,8 +327,10 @@ fn cluster(
     let Some(port) = backend.port else {
         return Err(format!("no port is given for Service {name}"));
     };
-    catalog
-        .find(catalog.services[service].host(), port, None)
+    let listed = &catalog.services[service];
+    listed
+        .tcp_cluster(port)
+        .or_else(|| catalog.find(listed.host(), port, None))
         .ok_or_else(|| format!("Service {name} has no port {port}"))
 }
 

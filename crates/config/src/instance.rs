@@ -41,6 +41,8 @@ pub(crate) struct Instances {
     pub list: Vec<Instance>,
     by_address: HashMap<IpAddr, usize>,
     pods: HashMap<(String, String), usize>,
+    /// By namespace and one label, or none (two empty texts), in order.
+    by_label: HashMap<(String, String, String), Vec<usize>>,
 }
 
 impl Instances {
@@ -77,9 +79,30 @@ impl Instances {
                 let key = (instance.namespace.clone(), instance.name.clone());
                 instances.pods.insert(key, index);
             }
+            let none = (&String::new(), &String::new());
+            for (key, value) in instance.labels.iter().chain([none]) {
+                let label = (instance.namespace.clone(), key.clone(), value.clone());
+                instances.by_label.entry(label).or_default().push(index);
+            }
             instances.list.push(instance);
         }
         instances
+    }
+
+    /// The instances of a namespace that a selector selects, in order. An empty one selects all.
+    pub(crate) fn selected(
+        &self,
+        namespace: &str,
+        selector: &BTreeMap<String, String>,
+    ) -> impl Iterator<Item = &Instance> {
+        let having = |(key, value): (&String, &String)| {
+            let label = (namespace.to_owned(), key.clone(), value.clone());
+            self.by_label.get(&label).map_or(&[][..], Vec::as_slice)
+        };
+        let fewest = selector.iter().map(having).min_by_key(|having| having.len());
+        let fewest = fewest.unwrap_or_else(|| having((&String::new(), &String::new())));
+        let candidates = fewest.iter().map(|index| &self.list[*index]);
+        candidates.filter(|instance| selects(selector, &instance.labels))
     }
 
     /// The instance that owns an address.
@@ -115,10 +138,7 @@ impl Instances {
 }
 
 /// Whether every label that a selector names is there with that value.
-pub(crate) fn selects(
-    selector: &BTreeMap<String, String>,
-    labels: &BTreeMap<String, String>,
-) -> bool {
+fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
     selector.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 

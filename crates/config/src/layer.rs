@@ -4,6 +4,9 @@
 //! of that layer holds for gets 404, also when a later layer would hold. A caller that no layer is
 //! meant for has no route: its requests go to the port's own cluster.
 
+use std::collections::HashSet;
+use std::sync::{LazyLock, Mutex};
+
 use beeway_model::{Action, Backend, ClusterId, Match, Rule, SourceMatch};
 
 /// The rules of one object (or of several that are one) for one port.
@@ -67,16 +70,30 @@ pub(crate) fn widest(sources: Vec<SourceMatch>) -> Vec<SourceMatch> {
     kept
 }
 
+/// Patterns known to be good: to compile one takes longer than to read the rest of its rule, and
+/// every load of a configuration asks for the same ones.
+static GOOD: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
+/// What is kept of them; then all are forgotten.
+const MOST_GOOD: usize = 1 << 16;
+
 /// Whether the router can use a pattern: alone, and within the anchors that the router adds.
 pub(crate) fn check_regex(pattern: &str) -> Result<(), String> {
+    let mut good = GOOD.lock().expect("no panic while locked");
+    if good.contains(pattern) {
+        return Ok(());
+    }
     regex::Regex::new(pattern)
         .and_then(|_| regex::Regex::new(&format!("^(?:{pattern})$")))
-        .map(drop)
         .map_err(|error| {
             let text = error.to_string();
             let last = text.lines().last().unwrap_or("not a regular expression").trim();
             format!("regex `{pattern}`: {}", last.strip_prefix("error: ").unwrap_or(last))
-        })
+        })?;
+    if good.len() >= MOST_GOOD {
+        good.clear();
+    }
+    good.insert(pattern.to_owned());
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! A directory of Kubernetes, Istio and Gateway API YAML in, a [`Mesh`] and a list of
 //! [`Problem`]s out.
 //!
-//! The way of the data: text → `document` (trees that know their lines) → `objects` (typed, each
-//! once) → `catalog` (services, endpoints, subsets) → `virtual_service` and `http_route` (rules)
+//! The way of the data: text → `document` (trees that know their lines) → `item` (typed objects of
+//! one document, which a [`Loader`] keeps) → `objects` (each once) → `catalog` (services, endpoints, subsets) → `virtual_service` and `http_route` (rules)
 //! → [`Mesh`]. All of it is a function of values but [`read_dir`].
 //!
 //! Whatever is wrong costs as little as it can: a bad document, that document; a bad port, that
@@ -18,7 +18,9 @@ mod hostname;
 mod http_route;
 mod instance;
 mod istio;
+mod item;
 mod layer;
+mod loader;
 mod objects;
 mod problem;
 mod route_filter;
@@ -35,7 +37,10 @@ use std::path::{Path, PathBuf};
 
 use beeway_model::Mesh;
 
+use objects::Objects;
+
 pub use directory::read_dir;
+pub use loader::Loader;
 pub use problem::{Problem, Severity};
 
 /// What the result depends on besides the files.
@@ -58,13 +63,15 @@ pub struct Loaded {
 /// Reads a configuration from the texts of its files. Pure, total, and deterministic: the same
 /// files in the same order give the same result.
 pub fn load(files: &[(PathBuf, String)], options: &Options) -> Loaded {
-    let mut problems = Vec::new();
-    let objects = objects::collect(files, &mut problems);
-    let instances = instance::Instances::of(&objects, &mut problems);
-    let mut catalog = services::catalog(&objects, &instances, options, &mut problems);
-    subsets::apply(&objects, &mut catalog, &mut problems);
-    virtual_service::attach(&objects, &mut catalog, &mut problems);
-    http_route::attach(&objects, &mut catalog, &mut problems);
+    Loader::new(options.clone()).load(files.to_vec())
+}
+
+fn mesh(objects: &Objects, options: &Options, mut problems: Vec<Problem>) -> Loaded {
+    let instances = instance::Instances::of(objects, &mut problems);
+    let mut catalog = services::catalog(objects, &instances, options, &mut problems);
+    subsets::apply(objects, &mut catalog, &mut problems);
+    virtual_service::attach(objects, &mut catalog, &mut problems);
+    http_route::attach(objects, &mut catalog, &mut problems);
     let mut mesh = catalog.finish(&mut problems);
     mesh.workloads = instances.workloads();
     problems.sort_by(|a, b| {

@@ -28,7 +28,7 @@ impl fmt::Display for Severity {
 }
 
 /// One finding about one place of the configuration.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Problem {
     /// How much it matters.
     pub severity: Severity,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use beeway_model::Transport;
 
 use crate::catalog::{Backing, Listed, Port};
-use crate::instance::{Instance, Instances, of_entry, selects};
+use crate::instance::{Instance, Instances, of_entry};
 use crate::istio;
 use crate::objects::Object;
 use crate::problem::Problem;
@@ -86,12 +86,8 @@ fn backing(
             let reason = "endpoints and workloadSelector exclude each other; the selector stands";
             problems.push(place.error("spec.endpoints", reason));
         }
-        let chosen = instances.list.iter().filter(|instance| {
-            instance.namespace == entry.namespace
-                && instance.ready
-                && selects(&selector.labels, &instance.labels)
-        });
-        return chosen.cloned().collect();
+        let chosen = instances.selected(&entry.namespace, &selector.labels);
+        return chosen.filter(|instance| instance.ready).cloned().collect();
     }
     let inline = spec.endpoints.iter().enumerate().filter_map(|(index, endpoint)| {
         let path = format!("spec.endpoints.{index}");

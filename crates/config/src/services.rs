@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::Options;
 use crate::catalog::{Backing, Catalog, Listed, Port};
-use crate::instance::{Instance, InstanceKind, Instances, selects};
+use crate::instance::{Instance, InstanceKind, Instances};
 use crate::objects::{Object, Objects};
 use crate::problem::Problem;
 use crate::service_entry;
@@ -170,10 +170,8 @@ fn of_port(
     let Some(selector) = spec.selector.as_ref().filter(|selector| !selector.is_empty()) else {
         return backings;
     };
-    let chosen = instances.list.iter().filter(|instance| {
-        instance.namespace == service.namespace
-            && selects(selector, &instance.labels)
-            && (instance.ready || unready)
+    let chosen = instances.selected(&service.namespace, selector).filter(|instance| {
+        (instance.ready || unready)
             // Slices are the truth about pods; WorkloadEntries are never in them.
             && (slices.is_empty() || instance.kind == InstanceKind::WorkloadEntry)
     });

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::catalog::{Catalog, Listed};
 use crate::decode::Unread;
-use crate::hostname::{Pattern, Specificity, qualify};
+use crate::hostname::{Index, Pattern, Specificity, qualify};
 use crate::istio;
 use crate::objects::{Object, Objects};
 use crate::problem::Problem;
@@ -13,11 +13,13 @@ use crate::problem::Problem;
 /// Adds the subsets of every DestinationRule to the services that it names.
 pub(crate) fn apply(objects: &Objects, catalog: &mut Catalog, problems: &mut Vec<Problem>) {
     let rules = usable(objects, problems);
+    let index = Index::of(rules.iter().enumerate().map(|(at, (pattern, _))| (pattern, at)));
     let mut used = BTreeSet::new();
     for service in 0..catalog.services.len() {
         let listed = &catalog.services[service];
+        let candidates = index.candidates(&listed.hosts[..listed.full_hosts]).into_iter();
         let mut found: Vec<Candidate<'_>> =
-            rules.iter().filter_map(|(pattern, rule)| candidate(pattern, rule, listed)).collect();
+            candidates.filter_map(|at| candidate(&rules[at].0, rules[at].1, listed)).collect();
         used.extend(found.iter().map(|c| c.rule.place.label().to_owned()));
         // Stable: after these two, by namespace and name.
         found.sort_by_key(|c| (c.foreign, Reverse(c.specificity)));

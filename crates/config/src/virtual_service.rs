@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use beeway_model::{Action, Rule, SourceMatch};
 
 use crate::catalog::Catalog;
-use crate::hostname::{Pattern, Specificity, qualify};
+use crate::hostname::{Index, Pattern, Specificity, qualify};
 use crate::istio;
 use crate::layer::{Layer, compose, widest};
 use crate::objects::{Object, Objects};
@@ -34,29 +34,33 @@ pub(crate) fn attach(objects: &Objects, catalog: &mut Catalog, problems: &mut Ve
         let object = u.object;
         (object.created.is_none(), object.created, object.name.clone(), object.namespace.clone())
     });
+    let patterns = usable.iter().enumerate();
+    let index = Index::of(patterns.flat_map(|(at, u)| u.patterns.iter().map(move |p| (p, at))));
     // Problems of actions are the same on every port.
     let mut found = BTreeSet::new();
     for service in 0..catalog.services.len() {
         for port in 0..catalog.services[service].ports.len() {
             if catalog.services[service].ports[port].takes_http() {
-                attach_port(service, port, &usable, catalog, &mut found);
+                let listed = &catalog.services[service];
+                let candidates = index.candidates(&listed.hosts[..listed.full_hosts]);
+                let candidates = candidates.into_iter().map(|at| &usable[at]);
+                attach_port(service, port, candidates, catalog, &mut found);
             }
         }
     }
     problems.extend(found);
 }
 
-fn attach_port(
+fn attach_port<'a>(
     service: usize,
     port: usize,
-    usable: &[Usable<'_>],
+    usable: impl Iterator<Item = &'a Usable<'a>>,
     catalog: &mut Catalog,
     problems: &mut BTreeSet<Problem>,
 ) {
     let listed = &catalog.services[service];
     let hosts = &listed.hosts[..listed.full_hosts];
     let mut candidates: Vec<(Specificity, &Usable<'_>)> = usable
-        .iter()
         .filter_map(|u| {
             let best = u.patterns.iter().flat_map(|p| hosts.iter().filter_map(|h| p.matches(h)));
             Some((best.max()?, u))
@@ -191,7 +195,9 @@ fn patterns(
         let qualified = qualify(host, &object.namespace);
         let pattern = Pattern::new(&qualified);
         let mut hosts = catalog.services.iter().flat_map(|s| &s.hosts[..s.full_hosts]);
-        if !hosts.any(|known| pattern.matches(known).is_some()) {
+        if catalog.by_host(&qualified).is_none()
+            && !hosts.any(|known| pattern.matches(known).is_some())
+        {
             let mut reason = format!("host {host} is no service of this mesh");
             if let Some(meant) = catalog.meant_by(&qualified) {
                 reason = format!("{reason}; the full name is {meant}");

@@ -14,6 +14,7 @@ mod bus;
 pub mod cgroup;
 pub mod counts;
 mod error;
+pub mod generation;
 mod load;
 mod pins;
 pub mod probe;
@@ -26,12 +27,13 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use libbpf_rs::{MapCore, MapFlags, RingBufferBuilder};
+use libbpf_rs::{MapCore, RingBufferBuilder};
 use serde::Serialize;
 
 pub use bus::WorkerSockets;
 pub use counts::Counts;
 pub use error::{Error, Result};
+pub use generation::Filled;
 pub use load::Options;
 pub use run::{Decision, DecisionQuery, Orphan};
 
@@ -72,19 +74,16 @@ impl Dataplane {
         self.loaded.adopted
     }
 
-    /// Puts a new generation of tables in force, in one write. On an error the old one stays.
+    /// Puts a new generation of tables in force. On an error the old one stays.
     pub fn publish(&self, tables: &Tables) -> Result<()> {
-        let zero = 0u32.to_ne_bytes();
-        let inner = load::new_generation_map()?;
-        inner
-            .update(&zero, &tables.bytes(), MapFlags::ANY)
-            .context(|| "fill a generation of tables".into())?;
-        let descriptor = std::os::fd::AsRawFd::as_raw_fd(&inner.as_fd()) as u32;
-        self.loaded
-            .map("generations")
-            .update(&zero, &descriptor.to_ne_bytes(), MapFlags::ANY)
-            .context(|| "put a generation of tables in force".into())?;
-        self.change_settings(|settings| settings.generation = tables.number())
+        self.switch(generation::fill(tables)?)
+    }
+
+    /// Puts a generation in force that was filled by [`generation::fill`]; that is one write.
+    pub fn switch(&self, filled: Filled) -> Result<()> {
+        let number = filled.number;
+        generation::switch(self.loaded.map("generations"), filled)?;
+        self.change_settings(|settings| settings.generation = number)
     }
 
     /// Number of the generation in force; 0 when there was none yet.

@@ -179,6 +179,7 @@ fn abi_version() -> u32 {
 pub(crate) fn new_generation_map() -> Result<MapHandle> {
     let options = libbpf_sys::bpf_map_create_opts {
         sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
+        map_flags: libbpf_sys::BPF_F_MMAPABLE,
         ..Default::default()
     };
     let size = size_of::<abi::generation>() as u32;

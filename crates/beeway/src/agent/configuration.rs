@@ -1,14 +1,16 @@
 //! Follows the configuration directory: every change becomes one new generation.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
-use beeway_config::{Loaded, Options, Problem};
-use beeway_dataplane::{Dataplane, tables};
+use beeway_config::{Loaded, Loader, Options, Problem};
+use beeway_dataplane::{Dataplane, generation, tables};
 use beeway_model::Mesh;
+use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
 use notify::{RecursiveMode, Watcher};
 use tokio::sync::watch;
 
@@ -16,6 +18,9 @@ use super::RunArgs;
 
 /// An editor's save is several events: they are taken together when they come closer than this.
 const QUIET: Duration = Duration::from_millis(15);
+/// The same after an event that ends a change: a file was closed by who wrote it, or something was
+/// renamed to its name. (`..data`, the link that a mounted ConfigMap is switched by, is renamed.)
+const SETTLED: Duration = Duration::from_millis(4);
 /// But a busy directory is read at the latest after this.
 const LATEST: Duration = Duration::from_millis(50);
 
@@ -51,9 +56,18 @@ pub(crate) struct State {
 /// Keeps the kernel and the proxy at the newest configuration.
 pub(crate) struct Follower {
     state: Mutex<State>,
+    loader: Mutex<Loader>,
     mesh: watch::Sender<Arc<Mesh>>,
     dataplane: Arc<Dataplane>,
-    options: Options,
+}
+
+/// What is known of a change in the directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    /// More is likely to follow: a file was made, written to, moved away or removed.
+    Begun,
+    /// A file or link is whole.
+    Ended,
 }
 
 impl Follower {
@@ -63,14 +77,13 @@ impl Follower {
             state: Mutex::default(),
             mesh: watch::Sender::new(Arc::new(Mesh::default())),
             dataplane,
-            options: Options { node: args.node.clone() },
+            loader: Mutex::new(Loader::new(Options { node: args.node.clone() })),
         });
         let (send, changes) = channel();
         let mut watcher =
             notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-                // reading a file is an event too
-                if !event.is_ok_and(|event| event.kind.is_access()) {
-                    let _ = send.send(());
+                if let Some(change) = change(event.map(|event| event.kind)) {
+                    let _ = send.send(change);
                 }
             })
             .context("start watching files")?;
@@ -103,9 +116,10 @@ impl Follower {
 
     fn apply(&self, directory: &Path) -> Result<()> {
         let begun = Instant::now();
-        let loaded = beeway_config::load_dir(directory, &self.options)
-            .with_context(|| format!("read {}", directory.display()));
-        let done = loaded.and_then(|loaded| self.put_in_force(loaded, begun));
+        let done = self.read(directory).and_then(|loaded| match loaded {
+            Some(loaded) => self.put_in_force(loaded, begun),
+            None => Ok(()),
+        });
         let mut state = self.state.lock().expect("no panic while locked");
         match &done {
             Ok(()) => state.rejected = None,
@@ -117,6 +131,17 @@ impl Follower {
         done
     }
 
+    /// `None`: the files are those that are in force. An event does not mean a change of them.
+    fn read(&self, directory: &Path) -> Result<Option<Loaded>> {
+        let texts = beeway_config::read_dir(directory)
+            .with_context(|| format!("read {}", directory.display()))?;
+        let state = self.state();
+        let accepted = state.in_force.is_some() && state.rejected.is_none();
+        let mut loader = self.loader.lock().expect("no panic while locked");
+        let changed = !accepted || loader.differs(&texts);
+        Ok(changed.then(|| loader.load(texts)))
+    }
+
     fn put_in_force(&self, loaded: Loaded, begun: Instant) -> Result<()> {
         let number = self.dataplane.generation()? + 1;
         let Loaded { mesh, mut problems } = loaded;
@@ -124,10 +149,19 @@ impl Follower {
         if let Ok(tables) = &compiled {
             problems.extend(tables.notices().iter().map(crate::check::notice_problem));
         }
-        log_problems(&problems);
-        self.state.lock().expect("no panic while locked").problems = problems;
+        let mut state = self.state.lock().expect("no panic while locked");
+        let before = std::mem::replace(&mut state.problems, problems.clone());
+        drop(state);
+        log_new(&problems, &before);
         let tables = compiled?;
-        self.dataplane.publish(&tables)?;
+        let filled = generation::fill(&tables)?;
+        // Right before the kernel: nothing routes by two generations, but for an instant detours
+        // may be ahead of the kernel. A detour of the old generation is routed by the new mesh.
+        let before = self.mesh.send_replace(Arc::new(mesh));
+        if let Err(error) = self.dataplane.switch(filled) {
+            self.mesh.send_replace(before);
+            return Err(error.into());
+        }
         let in_force = InForce {
             number,
             counts: tables.counts(),
@@ -143,8 +177,6 @@ impl Follower {
             took = ?in_force.took,
             "configuration in force"
         );
-        // after the kernel: a detour of the old generation may be routed by the old mesh
-        self.mesh.send_replace(Arc::new(mesh));
         let mut state = self.state.lock().expect("no panic while locked");
         state.in_force = Some(in_force);
         state.applied += 1;
@@ -152,28 +184,103 @@ impl Follower {
     }
 }
 
-/// Waits for a change and for the quiet after it; false when nobody watches any more.
-fn wait_for_change(changes: &Receiver<()>) -> bool {
-    if changes.recv().is_err() {
-        return false;
+/// What an event says; `None`: nothing has changed. Reading a file is an event too.
+fn change(event: notify::Result<EventKind>) -> Option<Change> {
+    match event {
+        Ok(EventKind::Access(AccessKind::Close(AccessMode::Write)))
+        | Ok(EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both))) => {
+            Some(Change::Ended)
+        }
+        Ok(EventKind::Access(_)) => None,
+        Ok(_) | Err(_) => Some(Change::Begun),
     }
+}
+
+/// Waits for a change and for the quiet after it; false when nobody watches any more.
+fn wait_for_change(changes: &Receiver<Change>) -> bool {
+    let Ok(mut last) = changes.recv() else { return false };
     let latest = Instant::now() + LATEST;
     loop {
         let left = latest.saturating_duration_since(Instant::now());
-        match changes.recv_timeout(QUIET.min(left)) {
-            Ok(()) if Instant::now() < latest => {}
-            Ok(()) | Err(RecvTimeoutError::Timeout) => return true,
+        let quiet = if last == Change::Ended { SETTLED } else { QUIET };
+        match changes.recv_timeout(quiet.min(left)) {
+            Ok(change) if Instant::now() < latest => last = change,
+            Ok(_) | Err(RecvTimeoutError::Timeout) => return true,
             Err(RecvTimeoutError::Disconnected) => return false,
         }
     }
 }
 
-fn log_problems(problems: &[Problem]) {
-    for problem in problems {
+/// Logs what was not among the problems of the configuration before.
+fn log_new(problems: &[Problem], before: &[Problem]) {
+    let before: HashSet<&Problem> = before.iter().collect();
+    for problem in problems.iter().filter(|problem| !before.contains(problem)) {
         match problem.severity {
             beeway_config::Severity::Error => tracing::error!("{problem}"),
             beeway_config::Severity::Warning => tracing::warn!("{problem}"),
             beeway_config::Severity::Notice => tracing::info!("{problem}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::Sender;
+    use std::thread;
+
+    use super::*;
+
+    /// How long is waited after these changes, each sent when the one before it is taken.
+    fn waited(script: impl FnOnce(Sender<Change>) + Send + 'static) -> Duration {
+        let (send, changes) = channel();
+        let script = thread::spawn(move || script(send));
+        let begun = Instant::now();
+        assert!(wait_for_change(&changes));
+        let waited = begun.elapsed();
+        drop(changes);
+        script.join().unwrap();
+        waited
+    }
+
+    #[test]
+    fn the_end_of_a_change_is_not_waited_on_for_long() {
+        let hold = |_send: Sender<Change>| thread::sleep(LATEST * 2);
+        let begun = waited(move |send| {
+            send.send(Change::Begun).unwrap();
+            hold(send);
+        });
+        assert!(begun >= QUIET, "{begun:?}");
+        let ended = waited(move |send| {
+            send.send(Change::Begun).unwrap();
+            send.send(Change::Ended).unwrap();
+            hold(send);
+        });
+        assert!(ended >= SETTLED, "{ended:?}");
+        let busy = waited(|send| {
+            while send.send(Change::Ended).is_ok() {
+                thread::sleep(Duration::from_micros(100));
+            }
+        });
+        assert!(busy >= LATEST, "{busy:?}");
+    }
+
+    #[test]
+    fn reading_is_no_change() {
+        use notify::event::{CreateKind, DataChange, RemoveKind};
+        let read = EventKind::Access(AccessKind::Open(AccessMode::Any));
+        assert_eq!(change(Ok(read)), None);
+        let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
+        let renamed = EventKind::Modify(ModifyKind::Name(RenameMode::To));
+        for ended in [written, renamed] {
+            assert_eq!(change(Ok(ended)), Some(Change::Ended), "{ended:?}");
+        }
+        for begun in [
+            EventKind::Create(CreateKind::File),
+            EventKind::Modify(ModifyKind::Data(DataChange::Any)),
+            EventKind::Modify(ModifyKind::Name(RenameMode::From)),
+            EventKind::Remove(RemoveKind::File),
+        ] {
+            assert_eq!(change(Ok(begun)), Some(Change::Begun), "{begun:?}");
         }
     }
 }

@@ -128,6 +128,9 @@ impl Reader {
         let state = self.0.follower.state();
         counter(encoder, "generations", "Configurations put in force", state.applied)?;
         counter(encoder, "generations_refused", "Configurations refused", state.refused)?;
+        let (name, help) =
+            ("configuration_in_force", "Whether the files as last read are in force");
+        gauge(encoder, name, help, u64::from(state.rejected.is_none()))?;
         let errors =
             |severity| state.problems.iter().filter(|p| p.severity == severity).count() as u64;
         let problems = errors(beeway_config::Severity::Error);

@@ -156,13 +156,21 @@ impl Tables {
 
     /// The generation as the kernel map holds it: [`Tables::BYTES`] bytes in native byte order.
     pub fn bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(Self::BYTES);
-        bytes.extend_from_slice(&self.number.to_ne_bytes());
-        for word in self.header().iter().chain(&self.words) {
-            bytes.extend_from_slice(&word.to_ne_bytes());
-        }
-        bytes.resize(Self::BYTES, 0);
+        let mut bytes = vec![0; Self::BYTES];
+        self.write(&mut bytes);
         bytes
+    }
+
+    /// Writes the generation over the beginning of [`Tables::BYTES`] zero bytes; what is not in
+    /// use stays zero.
+    pub(crate) fn write(&self, bytes: &mut [u8]) {
+        let (number, words) = bytes.split_at_mut(8);
+        number.copy_from_slice(&self.number.to_ne_bytes());
+        let header = self.header();
+        let used = header.iter().chain(&self.words);
+        for (place, word) in words.as_chunks_mut::<4>().0.iter_mut().zip(used) {
+            *place = word.to_ne_bytes();
+        }
     }
 
     fn header(&self) -> [u32; 8] {

@@ -1,0 +1,361 @@
+//! One YAML document → the objects in it, as far as the document alone tells. What comes of it
+//! depends on nothing but the document's text, so it can be kept while that stays the same.
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::decode::{Unread, decode};
+use crate::document::{self, Node, Value};
+use crate::problem::{Problem, Severity};
+use crate::{gateway, istio};
+
+/// Where an object was written, and what it is called in problems.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    /// Empty until the document's file is known.
+    file: Arc<Path>,
+    /// Lines of the file before the document.
+    before: usize,
+    label: Arc<str>,
+    node: Arc<Node>,
+}
+
+/// One object of a kind that is read.
+#[derive(Debug)]
+pub(crate) struct Object<T> {
+    pub place: Place,
+    written: Arc<Written<T>>,
+}
+
+/// What is written of an object, wherever that is.
+#[derive(Debug)]
+pub(crate) struct Written<T> {
+    pub namespace: String,
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+    pub created: Option<Timestamp>,
+    pub deleted: bool,
+    pub body: T,
+}
+
+impl<T> Deref for Object<T> {
+    type Target = Written<T>;
+
+    fn deref(&self) -> &Written<T> {
+        &self.written
+    }
+}
+
+/// One object of a document, or what was to be one. Places and problems know no file yet, and
+/// count lines from the document's first.
+#[derive(Debug)]
+pub(crate) struct Item {
+    /// `None`: it is no object of a kind that is read, and there are only problems.
+    pub identity: Option<Identity>,
+    pub place: Place,
+    /// Group, kind, namespace and name have nothing to do with these.
+    pub problems: Vec<Problem>,
+    /// `None`: it cannot be used.
+    pub typed: Option<Typed>,
+}
+
+/// What no two objects have in common.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Identity {
+    group: String,
+    kind: String,
+    namespace: String,
+    name: String,
+}
+
+/// An object of one of the kinds that are read.
+#[derive(Debug)]
+pub(crate) enum Typed {
+    Service(Arc<Written<core::Service>>),
+    Pod(Arc<Written<core::Pod>>),
+    EndpointSlice(Arc<Written<EndpointSlice>>),
+    HttpRoute(Arc<Written<gateway::HttpRoute>>),
+    ReferenceGrant(Arc<Written<gateway::ReferenceGrant>>),
+    VirtualService(Arc<Written<istio::VirtualService>>),
+    DestinationRule(Arc<Written<istio::DestinationRule>>),
+    ServiceEntry(Arc<Written<istio::ServiceEntry>>),
+    WorkloadEntry(Arc<Written<istio::WorkloadEntry>>),
+    /// A kind whose form is checked, and that says nothing else.
+    Checked,
+}
+
+impl<T> Object<T> {
+    pub(crate) fn new(place: Place, written: &Arc<Written<T>>) -> Self {
+        Self { place, written: written.clone() }
+    }
+}
+
+impl Place {
+    /// What the object is called: `VirtualService default/reviews`.
+    pub(crate) fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// Something asked for at this path is not done.
+    pub(crate) fn error(&self, path: &str, reason: impl Into<String>) -> Problem {
+        self.problem(Severity::Error, path, reason.into())
+    }
+
+    /// A part of what is asked for at this path is not carried out.
+    pub(crate) fn warning(&self, path: &str, reason: impl Into<String>) -> Problem {
+        self.problem(Severity::Warning, path, reason.into())
+    }
+
+    /// Worth knowing.
+    pub(crate) fn notice(&self, path: &str, reason: impl Into<String>) -> Problem {
+        self.problem(Severity::Notice, path, reason.into())
+    }
+
+    fn problem(&self, severity: Severity, path: &str, reason: String) -> Problem {
+        let line = Some(self.before + self.node.line_of(path));
+        let object = (!self.label.is_empty()).then(|| self.label.to_string());
+        Problem { severity, file: self.file.to_path_buf(), line, object, reason }
+    }
+
+    /// File and line.
+    pub(crate) fn position(&self) -> String {
+        format!("{}:{}", self.file.display(), self.before + self.node.line)
+    }
+
+    /// The same place in a file, behind that many lines.
+    pub(crate) fn within(&self, file: &Arc<Path>, before: usize) -> Self {
+        Self { file: file.clone(), before, ..self.clone() }
+    }
+
+    fn of(node: Node) -> Self {
+        let file = Arc::from(Path::new(""));
+        Self { file, before: 0, label: Arc::from(""), node: Arc::new(node) }
+    }
+}
+
+/// Reads the objects of a document.
+pub(crate) fn read(text: &str) -> Vec<Item> {
+    let mut items = Vec::new();
+    match document::parse(text) {
+        None => {}
+        Some(Ok(node)) => document_items(node, &mut items),
+        Some(Err(malformed)) => {
+            let problem = Problem {
+                severity: Severity::Error,
+                file: PathBuf::new(),
+                line: Some(malformed.line),
+                object: None,
+                reason: malformed.reason,
+            };
+            let place = Place::of(Node { line: malformed.line, value: Value::Null });
+            items.push(Item { identity: None, place, problems: vec![problem], typed: None });
+        }
+    }
+    items
+}
+
+/// What every custom resource has around its `spec`.
+#[derive(Deserialize)]
+struct Resource<S> {
+    #[serde(rename = "apiVersion")]
+    _api_version: String,
+    #[serde(rename = "kind")]
+    _kind: String,
+    #[serde(rename = "metadata")]
+    _metadata: Unread,
+    spec: S,
+    #[serde(rename = "status")]
+    _status: Option<Unread>,
+}
+
+const ISTIO_VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha3"];
+const GATEWAY_VERSIONS: [&str; 2] = ["v1", "v1beta1"];
+
+fn document_items(node: Node, items: &mut Vec<Item>) {
+    let (Some(version), Some(kind)) = (node.text("apiVersion"), node.text("kind")) else {
+        let place = Place::of(node);
+        let problem = place.error("", "not a Kubernetes object: no apiVersion or no kind");
+        items.push(Item { identity: None, place, problems: vec![problem], typed: None });
+        return;
+    };
+    let list = kind.ends_with("List");
+    let (group, version) = version.rsplit_once('/').unwrap_or(("", version));
+    let (group, version, kind) = (group.to_owned(), version.to_owned(), kind.to_owned());
+    match node.into_list_items(list) {
+        Ok(nodes) => nodes.into_iter().for_each(|node| document_items(node, items)),
+        Err(node) => items.push(item(node, group, &version, kind)),
+    }
+}
+
+fn item(node: Node, group: String, version: &str, kind: String) -> Item {
+    let mut place = Place::of(node);
+    let metadata = place.node.get("metadata");
+    let name = metadata.and_then(|m| m.text("name")).unwrap_or_default().to_owned();
+    let cluster_wide = group.is_empty() && matches!(&*kind, "Namespace" | "Node");
+    let namespace = match metadata.and_then(|m| m.text("namespace")) {
+        _ if cluster_wide => String::new(),
+        Some(namespace) if !namespace.is_empty() => namespace.to_owned(),
+        _ => "default".to_owned(),
+    };
+    place.label = match cluster_wide {
+        true => format!("{kind} {name}").into(),
+        false => format!("{kind} {namespace}/{name}").into(),
+    };
+    let versions: &[&str] = match &*group {
+        "networking.istio.io" => &ISTIO_VERSIONS,
+        "gateway.networking.k8s.io" => &GATEWAY_VERSIONS,
+        _ => &["v1"],
+    };
+    let refused = if let Some(problem) = unread_kind(&place, &group, &kind) {
+        Some(problem)
+    } else if !versions.contains(&version) {
+        let reason = format!("version {version} of {kind} is not supported; it is not applied");
+        Some(place.error("apiVersion", reason))
+    } else if name.is_empty() {
+        Some(place.error("metadata", "no metadata.name; it is not applied"))
+    } else {
+        None
+    };
+    if let Some(problem) = refused {
+        return Item { identity: None, place, problems: vec![problem], typed: None };
+    }
+    let identity = Identity { group, kind, namespace, name };
+    let mut reader = Reader { identity: &identity, place: &place, problems: Vec::new() };
+    let typed = reader.typed();
+    let problems = reader.problems;
+    Item { identity: Some(identity), place, problems, typed }
+}
+
+struct Reader<'a> {
+    identity: &'a Identity,
+    place: &'a Place,
+    problems: Vec<Problem>,
+}
+
+impl Reader<'_> {
+    fn typed(&mut self) -> Option<Typed> {
+        Some(match &*self.identity.kind {
+            "Namespace" => self.read::<core::Namespace>().map(|_| Typed::Checked)?,
+            "Node" => self.read::<core::Node>().map(|_| Typed::Checked)?,
+            "Service" => Typed::Service(self.read()?.into()),
+            "Pod" => Typed::Pod(self.read()?.into()),
+            "EndpointSlice" => Typed::EndpointSlice(self.read()?.into()),
+            "HTTPRoute" => Typed::HttpRoute(self.read_spec()?),
+            "ReferenceGrant" => Typed::ReferenceGrant(self.read_spec()?),
+            "VirtualService" => Typed::VirtualService(self.read_spec()?),
+            "DestinationRule" => Typed::DestinationRule(self.read_spec()?),
+            "ServiceEntry" => Typed::ServiceEntry(self.read_spec()?),
+            _ => Typed::WorkloadEntry(self.read_spec()?),
+        })
+    }
+
+    fn read_spec<T: DeserializeOwned>(&mut self) -> Option<Arc<Written<T>>> {
+        let read = self.read::<Resource<T>>()?;
+        Some(Arc::new(Written {
+            namespace: read.namespace,
+            name: read.name,
+            labels: read.labels,
+            annotations: read.annotations,
+            created: read.created,
+            deleted: read.deleted,
+            body: read.body.spec,
+        }))
+    }
+
+    fn read<T: DeserializeOwned>(&mut self) -> Option<Written<T>> {
+        let place = self.place;
+        let metadata = place
+            .node
+            .get("metadata")
+            .map_or_else(|| Ok((ObjectMeta::default(), Vec::new())), decode::<ObjectMeta>);
+        let (metadata, body, unread) = match (metadata, decode::<T>(&place.node)) {
+            (Ok((metadata, _)), Ok((body, unread))) => (metadata, body, unread),
+            (Err(misfit), _) | (_, Err(misfit)) => {
+                let mut problem = place.error("", format!("{}; it is not applied", misfit.reason));
+                problem.line = misfit.line.or(problem.line);
+                self.problems.push(problem);
+                return None;
+            }
+        };
+        let mut unsafe_match = false;
+        for path in unread {
+            // A condition that is not understood must not be taken as met.
+            if is_condition(&path) {
+                let reason =
+                    format!("{path} is not known: a condition cannot be ignored; not applied");
+                self.problems.push(place.error(&path, reason));
+                unsafe_match = true;
+            } else {
+                let reason = format!("{path} is not known; it is ignored");
+                self.problems.push(place.warning(&path, reason));
+            }
+        }
+        (!unsafe_match).then(|| Written {
+            namespace: self.identity.namespace.clone(),
+            name: self.identity.name.clone(),
+            labels: metadata.labels.unwrap_or_default(),
+            annotations: metadata.annotations.unwrap_or_default(),
+            created: metadata.creation_timestamp.map(|time| time.0),
+            deleted: metadata.deletion_timestamp.is_some(),
+            body,
+        })
+    }
+}
+
+/// Whether a path lies in the `match` of a VirtualService or the `matches` of an HTTPRoute.
+fn is_condition(path: &str) -> bool {
+    let mut steps = path.split('.');
+    (steps.next(), steps.next()) == (Some("spec"), Some("http"))
+        && path.split('.').nth(3) == Some("match")
+        || path.starts_with("spec.rules.") && path.split('.').nth(3) == Some("matches")
+}
+
+/// What to say of an object of a kind that is not read; `None` for the kinds that are.
+fn unread_kind(place: &Place, group: &str, kind: &str) -> Option<Problem> {
+    let security =
+        matches!(kind, "AuthorizationPolicy" | "PeerAuthentication" | "RequestAuthentication")
+            || kind.ends_with("NetworkPolicy");
+    let read = match group {
+        "" => matches!(kind, "Service" | "Pod" | "Namespace" | "Node"),
+        "discovery.k8s.io" => kind == "EndpointSlice",
+        "gateway.networking.k8s.io" => matches!(kind, "HTTPRoute" | "ReferenceGrant"),
+        "networking.istio.io" => {
+            matches!(kind, "VirtualService" | "DestinationRule" | "ServiceEntry" | "WorkloadEntry")
+        }
+        _ => false,
+    };
+    // Built-in kinds that say nothing about traffic.
+    let harmless = match group {
+        "" => !matches!(kind, "Endpoints"),
+        "apps"
+        | "batch"
+        | "autoscaling"
+        | "policy"
+        | "rbac.authorization.k8s.io"
+        | "apiextensions.k8s.io"
+        | "storage.k8s.io"
+        | "scheduling.k8s.io"
+        | "coordination.k8s.io" => true,
+        _ => false,
+    };
+    if read {
+        None
+    } else if security {
+        let reason = "this version does NOT enforce it: what it forbids is allowed";
+        Some(place.error("kind", reason))
+    } else if harmless {
+        Some(place.notice("kind", "this kind says nothing about traffic; it is not read"))
+    } else {
+        Some(place.warning("kind", "this kind is not supported yet; it is not applied"))
+    }
+}

@@ -1,0 +1,86 @@
+//! Configurations one after the other: what has not changed since the last one is not parsed again.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::item::{self, Item};
+use crate::objects::Collector;
+use crate::{Loaded, Options, document, mesh};
+
+/// Reads configurations. Each is what [`load`](crate::load) would make of the same files; but the
+/// objects of a document with the same text in the same file as last time are kept, because to
+/// parse them is what takes long.
+#[derive(Debug, Default)]
+pub struct Loader {
+    options: Options,
+    files: HashMap<PathBuf, File>,
+}
+
+#[derive(Debug)]
+struct File {
+    name: Arc<Path>,
+    text: String,
+    documents: Vec<Document>,
+}
+
+#[derive(Debug)]
+struct Document {
+    /// Lines of the file before it.
+    before: usize,
+    text: Arc<str>,
+    items: Arc<[Item]>,
+}
+
+impl Loader {
+    /// A loader that has read nothing yet.
+    pub fn new(options: Options) -> Self {
+        Self { options, files: HashMap::new() }
+    }
+
+    /// Reads a configuration from the texts of its files.
+    pub fn load(&mut self, texts: Vec<(PathBuf, String)>) -> Loaded {
+        let mut before = std::mem::take(&mut self.files);
+        let mut files = Vec::new();
+        for (path, text) in texts {
+            let file = match before.remove(&path) {
+                Some(same) if same.text == text => same,
+                other => File::read(&path, text, other.map(|file| file.documents)),
+            };
+            files.push((path, file));
+        }
+        let mut collector = Collector::default();
+        for (_, file) in &files {
+            for document in &file.documents {
+                collector.document(&file.name, document.before, &document.items);
+            }
+        }
+        let (objects, problems) = collector.finish();
+        self.files = files.into_iter().collect();
+        mesh(&objects, &self.options, problems)
+    }
+
+    /// Whether these texts are others than those of the last configuration.
+    pub fn differs(&self, texts: &[(PathBuf, String)]) -> bool {
+        let same = |(path, text): &(PathBuf, String)| {
+            self.files.get(path).is_some_and(|file| file.text == *text)
+        };
+        texts.len() != self.files.len() || !texts.iter().all(same)
+    }
+}
+
+impl File {
+    fn read(path: &Path, text: String, before: Option<Vec<Document>>) -> Self {
+        let kept = before.into_iter().flatten().map(|d| (d.text, d.items));
+        let kept: HashMap<Arc<str>, Arc<[Item]>> = kept.collect();
+        let documents = document::cut(&text).into_iter().map(|(before, piece)| {
+            let (text, items) = match kept.get_key_value(piece) {
+                Some((text, items)) => (text.clone(), items.clone()),
+                None => (piece.into(), item::read(piece).into()),
+            };
+            Document { before, text, items }
+        });
+        let documents = documents.collect();
+        Self { name: path.into(), text, documents }
+    }
+}

@@ -1,0 +1,94 @@
+//! A loader that keeps what it has parsed says the same as one that begins anew.
+
+use std::path::PathBuf;
+
+use beeway_config::{Loader, Options, load};
+
+type Files = Vec<(PathBuf, String)>;
+
+/// Documents that depend on one another, stand in one another's way, or are broken.
+const DOCUMENTS: [&str; 14] = [
+    "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  clusterIP: 10.96.0.1\n  \
+     selector: {app: a}\n  ports: [{name: http, port: 80}]\n",
+    "apiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec:\n  clusterIP: 10.96.0.2\n  \
+     selector: {app: b}\n  ports: [{name: http, port: 80}, {port: 70000}]\n",
+    "# the same name again\napiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  \
+     clusterIP: 10.96.0.3\n  odd: 1\n  ports: [{name: http, port: 8080}]\n",
+    "apiVersion: v1\nkind: Pod\nmetadata: {name: a-1, labels: {app: a, version: v1}}\n\
+     status: {phase: Running, podIP: 10.0.0.1}\n",
+    "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Pod\n  metadata: \
+     {name: b-1, labels: {app: b}}\n  status: {podIP: 10.0.0.2}\n- kind: none\n",
+    "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: a}\nspec:\n  \
+     host: a\n  subsets: [{name: v1, labels: {version: v1}}]\n",
+    "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a}\nspec:\n  \
+     hosts: [a, missing]\n  http:\n  - match: [{uri: {prefix: /x}}]\n    route: \
+     [{destination: {host: b}}]\n  - route: [{destination: {host: a, subset: v1}}]\n",
+    "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: all}\nspec:\n  \
+     hosts: ['*.svc.cluster.local']\n  http:\n  - match: [{uri: {regex: '/r.*'}}]\n    route: \
+     [{destination: {host: b}}]\n",
+    "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: bad}\nspec:\n  \
+     hosts: [b]\n  http:\n  - match: [{uri: {regex: '('}}]\n    route: \
+     [{destination: {host: b}}]\n",
+    "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r}\nspec:\n  \
+     parentRefs: [{group: '', kind: Service, name: b}]\n  rules:\n  - matches: \
+     [{path: {value: /y}}, {path: {value: /z}}]\n    backendRefs: [{name: a, port: 80}]\n",
+    "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: s, \
+     namespace: other}\nspec:\n  parentRefs: [{group: '', kind: Service, name: b, namespace: \
+     default}]\n  rules: [{backendRefs: [{name: a, namespace: default, port: 80}]}]\n",
+    "a: [1\n",
+    "# nothing\n",
+    "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n",
+];
+
+fn text(random: &mut fastrand::Rng) -> String {
+    let documents = (0..random.usize(0..5)).map(|_| DOCUMENTS[random.usize(0..DOCUMENTS.len())]);
+    let separators = ["---\n", "...\n---\n", "--- # c\n\n"];
+    documents.map(|document| format!("{}{document}", separators[document.len() % 3])).collect()
+}
+
+/// Replaces, adds, removes or renames a file, or puts a line in front of one.
+fn edit(files: &mut Files, random: &mut fastrand::Rng) {
+    let at = random.usize(0..=files.len());
+    match (random.u8(0..5), files.get_mut(at)) {
+        (0, Some(file)) => file.1 = text(random),
+        (1, Some(file)) => file.1.insert_str(0, "# moved by a line\n"),
+        (2, Some(_)) => drop(files.remove(at)),
+        (3, Some(file)) => file.0 = format!("{}.yaml", random.u8(..)).into(),
+        _ => files.push((format!("{}.yaml", random.u8(..)).into(), text(random))),
+    }
+    files.sort();
+    files.dedup_by(|a, b| a.0 == b.0);
+}
+
+#[test]
+fn what_is_kept_changes_nothing() {
+    let mut random = fastrand::Rng::with_seed(3);
+    let options = Options { node: None };
+    let mut loader = Loader::new(options.clone());
+    let mut files = Files::new();
+    let (mut routed, mut problems) = (0, 0);
+    for round in 0..400 {
+        for _ in 0..random.usize(0..3) {
+            edit(&mut files, &mut random);
+        }
+        let fresh = load(&files, &options);
+        assert_eq!(loader.load(files.clone()), fresh, "round {round}: {files:#?}");
+        assert!(!loader.differs(&files));
+        let ports = fresh.mesh.services.iter().flat_map(|service| &service.ports);
+        routed += ports.filter(|port| port.rules.is_some()).count();
+        problems += fresh.problems.len();
+    }
+    assert!(routed > 100 && problems > 100, "{routed} ports were routed, {problems} problems");
+}
+
+#[test]
+fn other_texts_differ() {
+    let mut loader = Loader::default();
+    let files: Files = vec![("a.yaml".into(), "a: 1\n".into()), ("b.yaml".into(), "".into())];
+    assert!(loader.differs(&files));
+    loader.load(files.clone());
+    assert!(!loader.differs(&files));
+    assert!(loader.differs(&files[..1]));
+    let renamed = [files[0].clone(), ("c.yaml".into(), "".into())];
+    assert!(loader.differs(&renamed));
+}
