@@ -14,6 +14,7 @@ struct layouts {
 	struct member member;
 	struct workload workload;
 	struct table table;
+	struct paths paths;
 	struct run run;
 	struct machine machine;
 	struct group group;

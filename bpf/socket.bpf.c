@@ -316,9 +316,9 @@ static __always_inline void
 examine(struct sk_msg_md *msg, struct conn *conn, struct generation *g, struct request *r)
 {
 	struct scratch *s = claim_scratch();
-	struct verdict v = {};
+	struct verdict *v;
 	struct head h;
-	u32 length;
+	u32 length, lane = LANE_DETOUR, why = REASON_NONE;
 	int reason;
 
 	r->lane = LANE_DETOUR;
@@ -329,11 +329,16 @@ examine(struct sk_msg_md *msg, struct conn *conn, struct generation *g, struct r
 	length = read_head(msg, s);
 	reason = length ? parse_head(s, length, &h) : REASON_HEAD_LIMIT;
 	if (!reason) {
-		v.service = conn->service;
-		v.endpoint = conn->endpoint;
-		v.source = conn->source;
-		v.draw = r->draw;
-		judge(g, s, &h, &v);
+		v = &s->verdict;
+		v->service = conn->service;
+		v->endpoint = conn->endpoint;
+		v->source = conn->source;
+		v->draw = r->draw;
+		judge(g, s, &h, v);
+		lane = v->lane;
+		r->answer = v->answer;
+		r->certain = v->certain;
+		why = v->reason;
 	}
 	release_scratch(s);
 	r->reason = reason;
@@ -343,10 +348,8 @@ examine(struct sk_msg_md *msg, struct conn *conn, struct generation *g, struct r
 	if (!begin_body(msg, conn, &h, r))
 		return;
 	r->sticky = 0;
-	r->lane = v.lane;
-	r->reason = v.reason;
-	r->answer = v.answer;
-	r->certain = v.certain;
+	r->lane = lane;
+	r->reason = why;
 }
 
 /* Keeps answers in the order of requests; false when that cannot be. */

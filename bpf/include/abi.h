@@ -147,19 +147,25 @@ struct workload {
 };
 
 /*
- * The rules of one service port. The automaton reads host, a zero byte, path. Where a request ends
- * there is the struct group of rules that it may match (0: none).
+ * The rules of one service port. Automata over the path lead to groups of rules, of which the
+ * first that holds wins: those of rules that name no host, and those that the host leads to.
  */
 struct table {
 	unsigned int flags;		/* enum table_flags */
-	unsigned int classes;		/* 256 bytes: the column of each byte in a row, from 1 */
-	unsigned int start;		/* first state */
+	unsigned int classes;		/* of all paths: 256 bytes, the column of each byte, from 1 */
+	unsigned int any;		/* struct paths of rules that name no host */
+	unsigned int hosts;		/* struct machine; accepts a struct paths; 0: none names one */
 	unsigned int no_route;		/* struct answer when no rule holds */
 };
 
 enum table_flags {
 	TABLE_DETOUR = 1,	/* past a limit: userspace decides everything */
-	TABLE_HOSTS = 2,	/* some rule looks at the host; otherwise the automaton sees "" */
+};
+
+/* First states of automata over the path; where it ends is a struct group (0: none). */
+struct paths {
+	unsigned int exact;		/* over the path as it is */
+	unsigned int folded;		/* over the path in lower case */
 };
 
 /*
@@ -177,12 +183,13 @@ struct run {
 	unsigned int bytes[2];
 };
 
-/* An automaton of one regular expression, in rows. */
+/* An automaton with columns of its own. */
 struct machine {
 	unsigned int classes;	/* as in struct table */
-	unsigned int start;	/* a row; what it accepts is an enum accepts */
+	unsigned int start;	/* first state */
 };
 
+/* What the automaton of a regular expression accepts a value as. */
 enum accepts { MACHINE_NO, MACHINE_YES, MACHINE_UNSURE };
 
 /* Rules in order; the first that holds wins. */
@@ -198,7 +205,8 @@ struct candidate {
 	unsigned int methods;		/* bit of each enum method that is allowed */
 	unsigned int rule;		/* index in the service port's list, for people */
 	unsigned int action;		/* struct action */
-	unsigned int pad;
+	unsigned int order;		/* of groups, the candidate with the smallest that holds wins:
+					 * twice the rule, and 1 when it is left to userspace */
 };
 
 enum method {

@@ -98,6 +98,21 @@ struct line {
 	u16 value_length;
 };
 
+/* What is asked about a request, and the answer. */
+struct verdict {
+	/* in */
+	struct address service;
+	struct address endpoint;
+	struct address source;
+	u32 draw;
+	/* out */
+	u32 lane;		/* LANE_NATIVE, LANE_DETOUR or LANE_ANSWERED */
+	u32 reason;
+	u32 rule;		/* + 1; 0: none */
+	u32 answer;		/* struct answer */
+	u32 certain;		/* no rules at all: any further request is native too */
+};
+
 /* Where a head is taken apart. Claimed for one run: sk_msg programs can be preempted. */
 struct scratch {
 	u32 busy;
@@ -110,6 +125,13 @@ struct scratch {
 	u32 query_length;
 	u64 known;		/* predicates of the group that have been looked at, a bit each */
 	u64 held;		/* those of them that hold */
+	u32 order;		/* of the best candidate so far */
+	u32 candidate;		/* its heap index; 0: none */
+	u32 unsure;		/* userspace must say whether it holds */
+	u32 from;		/* bytes of the head that walk() reads: up to `to` */
+	u32 to;
+	u32 pad;
+	struct verdict verdict;
 	struct line lines[HEAD_LINES];
 	u8 head[HEAD_BYTES + 64];
 };

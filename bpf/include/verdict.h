@@ -9,40 +9,20 @@
 
 #include "http.h"
 
-struct verdict {
-	/* in */
-	struct address service;
-	struct address endpoint;
-	struct address source;
-	u32 draw;
-	/* out */
-	u32 lane;		/* LANE_NATIVE, LANE_DETOUR or LANE_ANSWERED */
-	u32 reason;
-	u32 rule;		/* + 1; 0: none */
-	u32 answer;		/* struct answer */
-	u32 certain;		/* no rules at all: any further request is native too */
-};
-
 enum truth { NO, YES, UNSURE };
 
-/* Bytes of the head from `from` up to `to`, to be read by an automaton. */
-struct span {
-	u32 from;
-	u32 to;
-};
-
-/* Where an automaton gets from `state` over bytes of the head; 0 is dead. */
+/* Where an automaton gets from `state` over s->from up to s->to of the head; 0 is dead. */
 __weak __noinline u32
-walk(struct generation *g, u32 classes_at, u32 state, struct scratch *s, const struct span *span)
+walk(struct generation *g, u32 classes_at, u32 state, struct scratch *s)
 {
 	const u8 *classes;
 	u32 at, to, i;
 
-	if (!g || !s || !span)
+	if (!g || !s)
 		return 0;
 	classes = (const u8 *)AT(g, table, classes_at);
-	at = span->from;
-	to = span->to;
+	at = s->from;
+	to = s->to;
 	bpf_for(i, 0, HEAD_BYTES) {
 		struct run *run;
 		u32 n, left;
@@ -78,28 +58,20 @@ static __always_inline u32 accepted(struct generation *g, u32 state)
 	return state ? g->heap[state & (HEAP_WORDS - 1)] : 0;
 }
 
-/* Walks the automaton over host, zero byte, path; the group of rules, 0 for none. */
-static __always_inline u32
-find_group(struct generation *g, struct table *t, struct scratch *s, struct head *h)
+/* Puts s->from up to s->to of the head into lower case where they stand. */
+__weak __noinline int lower(struct scratch *s)
 {
-	struct span path = { h->path, h->path + h->path_length };
-	const u8 *classes = (const u8 *)AT(g, table, t->classes);
-	u32 state = t->start, i;
+	u32 i;
 
-	if (t->flags & TABLE_HOSTS) {
-		bpf_for(i, h->host, h->host + h->host_length) {
-			u8 c = byte_at(s, i);
+	if (!s)
+		return 0;
+	bpf_for(i, s->from, s->to) {
+		u8 c = byte_at(s, i);
 
-			if (!state)
-				break;
-			if (c >= 'A' && c <= 'Z')
-				c |= 0x20;
-			state = g->heap[(state + classes[c]) & (HEAP_WORDS - 1)];
-		}
-		if (state)
-			state = g->heap[(state + classes[0]) & (HEAP_WORDS - 1)];
+		if (c >= 'A' && c <= 'Z')
+			s->head[i & HEAD_MASK] = c | 0x20;
 	}
-	return accepted(g, walk(g, t->classes, state, s, &path));
+	return 0;
 }
 
 __weak __noinline int
@@ -133,7 +105,6 @@ same_bytes(struct generation *g, u32 bytes, struct scratch *s, u32 at, u32 lengt
 static __always_inline enum truth
 value_holds(struct generation *g, struct predicate *p, struct scratch *s, u32 at, u32 length)
 {
-	struct span value = { at, at + length };
 	struct machine *m;
 
 	switch (p->comparison) {
@@ -149,7 +120,9 @@ value_holds(struct generation *g, struct predicate *p, struct scratch *s, u32 at
 		break;
 	case COMPARE_REGEX:
 		m = AT(g, machine, p->value);
-		switch (accepted(g, walk(g, m->classes, m->start, s, &value))) {
+		s->from = at;
+		s->to = at + length;
+		switch (accepted(g, walk(g, m->classes, m->start, s))) {
 		case MACHINE_NO:
 			return NO;
 		case MACHINE_YES:
@@ -288,34 +261,90 @@ candidate_holds(struct generation *g, u32 predicates, struct candidate *c, struc
 	return s->known & ((c->need & ~s->held) | (c->forbid & s->held)) ? NO : YES;
 }
 
-/* The first candidate of a group that holds; 0 for none, `unsure` when userspace must say. */
-static __always_inline struct candidate *
-find_candidate(struct generation *g, u32 group, struct scratch *s, struct head *h,
-	       const struct verdict *v, bool *unsure)
+/* Takes the first candidate of a group that holds, if it comes before the one taken so far. */
+__weak __noinline int
+consider(struct generation *g, u32 group, struct scratch *s, struct head *h, const struct verdict *v)
 {
-	struct group *first = AT(g, group, group);
-	u32 count = first->count, predicates = first->predicates, at = 0, i;
+	struct group *first;
+	u32 count, predicates, i;
 
+	if (!g || !group || !s || !h || !v)
+		return 0;
+	first = AT(g, group, group);
+	count = first->count;
+	predicates = first->predicates;
 	s->known = s->held = 0;
-	s->query = h->query;
-	s->query_length = h->query_length;
 	bpf_for(i, 0, GROUP_CANDIDATES) {
 		u32 index = group + WORDS_OF(group) + i * WORDS_OF(candidate);
 		struct candidate *c = AT(g, candidate, index);
 		enum truth truth;
+		u32 order;
 
-		if (i >= count)
+		if (i >= count || c->order >= s->order)
 			break;
 		if (!(c->methods >> h->method & 1))
 			continue;
 		truth = candidate_holds(g, predicates, c, s, v);
 		if (truth == NO)
 			continue;
-		*unsure = truth == UNSURE;
-		at = index;
+		order = truth == UNSURE ? c->order | 1 : c->order;
+		if (order < s->order) {
+			s->order = order;
+			s->candidate = index;
+			s->unsure = truth == UNSURE;
+		}
 		break;
 	}
-	return at ? AT(g, candidate, at) : NULL;
+	return 0;
+}
+
+/* The struct paths of the rules that name the host; 0 for none. */
+static __always_inline u32
+find_host(struct generation *g, u32 index, struct scratch *s, struct head *h)
+{
+	struct machine *m = AT(g, machine, index);
+
+	if (!index)
+		return 0;
+	s->from = h->host;
+	s->to = h->host + h->host_length;
+	return accepted(g, walk(g, m->classes, m->start, s));
+}
+
+/* Considers what an automaton over the path leads to. */
+static __always_inline void
+follow(struct generation *g, struct table *t, u32 start, struct scratch *s, struct head *h,
+       const struct verdict *v)
+{
+	if (!start)
+		return;
+	s->from = h->path;
+	s->to = h->path + h->path_length;
+	consider(g, accepted(g, walk(g, t->classes, start, s)), s, h, v);
+}
+
+/* Finds the first candidate that holds; s->candidate and s->unsure. */
+static __always_inline void
+find_candidate(struct generation *g, struct table *t, struct scratch *s, struct head *h,
+	       const struct verdict *v)
+{
+	u32 named = find_host(g, t->hosts, s, h);
+
+	s->order = ~0u;
+	s->candidate = s->unsure = 0;
+	s->query = h->query;
+	s->query_length = h->query_length;
+	follow(g, t, AT(g, paths, t->any)->exact, s, h, v);
+	if (named)
+		follow(g, t, AT(g, paths, named)->exact, s, h, v);
+	if (!AT(g, paths, t->any)->folded && !(named && AT(g, paths, named)->folded))
+		return;
+	s->from = h->path;
+	s->to = h->path + h->path_length;
+	lower(s);
+	follow(g, t, AT(g, paths, t->any)->folded, s, h, v);
+	if (named)
+		follow(g, t, AT(g, paths, named)->folded, s, h, v);
 }
 
 /* The heap index of the cluster that the draw chooses; 0 for a backend that is missing. */
@@ -367,10 +396,8 @@ static __always_inline void
 apply_table(struct generation *g, struct table *t, struct scratch *s, struct head *h,
 	    struct verdict *v)
 {
-	bool unsure = false;
-	struct candidate *c = NULL;
+	struct candidate *c;
 	struct action *a;
-	u32 group;
 
 	v->lane = LANE_DETOUR;
 	v->reason = REASON_TABLE;
@@ -379,14 +406,13 @@ apply_table(struct generation *g, struct table *t, struct scratch *s, struct hea
 	v->reason = REASON_PATH;
 	if (h->needs_normalising)
 		return;
-	group = find_group(g, t, s, h);
-	if (group)
-		c = find_candidate(g, group, s, h, v, &unsure);
+	find_candidate(g, t, s, h, v);
 	v->reason = REASON_UNUSUAL;
-	if (unsure)
+	if (s->unsure)
 		return;
-	if (!c)
+	if (!s->candidate)
 		return answer(v, t->no_route, REASON_NO_ROUTE);
+	c = AT(g, candidate, s->candidate);
 	v->rule = c->rule + 1;
 	a = AT(g, action, c->action);
 	if (a->kind == ACTION_FORWARD) {

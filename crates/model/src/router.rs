@@ -177,27 +177,30 @@ fn regex_holds(pattern: &str, ignore_case: bool, value: &[u8]) -> bool {
     let Ok(value) = std::str::from_utf8(value) else {
         return false;
     };
-    let flags = if ignore_case { "(?i)" } else { "" };
-    compiled(&format!("^{flags}(?:{pattern})$")).is_some_and(|regex| regex.is_match(value))
+    compiled(pattern, ignore_case).is_some_and(|regex| regex.is_match(value))
 }
 
 /// How many compiled patterns are kept. When there are more, all are forgotten and those in use
 /// compiled again: slower, with the same result.
 const PATTERNS: usize = 4096;
 
-/// The regex of a pattern's text, compiled when it is first asked for; `None`: it is none.
-fn compiled(pattern: &str) -> Option<Arc<Regex>> {
+/// The regex of a pattern, compiled when it is first asked for; `None`: it is none by itself,
+/// whatever it may become between parentheses.
+fn compiled(pattern: &str, ignore_case: bool) -> Option<Arc<Regex>> {
     static KNOWN: LazyLock<RwLock<HashMap<String, Option<Arc<Regex>>>>> =
         LazyLock::new(RwLock::default);
+    let flags = if ignore_case { "(?i)" } else { "" };
+    let whole = format!("^{flags}(?:{pattern})$");
     // What was kept stays right whoever panicked.
-    if let Some(regex) = KNOWN.read().unwrap_or_else(PoisonError::into_inner).get(pattern) {
+    if let Some(regex) = KNOWN.read().unwrap_or_else(PoisonError::into_inner).get(&whole) {
         return regex.clone();
     }
-    let regex = Regex::new(pattern).ok().map(Arc::new);
+    let alone = regex_syntax::parse(pattern).is_ok();
+    let regex = Regex::new(&whole).ok().filter(|_| alone).map(Arc::new);
     let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
     if known.len() >= PATTERNS {
         known.clear();
     }
-    known.insert(pattern.to_owned(), regex.clone());
+    known.insert(whole, regex.clone());
     regex
 }

@@ -7,8 +7,8 @@ use rustc_hash::FxHashMap;
 
 use super::compose::Parts;
 use super::pattern::{Pattern, Regex};
-use super::sets::{Pool, SetId, Sets};
-use super::state::{State, StateId, Step, TooLarge};
+use super::sets::{Pool, Sets};
+use super::state::{Edges, State, StateId, Step, TooLarge};
 
 /// A condition on host and path, and what it leads to.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,15 +38,35 @@ pub(super) enum Path {
     Regex(Regex),
 }
 
-/// An automaton whose states accept sets of candidates.
+/// Automata over the path, and one over the host that chooses among them.
 #[derive(Debug)]
 pub(super) struct Automaton {
+    /// Of all paths; they accept sets of candidates. State 0 is dead.
+    pub states: Vec<State>,
+    /// For rules that name no host.
+    pub any: Paths,
+    /// For rules that do.
+    pub hosts: Option<Hosts>,
+}
+
+/// First states over the path as it is, and over the path in lower case.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Paths {
+    /// Of literals and patterns.
+    pub exact: StateId,
+    /// Of literals whose case does not matter.
+    pub folded: StateId,
+}
+
+/// An automaton over the host, whose case does not matter.
+#[derive(Debug)]
+pub(super) struct Hosts {
     /// State 0 is dead.
     pub states: Vec<State>,
-    /// Where it begins: before the host when `hosts`, otherwise before the path.
+    /// Where it begins.
     pub start: StateId,
-    /// Some alternative looks at the host.
-    pub hosts: bool,
+    /// By the set that a state accepts.
+    pub paths: Vec<Paths>,
 }
 
 /// A byte that a path can have when it is judged in the kernel (`parse_target()` in http.h).
@@ -66,46 +86,57 @@ impl Automaton {
         groups: &mut dyn Sets,
     ) -> Result<Automaton, TooLarge> {
         let mut states = vec![State::default()];
-        if alternatives.iter().all(|alternative| alternative.hosts.is_empty()) {
-            let all: Vec<&Alternative> = alternatives.iter().collect();
-            let start = append_paths(&all, groups, &mut states)?;
-            return Ok(Automaton { states, start, hosts: false });
-        }
+        let (any, named): (Vec<&Alternative>, Vec<_>) =
+            alternatives.iter().partition(|alternative| alternative.hosts.is_empty());
+        let any = append_paths(&any, groups, &mut states)?;
+        let hosts = match named.as_slice() {
+            [] => None,
+            named => Some(Hosts::build(named, groups, &mut states)?),
+        };
+        Ok(Automaton { states, any, hosts })
+    }
+}
+
+impl Hosts {
+    fn build(
+        alternatives: &[&Alternative],
+        groups: &mut dyn Sets,
+        out: &mut Vec<State>,
+    ) -> Result<Hosts, TooLarge> {
         let lists = Lists::of(alternatives);
         let mut satisfied = Pool::new();
+        let mut states = vec![State::default()];
         let start = lists.append_hosts(&mut satisfied, &mut states)?;
-        let mut begins: FxHashMap<SetId, StateId> = FxHashMap::default();
-        for index in 1..states.len() {
-            let set = std::mem::take(&mut states[index].accept);
-            if set == 0 {
-                continue;
+        let mut paths = vec![None; satisfied.len()];
+        for state in &states {
+            let place = &mut paths[state.accept as usize];
+            if place.is_none() {
+                let left = lists.alternatives_of(satisfied.get(state.accept));
+                *place = Some(append_paths(&left, groups, out)?);
             }
-            let begin = match begins.get(&set) {
-                Some(begin) => *begin,
-                None => {
-                    let left = lists.alternatives_of(satisfied.get(set));
-                    let begin = append_paths(&left, groups, &mut states)?;
-                    *begins.entry(set).or_insert(begin)
-                }
-            };
-            // no host has a zero byte, so this edge is the first and the only one for it
-            let Step::Edges(edges) = &mut states[index].step else {
-                unreachable!("hosts are read without runs");
-            };
-            edges.insert(0, (0, begin));
         }
-        Ok(Automaton { states, start, hosts: true })
+        let paths = paths.into_iter().map(Option::unwrap_or_default).collect();
+        states.iter_mut().for_each(ignore_case);
+        Ok(Hosts { states, start, paths })
     }
+}
 
-    /// The column of each byte, from 1, and the number of columns. Bytes that every state treats
-    /// alike share a column.
-    pub fn classes(&self) -> ([u8; 256], u32) {
-        let edges = self.states.iter().filter_map(|state| match &state.step {
-            Step::Edges(edges) => Some(edges.as_slice()),
-            Step::Run(..) => None,
-        });
-        classes(edges)
-    }
+/// Lets capital letters lead where the small ones do.
+fn ignore_case(state: &mut State) {
+    let Step::Edges(edges) = &mut state.step else { return };
+    edges.retain(|(byte, _)| !byte.is_ascii_uppercase());
+    let small: Edges =
+        edges.iter().filter(|(byte, _)| byte.is_ascii_lowercase()).copied().collect();
+    edges.extend(small.into_iter().map(|(byte, target)| (byte.to_ascii_uppercase(), target)));
+    edges.sort_unstable();
+}
+
+/// [`classes`] of states.
+pub(super) fn classes_of(states: &[State]) -> ([u8; 256], u32) {
+    classes(states.iter().filter_map(|state| match &state.step {
+        Step::Edges(edges) => Some(edges.as_slice()),
+        Step::Run(..) => None,
+    }))
 }
 
 /// The column of each byte, from 1, and the number of columns, for states with these edges.
@@ -139,8 +170,8 @@ struct Lists<'a> {
 }
 
 impl<'a> Lists<'a> {
-    fn of(alternatives: &'a [Alternative]) -> Lists<'a> {
-        let mut known: FxHashMap<&[String], usize> = FxHashMap::default();
+    fn of(alternatives: &[&'a Alternative]) -> Lists<'a> {
+        let mut known: FxHashMap<&'a [String], usize> = FxHashMap::default();
         let mut lists = Lists { hosts: Vec::new(), users: Vec::new() };
         for alternative in alternatives {
             let hosts = alternative.hosts.as_slice();
@@ -160,12 +191,9 @@ impl<'a> Lists<'a> {
 
     /// States that accept the lists which a host satisfies.
     fn append_hosts(&self, sets: &mut Pool, out: &mut Vec<State>) -> Result<StateId, TooLarge> {
-        let mut parts = Parts::default();
+        let mut parts = Parts::new();
         for (list, hosts) in self.hosts.iter().enumerate() {
             let list = list as u32;
-            if hosts.is_empty() {
-                parts.literals(false).prefix(b"", list);
-            }
             for host in hosts.iter().filter(|host| host.bytes().all(in_host)) {
                 match host.strip_prefix('*') {
                     Some(suffix) => {
@@ -173,7 +201,7 @@ impl<'a> Lists<'a> {
                         let pattern = Pattern::of(&regex).map_err(|_| TooLarge)?;
                         parts.pattern(&regex, &pattern, list);
                     }
-                    None => parts.literals(false).exact(host.as_bytes(), list),
+                    None => parts.literals().exact(host.as_bytes(), list),
                 }
             }
         }
@@ -186,27 +214,48 @@ fn append_paths(
     alternatives: &[&Alternative],
     groups: &mut dyn Sets,
     out: &mut Vec<State>,
-) -> Result<StateId, TooLarge> {
-    let mut parts = Parts::default();
+) -> Result<Paths, TooLarge> {
+    let mut exact = Parts::new();
+    let mut folded = Parts::new();
     for alternative in alternatives {
-        let literals = parts.literals(alternative.fold);
-        let value = alternative.candidate;
-        match &alternative.path {
-            Path::Any => literals.prefix(b"", value),
-            Path::Regex(regex) => {
-                let pattern = Pattern::of(regex).map_err(|_| TooLarge)?;
-                parts.pattern(regex, &pattern, value);
-            }
-            // what no path has is in no path
-            Path::Exact(text) | Path::Prefix(text) | Path::Segments(text)
-                if !text.bytes().all(in_path) => {}
-            Path::Exact(text) => literals.exact(text.as_bytes(), value),
-            Path::Prefix(text) => literals.prefix(text.as_bytes(), value),
-            Path::Segments(text) => {
-                literals.exact(text.as_bytes(), value);
-                literals.prefix(format!("{text}/").as_bytes(), value);
-            }
+        add_path(if alternative.folds() { &mut folded } else { &mut exact }, alternative)?;
+    }
+    let exact = exact.append(groups, out, true)?;
+    let folded = folded.append(groups, out, true)?;
+    Ok(Paths { exact, folded })
+}
+
+fn add_path(parts: &mut Parts, alternative: &Alternative) -> Result<(), TooLarge> {
+    let value = alternative.candidate;
+    let literals = parts.literals();
+    let text = |text: &String| {
+        let fold = alternative.fold;
+        if fold { text.to_ascii_lowercase().into_bytes() } else { text.clone().into_bytes() }
+    };
+    match &alternative.path {
+        Path::Any => literals.prefix(b"", value),
+        Path::Regex(regex) => {
+            let pattern = Pattern::of(regex).map_err(|_| TooLarge)?;
+            parts.pattern(regex, &pattern, value);
+        }
+        // what no path has is in no path
+        Path::Exact(text) | Path::Prefix(text) | Path::Segments(text)
+            if !text.bytes().all(in_path) => {}
+        Path::Exact(path) => literals.exact(&text(path), value),
+        Path::Prefix(path) => literals.prefix(&text(path), value),
+        Path::Segments(path) => {
+            let mut path = text(path);
+            literals.exact(&path, value);
+            path.push(b'/');
+            literals.prefix(&path, value);
         }
     }
-    parts.append(groups, out, true)
+    Ok(())
+}
+
+impl Alternative {
+    /// Whether it is looked for in the path in lower case. A pattern says itself what it ignores.
+    fn folds(&self) -> bool {
+        self.fold && !matches!(self.path, Path::Any | Path::Regex(_))
+    }
 }

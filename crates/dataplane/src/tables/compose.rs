@@ -1,10 +1,9 @@
 //! Literals and patterns, run side by side as one deterministic automaton.
 //!
-//! A state of the result stands for a place in a tree of literals, one in a tree of literals whose
-//! case does not matter, and the states of all patterns that are still alive. A place off a tree
-//! has only a set left: what the prefixes on the way there accept. Where neither a pattern nor the
-//! second tree has anything to say, the rest of the first tree is taken over as it is, which makes
-//! thousands of literals cheap.
+//! A state of the result stands for a place in the tree of literals, for the states of all patterns
+//! that are still alive, and for a set that is accepted whatever follows. Where no pattern is alive
+//! the rest of the tree is taken over as it is, and a pattern off the tree likewise, which makes
+//! thousands of them cheap.
 
 use rustc_hash::FxHashMap;
 
@@ -18,23 +17,20 @@ const STATES: usize = 1 << 17;
 
 /// What an automaton is made of.
 pub(super) struct Parts {
-    literal: Trie,
-    folded: Trie,
+    literals: Trie,
     patterns: Vec<(Pattern, Vec<u32>)>,
     known: FxHashMap<Regex, usize>,
 }
 
-impl Default for Parts {
-    fn default() -> Parts {
-        let (literal, folded) = (Trie::new(false), Trie::new(true));
-        Parts { literal, folded, patterns: Vec::new(), known: FxHashMap::default() }
-    }
-}
-
 impl Parts {
-    /// The tree of literals, with or without regard to case.
-    pub fn literals(&mut self, fold: bool) -> &mut Trie {
-        if fold { &mut self.folded } else { &mut self.literal }
+    /// Nothing.
+    pub fn new() -> Parts {
+        Parts { literals: Trie::new(), patterns: Vec::new(), known: FxHashMap::default() }
+    }
+
+    /// The tree of literals.
+    pub fn literals(&mut self) -> &mut Trie {
+        &mut self.literals
     }
 
     /// What a pattern holds for is accepted as `value`; `regex` is what it was made of.
@@ -45,7 +41,7 @@ impl Parts {
         let index = self.patterns.len();
         self.known.insert(regex.clone(), index);
         self.patterns.push((pattern.clone(), vec![value]));
-        self.literal.pattern(&pattern.prefix, index as u32);
+        self.literals.pattern(&pattern.prefix, index as u32);
     }
 
     /// Appends the states to `out` and returns the first. With `runs`, states without a branch
@@ -56,11 +52,10 @@ impl Parts {
         out: &mut Vec<State>,
         runs: bool,
     ) -> Result<StateId, TooLarge> {
-        let literal = Accepts::of(&self.literal, sets);
-        let folded = Accepts::of(&self.folded, sets);
+        let accepts = Accepts::of(&self.literals, sets);
         let mut composer = Composer {
             parts: self,
-            accepts: [literal, folded],
+            accepts,
             sets,
             out,
             runs,
@@ -106,27 +101,29 @@ impl Accepts {
     }
 }
 
-/// A place in a tree.
+/// A place in the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Place {
     /// Behind so many bytes of a node's label; at the node when it is all of them.
     On(NodeId, u32),
     /// Off the tree, for good.
-    Off(SetId),
+    Off,
 }
 
 /// What a state of the result stands for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Tuple {
-    /// In the tree of literals, and in that where case does not matter.
-    places: [Place; 2],
+    /// In the tree.
+    place: Place,
+    /// Accepted whatever follows, beside what the place and the patterns say.
+    sure: SetId,
     /// Patterns and their states.
     live: Vec<(u32, u32)>,
 }
 
 struct Composer<'a> {
     parts: &'a Parts,
-    accepts: [Accepts; 2],
+    accepts: Accepts,
     sets: &'a mut dyn Sets,
     out: &'a mut Vec<State>,
     runs: bool,
@@ -136,17 +133,17 @@ struct Composer<'a> {
     unique: FxHashMap<State, StateId>,
     /// The state that is never left, by what it accepts.
     loops: FxHashMap<SetId, StateId>,
-    /// Nodes of the tree of literals that were taken over, with what was accepted besides.
+    /// Nodes of the tree that were taken over, with what is sure there.
     nodes: FxHashMap<(NodeId, SetId), StateId>,
-    unions: FxHashMap<(SetId, SetId), SetId>,
-    /// The states of patterns that were alone, with what was accepted besides.
+    /// The states of patterns that were taken over, with what is sure there.
     copies: FxHashMap<(u32, SetId), Vec<StateId>>,
+    unions: FxHashMap<(SetId, SetId), SetId>,
 }
 
 impl<'a> Composer<'a> {
     fn run(&mut self) -> Result<StateId, TooLarge> {
-        let places = [0, 1].map(|which| self.beginning(which));
-        let start = self.enter(Tuple { places, live: Vec::new() });
+        let place = Place::On(Trie::ROOT, 0);
+        let start = self.enter(Tuple { place, sure: 0, live: Vec::new() });
         while let Some((id, tuple)) = self.queue.pop() {
             let state = self.state(&tuple);
             self.out[id as usize] = state;
@@ -155,20 +152,6 @@ impl<'a> Composer<'a> {
             }
         }
         Ok(start)
-    }
-
-    /// The root; off the tree at once when there is nothing on it.
-    fn beginning(&self, which: usize) -> Place {
-        let root = self.trie(which).node(Trie::ROOT);
-        if root.children.is_empty() && root.ends.is_empty() && root.patterns.is_empty() {
-            Place::Off(self.accepts[which].passes[Trie::ROOT as usize])
-        } else {
-            Place::On(Trie::ROOT, 0)
-        }
-    }
-
-    fn trie(&self, which: usize) -> &Trie {
-        if which == 0 { &self.parts.literal } else { &self.parts.folded }
     }
 
     fn dfa(&self, pattern: u32) -> &Dfa {
@@ -188,20 +171,14 @@ impl<'a> Composer<'a> {
 
     /// The state for a place just reached: its patterns begin here.
     fn enter(&mut self, mut tuple: Tuple) -> StateId {
-        let begun = self.patterns_at(tuple.places[0]);
+        let begun = self.patterns_at(tuple.place);
         tuple.live.extend(begun.iter().map(|pattern| (*pattern, self.dfa(*pattern).start)));
         self.retire(&mut tuple);
-        match (tuple.places, tuple.live.as_slice()) {
-            ([Place::Off(a), Place::Off(b)], []) => {
-                let set = self.union(a, b);
-                return self.forever(set);
-            }
-            ([Place::Off(a), Place::Off(b)], [(pattern, state)]) => {
-                let set = self.union(a, b);
-                return self.copy(*pattern, *state, set);
-            }
-            ([Place::On(node, offset), Place::Off(besides)], []) if begun.is_empty() => {
-                return self.take_over(node, offset, besides);
+        match (tuple.place, tuple.live.as_slice()) {
+            (Place::Off, []) => return self.forever(tuple.sure),
+            (Place::Off, [(pattern, state)]) => return self.copy(*pattern, *state, tuple.sure),
+            (Place::On(node, offset), []) if begun.is_empty() => {
+                return self.take_over(node, offset, tuple.sure);
             }
             _ => {}
         }
@@ -215,54 +192,52 @@ impl<'a> Composer<'a> {
     }
 
     fn patterns_at(&self, place: Place) -> &'a [u32] {
+        let parts: &'a Parts = self.parts;
         match place {
             Place::On(node, offset) => {
-                let parts: &'a Parts = self.parts;
-                let node = parts.literal.node(node);
+                let node = parts.literals.node(node);
                 if offset as usize == node.label.len() { &node.patterns } else { &[] }
             }
-            Place::Off(_) => &[],
+            Place::Off => &[],
         }
     }
 
-    /// Patterns that accept whatever follows become part of a set.
+    /// Leaves out patterns that are dead; those that accept whatever follows become sure.
     fn retire(&mut self, tuple: &mut Tuple) {
         tuple.live.retain(|(_, state)| *state != 0);
         tuple.live.sort_unstable();
-        let Place::Off(mut besides) = tuple.places[1] else { return };
         let sure = |(pattern, state): &(u32, u32)| self.dfa(*pattern).is_sure(*state);
         if tuple.live.iter().any(sure) {
             let retired = tuple.live.iter().filter(|live| sure(live));
             let values = self.values(retired.map(|(pattern, _)| *pattern));
             tuple.live.retain(|live| !sure(live));
-            besides = self.sets.union(&[besides], &values);
-            tuple.places[1] = Place::Off(besides);
+            tuple.sure = self.sets.union(&[tuple.sure], &values);
         }
     }
 
     /// Takes over a pattern that nothing is left beside; returns one of its states.
-    fn copy(&mut self, pattern: u32, state: u32, besides: SetId) -> StateId {
-        if let Some(names) = self.copies.get(&(pattern, besides)) {
+    fn copy(&mut self, pattern: u32, state: u32, sure: SetId) -> StateId {
+        if let Some(names) = self.copies.get(&(pattern, sure)) {
             return names[state as usize];
         }
         let parts = self.parts;
         let (Pattern { rest: dfa, .. }, values) = &parts.patterns[pattern as usize];
-        let held = self.sets.union(&[besides], values);
-        let mut names = vec![self.forever(besides)];
+        let held = self.sets.union(&[sure], values);
+        let mut names = vec![self.forever(sure)];
         for at in 1..dfa.states.len() as u32 {
-            let sure = dfa.is_sure(at);
-            names.push(if sure { self.forever(held) } else { self.push(State::default()) });
+            let ends = dfa.is_sure(at);
+            names.push(if ends { self.forever(held) } else { self.push(State::default()) });
         }
         let name = |at: u32| names[at as usize];
         for (at, from) in (0..).zip(&dfa.states).skip(1).filter(|(at, _)| !dfa.is_sure(*at)) {
             let edges = from.edges.iter().map(|(byte, next)| (*byte, name(*next))).collect();
             let default = name(from.default);
-            let accept = if from.accept { held } else { besides };
+            let accept = if from.accept { held } else { sure };
             self.out[name(at) as usize] =
                 State { accept, default, step: self.step(edges, default) };
         }
         let name = name(state);
-        self.copies.insert((pattern, besides), names);
+        self.copies.insert((pattern, sure), names);
         name
     }
 
@@ -308,28 +283,28 @@ impl<'a> Composer<'a> {
         }
     }
 
-    /// The state for a place in the tree of literals where nothing else is alive.
-    fn take_over(&mut self, node: NodeId, offset: u32, besides: SetId) -> StateId {
-        self.take_over_below(node, besides);
-        self.inside(node, offset, besides)
+    /// The state for a place where no pattern is alive.
+    fn take_over(&mut self, node: NodeId, offset: u32, sure: SetId) -> StateId {
+        self.take_over_below(node, sure);
+        self.inside(node, offset, sure)
     }
 
     /// Takes over a node and all below, but for those where patterns begin.
-    fn take_over_below(&mut self, top: NodeId, besides: SetId) {
-        let trie = &self.parts.literal;
+    fn take_over_below(&mut self, top: NodeId, sure: SetId) {
+        let trie = &self.parts.literals;
         let (nodes, parts) = (&self.nodes, self.parts);
         let fresh = |node: NodeId| {
-            parts.literal.node(node).patterns.is_empty() && !nodes.contains_key(&(node, besides))
+            parts.literals.node(node).patterns.is_empty() && !nodes.contains_key(&(node, sure))
         };
         for id in trie.preorder(top, fresh).into_iter().rev() {
             let node = trie.node(id);
             let edges: Vec<(u8, StateId)> = node
                 .children
                 .iter()
-                .map(|child| (trie.node(*child).label[0], self.inside(*child, 1, besides)))
+                .map(|child| (trie.node(*child).label[0], self.inside(*child, 1, sure)))
                 .collect();
-            let accept = self.union(self.accepts[0].ends[id as usize], besides);
-            let passes = self.union(self.accepts[0].passes[id as usize], besides);
+            let accept = self.union(self.accepts.ends[id as usize], sure);
+            let passes = self.union(self.accepts.passes[id as usize], sure);
             let default = self.forever(passes);
             let state = if edges.is_empty() && accept == passes {
                 default
@@ -337,19 +312,20 @@ impl<'a> Composer<'a> {
                 let step = self.step(edges, default);
                 self.share(State { accept, default, step })
             };
-            self.nodes.insert((id, besides), state);
+            self.nodes.insert((id, sure), state);
         }
     }
 
     /// The state behind some bytes of the label of a node that is taken over.
-    fn inside(&mut self, node: NodeId, offset: u32, besides: SetId) -> StateId {
+    fn inside(&mut self, node: NodeId, offset: u32, sure: SetId) -> StateId {
         let parts = self.parts;
-        let label = &parts.literal.node(node).label;
-        let end = match self.nodes.get(&(node, besides)) {
+        let label = &parts.literals.node(node).label;
+        let end = match self.nodes.get(&(node, sure)) {
             Some(end) => *end,
             // patterns begin there
             None => self.enter(Tuple {
-                places: [Place::On(node, label.len() as u32), Place::Off(besides)],
+                place: Place::On(node, label.len() as u32),
+                sure,
                 live: Vec::new(),
             }),
         };
@@ -357,7 +333,7 @@ impl<'a> Composer<'a> {
         if rest.is_empty() {
             return end;
         }
-        let accept = self.union(self.accepts[0].before[node as usize], besides);
+        let accept = self.union(self.accepts.before[node as usize], sure);
         let default = self.forever(accept);
         if self.runs {
             return self.share(State { accept, default, step: Step::Run(rest.to_vec(), end) });
@@ -367,84 +343,71 @@ impl<'a> Composer<'a> {
         })
     }
 
-    /// The state for places and patterns side by side.
+    /// The state for a place and patterns side by side.
     fn state(&mut self, tuple: &Tuple) -> State {
-        let mut bytes: Vec<u8> = Vec::new();
-        for (which, place) in tuple.places.iter().enumerate() {
-            self.bytes_of(which, *place, &mut bytes);
-        }
+        let mut bytes = self.bytes_of(tuple.place);
         for (pattern, state) in &tuple.live {
             bytes.extend(self.dfa(*pattern).state(*state).edges.iter().map(|(byte, _)| *byte));
         }
         bytes.sort_unstable();
         bytes.dedup();
-        let default = self.enter(self.after(tuple, None));
+        let default = self.after(tuple, None);
         let edges: Vec<(u8, StateId)> = bytes
             .into_iter()
-            .map(|byte| (byte, self.enter(self.after(tuple, Some(byte)))))
+            .map(|byte| (byte, self.after(tuple, Some(byte))))
             .filter(|(_, target)| *target != default)
             .collect();
         let accepted = tuple.live.iter().filter(|(p, at)| self.dfa(*p).state(*at).accept);
         let values = self.values(accepted.map(|(pattern, _)| *pattern));
-        let [literal, folded] = [0, 1].map(|which| self.accepted(which, tuple.places[which]));
-        let mut accept = self.union(literal, folded);
+        let mut accept = self.union(self.accepted(tuple.place), tuple.sure);
         if !values.is_empty() {
             accept = self.sets.union(&[accept], &values);
         }
         State { accept, default, step: self.step(edges, default) }
     }
 
-    fn accepted(&self, which: usize, place: Place) -> SetId {
-        let accepts = &self.accepts[which];
-        match place {
-            Place::Off(set) => set,
-            Place::On(node, offset)
-                if offset as usize == self.trie(which).node(node).label.len() =>
-            {
-                accepts.ends[node as usize]
-            }
-            Place::On(node, _) => accepts.before[node as usize],
-        }
+    fn accepted(&self, place: Place) -> SetId {
+        let Place::On(node, offset) = place else { return 0 };
+        let at_node = offset as usize == self.parts.literals.node(node).label.len();
+        let sets = if at_node { &self.accepts.ends } else { &self.accepts.before };
+        sets[node as usize]
     }
 
-    /// The bytes by which a place stays on its tree.
-    fn bytes_of(&self, which: usize, place: Place, bytes: &mut Vec<u8>) {
-        let Place::On(node, offset) = place else { return };
-        let trie = self.trie(which);
-        let begin = bytes.len();
+    /// The bytes by which a place stays on the tree.
+    fn bytes_of(&self, place: Place) -> Vec<u8> {
+        let Place::On(node, offset) = place else { return Vec::new() };
+        let trie = &self.parts.literals;
         match trie.node(node).label.get(offset as usize) {
-            Some(byte) => bytes.push(*byte),
+            Some(byte) => vec![*byte],
             None => {
                 let children = &trie.node(node).children;
-                bytes.extend(children.iter().map(|child| trie.node(*child).label[0]));
+                children.iter().map(|child| trie.node(*child).label[0]).collect()
             }
-        }
-        if which == 1 {
-            let upper: Vec<u8> = bytes[begin..].iter().map(u8::to_ascii_uppercase).collect();
-            bytes.extend(upper);
         }
     }
 
     /// Where a byte leads; `None` stands for every byte that has no edge.
-    fn after(&self, tuple: &Tuple, byte: Option<u8>) -> Tuple {
-        let places = [0, 1].map(|which| self.next(which, tuple.places[which], byte));
+    fn after(&mut self, tuple: &Tuple, byte: Option<u8>) -> StateId {
+        let (place, passed) = self.next(tuple.place, byte);
         let next = |(pattern, at): &(u32, u32)| {
             let state = self.dfa(*pattern).state(*at);
             (*pattern, byte.map_or(state.default, |byte| state.next(byte)))
         };
-        Tuple { places, live: tuple.live.iter().map(next).collect() }
+        let live = tuple.live.iter().map(next).collect();
+        let sure = self.union(tuple.sure, passed);
+        self.enter(Tuple { place, sure, live })
     }
 
-    fn next(&self, which: usize, place: Place, byte: Option<u8>) -> Place {
-        let Place::On(node, offset) = place else { return place };
-        let (trie, accepts) = (self.trie(which), &self.accepts[which]);
-        let byte = byte.map(|byte| if which == 1 { byte.to_ascii_lowercase() } else { byte });
+    /// The next place, and what prefixes on the way accept if it is off the tree.
+    fn next(&self, place: Place, byte: Option<u8>) -> (Place, SetId) {
+        let Place::On(node, offset) = place else { return (place, 0) };
+        let (trie, accepts) = (&self.parts.literals, &self.accepts);
         match trie.node(node).label.get(offset as usize) {
-            Some(wanted) if byte == Some(*wanted) => Place::On(node, offset + 1),
-            Some(_) => Place::Off(accepts.before[node as usize]),
+            Some(wanted) if byte == Some(*wanted) => (Place::On(node, offset + 1), 0),
+            Some(_) => (Place::Off, accepts.before[node as usize]),
             None => match byte.and_then(|byte| trie.child(node, byte)) {
-                Some(child) => Place::On(child, 1),
-                None => Place::Off(accepts.passes[node as usize]),
+                Some(child) => (Place::On(child, 1), 0),
+                None => (Place::Off, accepts.passes[node as usize]),
             },
         }
     }

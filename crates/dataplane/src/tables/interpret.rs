@@ -36,6 +36,12 @@ pub struct Verdict {
 /// regular expressions on bytes outside of ASCII, and parameters of a very long query.
 struct Unsure;
 
+/// The candidate found so far, and the place in the order of rules that it has.
+struct Choice {
+    order: u32,
+    candidate: Result<Option<u32>, Unsure>,
+}
+
 const STATE_RUN: u32 = abi::state::STATE_RUN.0;
 
 /// Heap index of a field of a record.
@@ -218,7 +224,7 @@ impl Context<'_> {
         if self.head.needs_normalising {
             return detour(Reason::REASON_PATH, None);
         }
-        let candidate = match self.find_candidate(self.find_group(table)) {
+        let candidate = match self.find(table) {
             Ok(Some(candidate)) => candidate,
             Ok(None) => {
                 let answer = self.word(at!(table, table.no_route));
@@ -238,19 +244,32 @@ impl Context<'_> {
         }
     }
 
-    fn find_group(&self, table: u32) -> u32 {
+    /// The first candidate that holds of all groups that host and path lead to.
+    fn find(&self, table: u32) -> Result<Option<u32>, Unsure> {
+        let any = self.word(at!(table, table.any));
+        let mut choice = Choice { order: u32::MAX, candidate: Ok(None) };
         let classes = self.classes(self.word(at!(table, table.classes)));
-        let mut state = self.word(at!(table, table.start));
-        if self.word(at!(table, table.flags)) & abi::table_flags::TABLE_HOSTS.0 != 0 {
-            let host = self.head.host.iter().map(u8::to_ascii_lowercase);
-            for byte in host.chain([0]) {
-                if state == 0 {
-                    return 0;
-                }
-                state = self.step(state, byte, &classes);
+        let lower = self.head.path.to_ascii_lowercase();
+        let named = self.find_host(self.word(at!(table, table.hosts)));
+        for paths in [any, named].into_iter().filter(|paths| *paths != 0) {
+            let exact = self.word(at!(paths, paths.exact));
+            let folded = self.word(at!(paths, paths.folded));
+            for (start, path) in [(exact, &self.head.path), (folded, &lower)] {
+                let group = self.accepted(self.walk(&classes, start, path));
+                self.consider(group, &mut choice);
             }
         }
-        self.accepted(self.walk(&classes, state, &self.head.path))
+        choice.candidate
+    }
+
+    /// The `struct paths` that a host leads to.
+    fn find_host(&self, machine: u32) -> u32 {
+        if machine == 0 {
+            return 0;
+        }
+        let classes = self.classes(self.word(at!(machine, machine.classes)));
+        let start = self.word(at!(machine, machine.start));
+        self.accepted(self.walk(&classes, start, &self.head.host))
     }
 
     fn classes(&self, index: u32) -> Vec<u8> {
@@ -293,23 +312,31 @@ impl Context<'_> {
         if state == 0 { 0 } else { self.word(state & !STATE_RUN) }
     }
 
-    fn find_candidate(&self, group: u32) -> Result<Option<u32>, Unsure> {
+    /// Takes the first candidate of a group that holds, if it comes before the choice so far.
+    fn consider(&self, group: u32, choice: &mut Choice) {
         if group == 0 {
-            return Ok(None);
+            return;
         }
         let count = self.word(at!(group, group.count)).min(abi::limits::GROUP_CANDIDATES.0);
         let predicates = self.word(at!(group, group.predicates));
         let mut known = [None; abi::limits::GROUP_PREDICATES.0 as usize];
         for i in 0..count {
             let candidate = group + abi::group::WORDS + i * abi::candidate::WORDS;
-            let methods = self.word(at!(candidate, candidate.methods));
-            if methods >> self.head.method & 1 == 1
-                && self.candidate_holds(predicates, candidate, &mut known)?
-            {
-                return Ok(Some(candidate));
+            let order = self.word(at!(candidate, candidate.order));
+            if order >= choice.order {
+                return;
             }
+            if self.word(at!(candidate, candidate.methods)) >> self.head.method & 1 == 0 {
+                continue;
+            }
+            match self.candidate_holds(predicates, candidate, &mut known) {
+                Ok(false) => continue,
+                Ok(true) => *choice = Choice { order, candidate: Ok(Some(candidate)) },
+                Err(Unsure) if order | 1 >= choice.order => {}
+                Err(Unsure) => *choice = Choice { order: order | 1, candidate: Err(Unsure) },
+            }
+            return;
         }
-        Ok(None)
     }
 
     /// Each predicate is looked at once, and none after one that decides.

@@ -93,11 +93,12 @@ records! {
     endpoint { ip, port, family, up_to }
     member { ip, port, cluster }
     workload { ip, number }
-    table { flags, classes, start, no_route }
+    table { flags, classes, any, hosts, no_route }
+    paths { exact, folded }
     run { accept, otherwise, next, length, bytes }
     machine { classes, start }
     group { count, predicates }
-    candidate { need, forbid, methods, rule, action, pad }
+    candidate { need, forbid, methods, rule, action, order }
     predicate { subject, comparison, name_hash, name, name_length, value, value_length }
     action { kind, shares, count, total, answer }
     share { cluster, up_to }

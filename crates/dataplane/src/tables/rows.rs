@@ -1,6 +1,5 @@
 //! An automaton as words of the heap: a row for each state that branches, runs for the others.
 
-use super::automaton::Automaton;
 use super::heap::Heap;
 use super::records::Record;
 use super::sets::SetId;
@@ -23,27 +22,18 @@ pub(super) fn words(states: &[State], columns: u32) -> usize {
     states.iter().skip(1).map(|state| words_of_state(state, columns)).sum()
 }
 
-/// Writes the states and returns the first; `accept` finds the heap index of an accepted set.
+/// Writes the states and returns their names; `accept` finds the heap index of an accepted set.
 pub(super) fn push(
     heap: &mut Heap,
-    automaton: &Automaton,
+    states: &[State],
     accept: impl Fn(SetId) -> u32,
     classes: &[u8; 256],
     columns: u32,
-) -> u32 {
-    let states = &automaton.states;
-    let mut names = vec![0; states.len()];
-    let mut next = heap.used() as u32;
-    for (state, name) in states.iter().zip(&mut names).skip(1) {
-        *name = match state.step {
-            Step::Edges(_) => next,
-            Step::Run(..) => next | STATE_RUN,
-        };
-        next += words_of_state(state, columns) as u32;
-    }
+) -> Vec<u32> {
+    let names = names(heap.used() as u32, states, columns);
     let name = |state: StateId| names[state as usize];
     let mut out = Vec::with_capacity(words(states, columns));
-    for (index, state) in states.iter().enumerate().skip(1) {
+    for (state, here) in states.iter().zip(&names).skip(1) {
         match &state.step {
             Step::Edges(edges) => {
                 let row = out.len();
@@ -54,26 +44,36 @@ pub(super) fn push(
                 }
             }
             Step::Run(bytes, target) => {
-                let mut here = names[index];
-                for chunk in bytes.chunks(RUN_BYTES) {
-                    here += abi::run::WORDS;
-                    let last = here - names[index] == words_of_state(state, columns) as u32;
-                    out.extend(
-                        abi::run {
-                            accept: accept(state.accept),
-                            otherwise: name(state.default),
-                            next: if last { name(*target) } else { here },
-                            length: chunk.len() as u32,
-                            bytes: run_words(chunk),
-                        }
-                        .words(),
-                    );
+                let mut behind = *here;
+                for (index, chunk) in bytes.chunks(RUN_BYTES).enumerate() {
+                    behind += abi::run::WORDS;
+                    let last = (index + 1) * RUN_BYTES >= bytes.len();
+                    let run = abi::run {
+                        accept: accept(state.accept),
+                        otherwise: name(state.default),
+                        next: if last { name(*target) } else { behind },
+                        length: chunk.len() as u32,
+                        bytes: run_words(chunk),
+                    };
+                    out.extend(run.words());
                 }
             }
         }
     }
     heap.push(&out);
-    name(automaton.start)
+    names
+}
+
+/// The heap index of each state, marked if it is a run.
+fn names(base: u32, states: &[State], columns: u32) -> Vec<u32> {
+    let mut next = base;
+    let of = |state: &State| {
+        let mark = if matches!(state.step, Step::Run(..)) { STATE_RUN } else { 0 };
+        let name = next | mark;
+        next += words_of_state(state, columns) as u32;
+        name
+    };
+    std::iter::once(0).chain(states.iter().skip(1).map(of)).collect()
 }
 
 /// Up to eight bytes as they lie in memory.

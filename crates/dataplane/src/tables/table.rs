@@ -7,7 +7,7 @@ use beeway_model::{Mesh, Rule};
 
 use super::Notice;
 use super::answers;
-use super::automaton::{Automaton, Path};
+use super::automaton::{Automaton, Hosts, Path, Paths, classes_of};
 use super::balance::{Clusters, PortId, is_judged};
 use super::groups::{Candidate, Groups};
 use super::heap::{HEAP_WORDS, Heap};
@@ -86,7 +86,7 @@ fn body<'a>(
                 reasons.extend(plan.left_out.iter().map(|(what, (count, first))| {
                     format!("{what} ({count} rules, the first is `{first}`): what these may match")
                 }));
-                let (classes, columns) = automaton.classes();
+                let (classes, columns) = classes_of(&automaton.states);
                 let body = Body { plan, groups, automaton, classes, columns };
                 reasons.extend(cut_groups(&body));
                 return Some(body);
@@ -198,18 +198,29 @@ fn push(heap: &mut Heap, clusters: &mut Clusters<'_>, body: &Body) -> abi::table
         });
     }
     let accept = |set: u32| places[set as usize].unwrap_or_default();
+    let names = rows::push(heap, &automaton.states, accept, classes, *columns);
     let no_route = answers::answer(404, "").expect("a short answer fits");
     abi::table {
-        // a dead start must not be stepped from
-        flags: if automaton.hosts && automaton.start != 0 {
-            abi::table_flags::TABLE_HOSTS.0
-        } else {
-            0
-        },
+        flags: 0,
         classes: heap.intern(words_of(classes)),
+        any: push_paths(heap, automaton.any, &names),
+        hosts: automaton.hosts.as_ref().map_or(0, |hosts| push_hosts(heap, hosts, &names)),
         no_route: heap.intern(no_route),
-        start: rows::push(heap, automaton, accept, classes, *columns),
     }
+}
+
+fn push_paths(heap: &mut Heap, paths: Paths, names: &[u32]) -> u32 {
+    let name = |state: u32| names[state as usize];
+    heap.intern(abi::paths { exact: name(paths.exact), folded: name(paths.folded) }.words())
+}
+
+fn push_hosts(heap: &mut Heap, hosts: &Hosts, names: &[u32]) -> u32 {
+    let paths: Vec<u32> = hosts.paths.iter().map(|p| push_paths(heap, *p, names)).collect();
+    let accept = |set: u32| if set == 0 { 0 } else { paths[set as usize] };
+    let (classes, columns) = classes_of(&hosts.states);
+    let names = rows::push(heap, &hosts.states, accept, &classes, columns);
+    let classes = heap.intern(words_of(&classes));
+    heap.intern(abi::machine { classes, start: names[hosts.start as usize] }.words())
 }
 
 fn push_group(
@@ -235,7 +246,7 @@ fn push_group(
             methods: candidate.methods,
             rule: candidate.rule,
             action: action(candidate),
-            pad: 0,
+            order: candidate.rule * 2 + u32::from(candidate.detour),
         };
         words.extend(record.words());
     }
@@ -276,8 +287,6 @@ mod tests {
         StringMatch, Transport,
     };
 
-    use super::*;
-
     fn tables(matches: Vec<Match>) -> crate::tables::Tables {
         let rule = Rule {
             name: "first".to_owned(),
@@ -303,26 +312,6 @@ mod tests {
         let clusters = vec![Cluster { name: String::new(), endpoints: Vec::new() }];
         let mesh = Mesh { services: vec![service], clusters, workloads: Vec::new() };
         crate::tables::compile(&mesh, 1).unwrap()
-    }
-
-    /// The only table stands in front of what it names.
-    fn only(tables: &crate::tables::Tables) -> (u32, u32) {
-        let frontend = (0..=tables.frontends.mask)
-            .map(|slot| tables.frontends.first + slot * abi::frontend::WORDS)
-            .find(|slot| tables.word(slot + 4) != 0)
-            .unwrap();
-        let table = tables.word(frontend + 6);
-        (tables.word(table), tables.word(table + 2) & !abi::state::STATE_RUN.0)
-    }
-
-    #[test]
-    fn a_dead_start_is_not_stepped_from() {
-        let never = Match { hosts: vec!["a\nb".to_owned()], ..Match::default() };
-        assert_eq!(only(&tables(vec![never])), (0, 0));
-        let host = Match { hosts: vec!["a".to_owned()], ..Match::default() };
-        let (flags, start) = only(&tables(vec![host]));
-        assert_eq!(flags, abi::table_flags::TABLE_HOSTS.0);
-        assert_ne!(start, 0);
     }
 
     #[test]

@@ -5,7 +5,6 @@
 #[derive(Debug)]
 pub(super) struct Trie {
     nodes: Vec<Node>,
-    fold: bool,
 }
 
 /// A node, by its index; parents may stand behind their children.
@@ -30,9 +29,9 @@ impl Trie {
     /// The root.
     pub const ROOT: NodeId = 0;
 
-    /// No literal at all. With `fold`, ASCII case does not matter.
-    pub fn new(fold: bool) -> Trie {
-        Trie { nodes: vec![Node::default()], fold }
+    /// No literal at all.
+    pub fn new() -> Trie {
+        Trie { nodes: vec![Node::default()] }
     }
 
     /// A string that begins with `literal` is accepted as `value`.
@@ -81,8 +80,7 @@ impl Trie {
     }
 
     fn node_mut(&mut self, literal: &[u8]) -> &mut Node {
-        let folded = if self.fold { literal.to_ascii_lowercase() } else { Vec::new() };
-        let mut rest = if self.fold { &folded } else { literal };
+        let mut rest = literal;
         let mut at = Self::ROOT;
         while let Some(first) = rest.first() {
             let Some(child) = self.child(at, *first) else {

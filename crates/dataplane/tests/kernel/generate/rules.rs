@@ -287,8 +287,8 @@ fn by_user(path: &str, n: usize) -> Match {
 
 fn by_fields(path: &str, numbers: &[usize]) -> Match {
     let field = |n: &usize| HeaderMatch {
-        invert: n % 3 == 0,
-        ..header(&format!("x-{n}"), if n % 2 == 0 { StringMatch::Present } else { exact("1") })
+        invert: n.is_multiple_of(3),
+        ..header(&format!("x-{n}"), if n.is_multiple_of(2) { StringMatch::Present } else { exact("1") })
     };
     Match {
         path: Some(PathMatch::Exact(path.to_owned())),
