@@ -8,7 +8,7 @@ use crate::dice::Dice;
 use crate::generate::Scene;
 use crate::judge::{Judged, Trial};
 use crate::node::Node;
-use crate::world::{at, exact, forward, header, mesh, rule};
+use crate::world::{add_service, at, exact, forward, header, mesh, rule};
 
 #[test]
 fn equal_meshes_make_equal_tables() {
@@ -117,11 +117,7 @@ fn a_table_without_room_leaves_room_for_the_others() {
         rule(at(PathMatch::Exact(format!("/{name}"))), forward(n % 2))
     });
     let mut mesh = mesh(Some(rules.collect()));
-    let mut small = mesh.services[0].clone();
-    small.name = "small".to_owned();
-    small.addresses = vec!["10.96.0.2".parse().unwrap()];
-    small.ports[0].rules = Some(vec![rule(Match::default(), forward(1))]);
-    mesh.services.push(small);
+    add_service(&mut mesh, vec![rule(Match::default(), forward(1))]);
     let trial = Trial::new(&node, mesh);
     let [notice] = trial.tables.notices() else { panic!("{:?}", trial.tables.notices()) };
     assert_eq!(notice.service, "default/shop:80");

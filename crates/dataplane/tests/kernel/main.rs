@@ -10,5 +10,6 @@ mod heads;
 mod judge;
 mod limits;
 mod node;
+mod reduce;
 mod regressions;
 mod world;

@@ -82,7 +82,17 @@ pub fn mesh(rules: Option<Vec<Rule>>) -> Mesh {
     }
 }
 
-/// The rules of a mesh made by [`mesh`].
+/// Another service, at 10.96.0.2.
+pub fn add_service(mesh: &mut Mesh, rules: Vec<Rule>) {
+    let mut service = mesh.services[0].clone();
+    service.name = "other".to_owned();
+    service.hosts = vec!["other".to_owned()];
+    service.addresses = vec!["10.96.0.2".parse().unwrap()];
+    service.ports[0].rules = Some(rules);
+    mesh.services.push(service);
+}
+
+/// The rules of the first service.
 pub fn rules_of(mesh: &Mesh) -> &[Rule] {
     mesh.services[0].ports[0].rules.as_deref().unwrap_or_default()
 }

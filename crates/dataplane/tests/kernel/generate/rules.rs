@@ -44,7 +44,11 @@ const WEIGHTS: [&[u32]; 10] = [
 impl Palette {
     pub fn new(dice: &mut Dice, shape: Shape) -> Palette {
         let many = shape == Shape::Routes;
-        let count = if many { dice.between(50, 500) } else { dice.between(1, 12) };
+        let count = match many {
+            true if dice.one_in(12) => dice.between(1000, 3000),
+            true => dice.between(50, 500),
+            false => dice.between(1, 12),
+        };
         let longest = dice.of(&[8, 40, 40, 200]);
         let paths = paths::family(dice, count, longest);
         let mut names: Vec<String> = (0..3).map(|_| dice.of(&values::NAMES).to_owned()).collect();
@@ -286,9 +290,9 @@ fn by_user(path: &str, n: usize) -> Match {
 }
 
 fn by_fields(path: &str, numbers: &[usize]) -> Match {
-    let field = |n: &usize| HeaderMatch {
-        invert: n % 3 == 0,
-        ..header(&format!("x-{n}"), if n % 2 == 0 { StringMatch::Present } else { exact("1") })
+    let field = |n: &usize| {
+        let value = if n.is_multiple_of(2) { StringMatch::Present } else { exact("1") };
+        HeaderMatch { invert: n.is_multiple_of(3), ..header(&format!("x-{n}"), value) }
     };
     Match {
         path: Some(PathMatch::Exact(path.to_owned())),
