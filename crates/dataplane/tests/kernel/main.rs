@@ -12,4 +12,5 @@ mod limits;
 mod node;
 mod reduce;
 mod regressions;
+mod runs;
 mod world;
