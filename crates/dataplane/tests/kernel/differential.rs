@@ -4,19 +4,19 @@
 //! until it is stopped. `BEEWAY_SEED=n` tries one seed again.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write};
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use beeway_model::{Match, Mesh, Rule};
+use beeway_model::Mesh;
 
 use crate::case::Case;
 use crate::dice::Dice;
 use crate::generate::{Scene, Shape};
 use crate::judge::{Judged, Trial};
 use crate::node::Node;
-use crate::world::mesh;
+use crate::reduce::Reduction;
 
 const MESHES: u64 = 400;
 const CASES: usize = 250;
@@ -105,92 +105,14 @@ fn try_seed(node: &Node, seed: u64) -> Result<Counts, Found> {
     Ok(counts)
 }
 
-fn report(node: &Node, seed: u64, what: &str, mesh: Mesh, case: Case) -> String {
-    let (mesh, case) = smaller(node, mesh, case, what);
-    let mut text = String::new();
-    let _ = writeln!(text, "{what}, with seed {seed}; this is what is left of it:");
-    let _ = writeln!(text, "{}", Trial::new(node, mesh).describe(&case));
-    let _ = writeln!(
-        text,
-        "Again: BEEWAY_SEED={seed} cargo test -p beeway-dataplane --test kernel differential"
-    );
-    let _ =
-        write!(text, "When it is mended, add it to crates/dataplane/tests/kernel/regressions.rs.");
-    text
-}
-
-/// Leaves out of rules and head what is not needed for the same disagreement.
-fn smaller(node: &Node, mesh: Mesh, case: Case, what: &str) -> (Mesh, Case) {
-    let fails = |rules: &[Rule], case: &Case| {
-        Trial::new(node, self::mesh(Some(rules.to_vec()))).judge(case) == Err(what)
-    };
-    let Some(mut rules) = mesh.services[0].ports[0].rules.clone() else { return (mesh, case) };
-    let mut size = rules.len().div_ceil(2);
-    while size > 0 {
-        let mut at = 0;
-        while at < rules.len() {
-            let mut fewer = rules.clone();
-            fewer.drain(at..(at + size).min(rules.len()));
-            if fails(&fewer, &case) {
-                rules = fewer;
-            } else {
-                at += size;
-            }
-        }
-        size = if size == 1 { 0 } else { size.div_ceil(2) };
-    }
-    for at in 0..rules.len().min(8) {
-        for n in (0..rules[at].matches.len()).rev() {
-            let mut fewer = rules.clone();
-            fewer[at].matches.remove(n);
-            if fails(&fewer, &case) {
-                rules = fewer;
-                continue;
-            }
-            for simpler in SIMPLER {
-                let mut simple = rules.clone();
-                simpler(&mut simple[at].matches[n]);
-                if simple != rules && fails(&simple, &case) {
-                    rules = simple;
-                }
-            }
-        }
-    }
-    let case = shorter(case, |case| fails(&rules, case));
-    (self::mesh(Some(rules)), case)
-}
-
-/// Ways to make a match ask for less.
-const SIMPLER: [fn(&mut Match); 10] = [
-    |m| m.path = None,
-    |m| m.ignore_path_case = false,
-    |m| m.hosts.clear(),
-    |m| drop(m.hosts.pop()),
-    |m| m.method = None,
-    |m| m.scheme = None,
-    |m| m.headers.clear(),
-    |m| drop(m.headers.pop()),
-    |m| m.query.clear(),
-    |m| m.sources.clear(),
-];
-
-/// Leaves out lines of the head.
-fn shorter(mut case: Case, fails: impl Fn(&Case) -> bool) -> Case {
-    let mut at = 1;
-    loop {
-        let text: Vec<&[u8]> = case.bytes.split_inclusive(|byte| *byte == b'\n').collect();
-        if at >= text.len() || text[at] == b"\r\n" {
-            return case;
-        }
-        let is_host = text[at].get(..5).is_some_and(|name| name.eq_ignore_ascii_case(b"host:"));
-        let bytes = [&text[..at], &text[at + 1..]].concat().concat();
-        let fewer = Case { bytes, ..case.clone() };
-        if !is_host && fails(&fewer) {
-            case = fewer;
-        } else {
-            at += 1;
-        }
-    }
+fn report(node: &Node, seed: u64, what: &'static str, mesh: Mesh, case: Case) -> String {
+    let (mesh, case) = Reduction { node, what, mesh, case }.run();
+    let described = Trial::new(node, mesh).describe(&case);
+    format!(
+        "{what}, with seed {seed}; this is what is left of it:\n{described}\n\
+        Again: BEEWAY_SEED={seed} make fuzz. When it is mended, \
+        crates/dataplane/tests/kernel/regressions.rs is the place for it."
+    )
 }
 
 /// Tells the seed when the compiler or the program gives up on it.

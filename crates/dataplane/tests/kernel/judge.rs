@@ -107,10 +107,13 @@ impl<'a> Trial<'a> {
 
     /// Everything about a case.
     pub fn describe(&self, case: &Case) -> String {
+        let Verdict { lane, reason, rule, status, answer } = self.by_twin(case);
+        let (lane, reason) = (LANES[lane.0 as usize], REASONS[reason.0 as usize]);
+        let answer = answer.map(|answer| answer.escape_ascii().to_string());
         format!(
-            "request: {case:?}\nkernel: {:?}\ninterpreter: {:?}\nrouter: {:?}\nrules: {:#?}",
+            "request: {case:?}\nkernel: {:?}\ninterpreter: {lane}, {reason}, rule {rule:?}, {status:?} \
+             {answer:?}\nrouter: {:?}\nrules: {:#?}",
             self.by_kernel(case),
-            self.by_twin(case),
             case.by_router(&self.mesh),
             self.mesh.services[0].ports[0].rules,
         )

@@ -10,5 +10,7 @@ mod heads;
 mod judge;
 mod limits;
 mod node;
+mod reduce;
 mod regressions;
+mod runs;
 mod world;

@@ -42,14 +42,6 @@ fn cluster(name: &str, addresses: &[&str]) -> Cluster {
 
 /// One service with these rules, its clusters, and four callers.
 pub fn mesh(rules: Option<Vec<Rule>>) -> Mesh {
-    let workload = |namespace: &str, app: &str, address: &str| Workload {
-        namespace: namespace.to_owned(),
-        name: format!("{app}-{address}"),
-        labels: labels(app),
-        addresses: vec![address.parse().unwrap()],
-        service_account: "default".to_owned(),
-        node: None,
-    };
     let port = ServicePort {
         name: "http".to_owned(),
         number: 80,
@@ -73,16 +65,44 @@ pub fn mesh(rules: Option<Vec<Rule>>) -> Mesh {
             cluster("v3", &["10.1.0.3:8080", "10.1.0.3:8081"]),
             cluster("none", &[]),
         ],
-        workloads: vec![
-            workload("default", "web", "10.2.0.1"),
-            workload("default", "api", "10.2.0.2"),
-            workload("other", "web", "10.2.0.3"),
-            workload("other", "api", "fd00::9"),
-        ],
+        workloads: workloads(),
     }
 }
 
-/// The rules of a mesh made by [`mesh`].
+/// The callers at [`SOURCES`], numbered 1, 32, 33 and 70 of those that there are.
+fn workloads() -> Vec<Workload> {
+    let workload = |namespace: &str, app: &str, address: String| Workload {
+        namespace: namespace.to_owned(),
+        name: format!("{app}-{address}"),
+        labels: labels(app),
+        addresses: vec![address.parse().unwrap()],
+        service_account: "default".to_owned(),
+        node: None,
+    };
+    let mut workloads: Vec<Workload> =
+        (0..66).map(|n| workload("idle", "idle", format!("10.3.0.{n}"))).collect();
+    for (at, namespace, app, address) in [
+        (0, "default", "web", SOURCES[0]),
+        (31, "default", "api", SOURCES[1]),
+        (32, "other", "web", SOURCES[2]),
+        (69, "other", "api", SOURCES[3]),
+    ] {
+        workloads.insert(at, workload(namespace, app, address.to_owned()));
+    }
+    workloads
+}
+
+/// Another service, at 10.96.0.2.
+pub fn add_service(mesh: &mut Mesh, rules: Vec<Rule>) {
+    let mut service = mesh.services[0].clone();
+    service.name = "other".to_owned();
+    service.hosts = vec!["other".to_owned()];
+    service.addresses = vec!["10.96.0.2".parse().unwrap()];
+    service.ports[0].rules = Some(rules);
+    mesh.services.push(service);
+}
+
+/// The rules of the first service.
 pub fn rules_of(mesh: &Mesh) -> &[Rule] {
     mesh.services[0].ports[0].rules.as_deref().unwrap_or_default()
 }

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use beeway_model::{Match, Mesh, Rule};
 
 use crate::dice::Dice;
-use crate::world::{mesh, rules_of};
+use crate::world::{add_service, mesh, rules_of};
 
 /// What a configuration is made to try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,14 +65,20 @@ impl Scene {
             _ => Shape::Mixed,
         };
         let mut palette = Palette::new(dice, shape);
-        let rules = match shape {
+        let mut mesh = mesh(match shape {
             Shape::Bare => dice.one_in(3).then(Vec::new),
             Shape::Mixed | Shape::Beyond => Some(palette.mixed(dice, shape)),
             Shape::Routes => Some(palette.routes(dice)),
             Shape::Patterns => Some(palette.patterns(dice)),
             Shape::Crowded => Some(palette.crowded(dice)),
-        };
-        Scene { shape, mesh: mesh(rules), examples: palette.examples }
+        });
+        if dice.one_in(4) {
+            // equal parts of tables are shared
+            let mut rules = palette.mixed(dice, Shape::Mixed);
+            rules.extend(rules_of(&mesh).iter().take(3).cloned());
+            add_service(&mut mesh, rules);
+        }
+        Scene { shape, mesh, examples: palette.examples }
     }
 
     fn rules(&self) -> &[Rule] {

@@ -9,6 +9,7 @@ use crate::world::{ENDPOINTS, SOURCES, labels};
 
 const HEAD_BYTES: usize = 8192;
 const HEAD_LINES: usize = 64;
+const QUERY_BYTES: usize = 2048;
 const METHODS: [&str; 6] = ["GET", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
 const LABELS: [&str; 7] = ["shop", "example", "a", "x", "www", "s-1", ""];
 
@@ -182,7 +183,7 @@ impl Parts {
 
     /// Makes it a request of a kind that the kernel leaves to userspace, or nearly does.
     fn make_odd(&mut self, dice: &mut Dice) {
-        match dice.below(8) {
+        match dice.below(9) {
             0 => self.method = dice.of(&["PURGE", "get", "GETX", "HEAD", "HEAD"]).to_owned(),
             1 => self.path.push_str(dice.of(&["/../b", "/./a", "%61", "\\a", "/%2e", "/.", "%2F"])),
             2 => self.query.get_or_insert_default().push("x#y".to_owned()),
@@ -200,7 +201,13 @@ impl Parts {
                 again.value = values::nudge(dice, &again.value);
                 self.lines.push(again);
             }
-            6 => self.host.push_str(dice.of(&["..", "..:80", &"x".repeat(260)])),
+            6 => {
+                let query = self.query.get_or_insert_default();
+                let length: usize = query.iter().map(|piece| piece.len() + 1).sum();
+                let rest = dice.between(QUERY_BYTES - 3, QUERY_BYTES + 3).saturating_sub(length);
+                query.insert(dice.below(query.len() + 1), "y".repeat(rest));
+            }
+            7 => self.host.push_str(dice.of(&["..", "..:80", &"x".repeat(260)])),
             _ => {
                 if let Some(line) = self.lines.first_mut() {
                     line.blanks.0 = " ".repeat(dice.between(60, 66));

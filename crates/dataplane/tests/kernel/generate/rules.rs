@@ -7,7 +7,7 @@ use beeway_model::{
     StringMatch,
 };
 
-use super::{Palette, Shape, paths, values};
+use super::{Examples, Palette, Shape, paths, values};
 use crate::dice::Dice;
 use crate::world::{CLUSTERS, exact, header, labels};
 
@@ -44,7 +44,11 @@ const WEIGHTS: [&[u32]; 10] = [
 impl Palette {
     pub fn new(dice: &mut Dice, shape: Shape) -> Palette {
         let many = shape == Shape::Routes;
-        let count = if many { dice.between(50, 500) } else { dice.between(1, 12) };
+        let count = match many {
+            true if dice.one_in(12) => dice.between(1000, 3000),
+            true => dice.between(50, 500),
+            false => dice.between(1, 12),
+        };
         let longest = dice.of(&[8, 40, 40, 200]);
         let paths = paths::family(dice, count, longest);
         let mut names: Vec<String> = (0..3).map(|_| dice.of(&values::NAMES).to_owned()).collect();
@@ -134,13 +138,17 @@ impl Palette {
         let kind = dice.below(4);
         let each = dice.between(1, 8);
         let mut numbers: Vec<usize> = (0..count).collect();
+        let examples = &mut self.examples;
         let mut matches: Vec<Match> = match kind {
             // as many candidates, of half as many conditions
             0 | 1 => numbers.iter().map(|n| by_user(&path, *n)).collect(),
             // as many conditions, several to a candidate
-            2 => numbers.chunks(each).map(|numbers| by_fields(&path, numbers)).collect(),
+            2 => numbers.chunks(each).map(|n| by_fields(&path, n, examples)).collect(),
             // as many conditions, but each for a path of its own
-            _ => numbers.iter().map(|n| by_fields(&format!("{path}/{n}"), &[*n])).collect(),
+            _ => {
+                let each = |n: &usize| by_fields(&format!("{path}/{n}"), &[*n], examples);
+                numbers.iter().map(each).collect()
+            }
         };
         numbers.truncate(matches.len());
         dice.shuffle(&mut matches);
@@ -285,14 +293,22 @@ fn by_user(path: &str, n: usize) -> Match {
     }
 }
 
-fn by_fields(path: &str, numbers: &[usize]) -> Match {
-    let field = |n: &usize| HeaderMatch {
-        invert: n.is_multiple_of(3),
-        ..header(&format!("x-{n}"), if n.is_multiple_of(2) { StringMatch::Present } else { exact("1") })
-    };
-    Match {
-        path: Some(PathMatch::Exact(path.to_owned())),
-        headers: numbers.iter().map(field).collect(),
-        ..Match::default()
+/// Conditions on fields and parameters, of which no two are the same.
+fn by_fields(path: &str, numbers: &[usize], examples: &mut Examples) -> Match {
+    let mut m = Match { path: Some(PathMatch::Exact(path.to_owned())), ..Match::default() };
+    for n in numbers {
+        let value = match n % 5 {
+            0 | 1 => StringMatch::Present,
+            2 => StringMatch::Prefix("1".to_owned()),
+            3 => StringMatch::Regex(examples.keep(format!("{n}|1"), "1".to_owned())),
+            _ => exact("1"),
+        };
+        if n % 4 == 3 {
+            m.query.push(QueryMatch { name: format!("p{n}"), value });
+        } else {
+            let invert = n.is_multiple_of(3);
+            m.headers.push(HeaderMatch { invert, ..header(&format!("x-{n}"), value) });
+        }
     }
+    m
 }
