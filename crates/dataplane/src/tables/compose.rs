@@ -5,7 +5,9 @@
 //! the rest of the tree is taken over as it is, and a pattern off the tree likewise, which makes
 //! thousands of them cheap.
 
-use rustc_hash::FxHashMap;
+use std::hash::BuildHasher;
+
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use super::pattern::{Dfa, Pattern, Regex};
 use super::sets::{SetId, Sets};
@@ -129,8 +131,8 @@ struct Composer<'a> {
     runs: bool,
     known: FxHashMap<Tuple, StateId>,
     queue: Vec<(StateId, Tuple)>,
-    /// States that behave alike are one.
-    unique: FxHashMap<State, StateId>,
+    /// States by their hash, so that those that behave alike are one.
+    unique: FxHashMap<u64, StateId>,
     /// The state that is never left, by what it accepts.
     loops: FxHashMap<SetId, StateId>,
     /// Nodes of the tree that were taken over, with what is sure there.
@@ -250,13 +252,17 @@ impl<'a> Composer<'a> {
         self.out.len() as StateId - 1
     }
 
+    /// Finds a state that behaves alike, or appends it.
     fn share(&mut self, state: State) -> StateId {
-        if let Some(id) = self.unique.get(&state) {
-            return *id;
+        let hash = FxBuildHasher.hash_one(&state);
+        match self.unique.get(&hash) {
+            Some(id) if self.out[*id as usize] == state => *id,
+            _ => {
+                let id = self.push(state);
+                self.unique.insert(hash, id);
+                id
+            }
         }
-        let id = self.push(state.clone());
-        self.unique.insert(state, id);
-        id
     }
 
     /// The state that accepts a set whatever follows.
