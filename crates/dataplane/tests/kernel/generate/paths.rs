@@ -103,6 +103,24 @@ pub fn escape(text: &str) -> String {
     text.chars().flat_map(|c| special(c).then_some('\\').into_iter().chain([c])).collect()
 }
 
+/// A regular expression for what begins with a path.
+pub fn below(dice: &mut Dice, path: &str, examples: &mut Examples) -> PathMatch {
+    let path = path.trim_end_matches('/');
+    let (more, example) = dice.of(&[
+        ("/[0-9]+", "/42"),
+        ("[a-c]*", "ab"),
+        ("/v[0-9]{1,3}/x", "/v12/x"),
+        ("/[^/]+/b", "/x/b"),
+        ("(/.*)?", "/x"),
+        ("/.*", "/"),
+        (r".*\.json", "/a/b.json"),
+        ("/(a|ab)c?", "/abc"),
+        ("/?", "/"),
+    ]);
+    let pattern = format!("{}{more}", escape(path));
+    PathMatch::Regex(examples.keep(pattern, plain(format!("{path}{example}"))))
+}
+
 /// A regular expression about one of these paths.
 pub fn regex(dice: &mut Dice, paths: &[String], examples: &mut Examples) -> PathMatch {
     let path = dice.of(paths);

@@ -80,6 +80,7 @@ impl Palette {
         let conditions = dice.below(3);
         // each name of a host, and case, multiply the states of the other paths
         let (hosts, fold) = (dice.one_in(2), dice.one_in(3));
+        let patterns = dice.of(&[0, 0, 10, 3]);
         let mut rules = Vec::new();
         for path in self.paths.clone() {
             let mut m = Match::default();
@@ -90,6 +91,9 @@ impl Palette {
                 m.hosts = self.hosts(dice);
             }
             m.path = Some(match dice.below(4) {
+                _ if patterns > 0 && dice.one_in(patterns) => {
+                    paths::below(dice, &path, &mut self.examples)
+                }
                 0 => PathMatch::Prefix(path),
                 1 => PathMatch::Segments(path),
                 _ => PathMatch::Exact(path),
