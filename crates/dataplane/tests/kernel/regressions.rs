@@ -67,6 +67,13 @@ const REGRESSIONS: &[Regression] = &[
         detour: false,
     },
     Regression {
+        what: "a pattern that is none by itself got out of the anchors around it",
+        seed: 4,
+        forbidden: || vec![at(regex("/a)|(/b")), at(regex("/c|(/d"))],
+        requests: &["GET /a", "GET /ax", "GET /x/b", "GET /b", "GET /c", "GET /d"],
+        detour: false,
+    },
+    Regression {
         what: "a condition that must fail held for a field that is not there",
         seed: 0,
         forbidden: || vec![Match { headers: vec![not("x", "1")], ..Match::default() }],

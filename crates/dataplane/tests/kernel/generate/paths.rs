@@ -162,7 +162,7 @@ pub fn regex(dice: &mut Dice, paths: &[String], examples: &mut Examples) -> Path
 /// Expressions that mean nothing, or what few expect.
 fn odd_regex(dice: &mut Dice, path: &str) -> (String, String) {
     let p = escape(path);
-    let pattern = match dice.below(11) {
+    let pattern = match dice.below(12) {
         0 => "(".to_owned(),
         1 => String::new(),
         2 => "a{,3}{".to_owned(),
