@@ -55,8 +55,7 @@ impl Palette {
         names.push("x-version".to_owned());
         let (query, regex) = (dice.one_in(2), dice.one_in(2));
         let (values, examples) = (values::pool(dice), Default::default());
-        let count = if many { 2 } else { 6 };
-        let hosts = (0..count).map(|_| dice.of(&HOSTS).to_owned()).collect();
+        let hosts = (0..6).map(|_| dice.of(&HOSTS).to_owned()).collect();
         Palette { paths, values, names, hosts, query, regex, examples }
     }
 
@@ -78,8 +77,7 @@ impl Palette {
     /// Many paths, the longer ones mostly first.
     pub fn routes(&mut self, dice: &mut Dice) -> Vec<Rule> {
         let conditions = dice.below(3);
-        // each name of a host, and case, multiply the states of the other paths
-        let (hosts, fold) = (dice.one_in(2), dice.one_in(3));
+        let (hosts, fold) = (dice.one_in(2), dice.one_in(2));
         let patterns = dice.of(&[0, 0, 10, 3]);
         let mut rules = Vec::new();
         for path in self.paths.clone() {
