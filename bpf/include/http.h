@@ -14,6 +14,11 @@
 #define PORT_BYTES 7	/* `.:65535` behind a host */
 #define ONES 0x0101010101010101ull
 #define HIGHS 0x8080808080808080ull
+#define LOWER8 0x2020202020202020ull
+#define NAME_BYTES 256	/* of a field name, its colon included */
+/* The hash of names; crates/dataplane/src/tables/heap.rs has its twin. */
+#define NAME_BASIS 0xcbf29ce484222325ull
+#define NAME_PRIME 0x9e3779b97f4a7c15ull
 
 /* What the verdict and the framing of the body need of a head. Offsets are into the head. */
 struct head {
@@ -34,21 +39,10 @@ struct head {
 	u8 pad[2];
 };
 
-/* Bytes of a field name (RFC 9110 section 5.6.2) in lower case; 0 for all others. */
-static const u8 name_bytes[256] = {
-	['!'] = '!', ['#'] = '#', ['$'] = '$', ['%'] = '%', ['&'] = '&', ['\''] = '\'',
-	['*'] = '*', ['+'] = '+', ['-'] = '-', ['.'] = '.', ['^'] = '^', ['_'] = '_',
-	['`'] = '`', ['|'] = '|', ['~'] = '~',
-	['0'] = '0', ['1'] = '1', ['2'] = '2', ['3'] = '3', ['4'] = '4',
-	['5'] = '5', ['6'] = '6', ['7'] = '7', ['8'] = '8', ['9'] = '9',
-	['a'] = 'a', ['b'] = 'b', ['c'] = 'c', ['d'] = 'd', ['e'] = 'e', ['f'] = 'f', ['g'] = 'g',
-	['h'] = 'h', ['i'] = 'i', ['j'] = 'j', ['k'] = 'k', ['l'] = 'l', ['m'] = 'm', ['n'] = 'n',
-	['o'] = 'o', ['p'] = 'p', ['q'] = 'q', ['r'] = 'r', ['s'] = 's', ['t'] = 't', ['u'] = 'u',
-	['v'] = 'v', ['w'] = 'w', ['x'] = 'x', ['y'] = 'y', ['z'] = 'z',
-	['A'] = 'a', ['B'] = 'b', ['C'] = 'c', ['D'] = 'd', ['E'] = 'e', ['F'] = 'f', ['G'] = 'g',
-	['H'] = 'h', ['I'] = 'i', ['J'] = 'j', ['K'] = 'k', ['L'] = 'l', ['M'] = 'm', ['N'] = 'n',
-	['O'] = 'o', ['P'] = 'p', ['Q'] = 'q', ['R'] = 'r', ['S'] = 's', ['T'] = 't', ['U'] = 'u',
-	['V'] = 'v', ['W'] = 'w', ['X'] = 'x', ['Y'] = 'y', ['Z'] = 'z',
+/* Bytes of a field name (RFC 9110 section 5.6.2) beside letters, digits and `-`. */
+static const u8 rare_name_bytes[256] = {
+	['!'] = 1, ['#'] = 1, ['$'] = 1, ['%'] = 1, ['&'] = 1, ['\''] = 1, ['*'] = 1, ['+'] = 1,
+	['.'] = 1, ['^'] = 1, ['_'] = 1, ['`'] = 1, ['|'] = 1, ['~'] = 1,
 };
 
 static __always_inline u64 word_at(struct scratch *s, u32 at)
@@ -60,6 +54,34 @@ static __always_inline u64 word_at(struct scratch *s, u32 at)
 static __always_inline u8 byte_at(struct scratch *s, u32 at)
 {
 	return s->head[at & HEAD_MASK];
+}
+
+/*
+ * Eight bytes at a time: each of these marks the high bit of the bytes that it looks for. Of find()
+ * and find_control() the first mark is exact, later ones may be carries.
+ */
+static __always_inline u64 find(u64 word, u8 c)
+{
+	u64 zero = word ^ c * ONES;
+
+	return (zero - ONES) & ~zero & HIGHS;
+}
+
+/* Bytes below 0x20, and DEL. */
+static __always_inline u64 find_control(u64 word)
+{
+	return ((word - 0x20 * ONES) & ~word & HIGHS) | find(word, 0x7f);
+}
+
+/* Bytes from `first` to `last`, both below 0x80; all marks are exact. `low` has no high bits. */
+static __always_inline u64 find_range(u64 low, u8 first, u8 last)
+{
+	return (low + (0x80 - first) * ONES) & ~(low + (0x7f - last) * ONES) & HIGHS;
+}
+
+static __always_inline u32 first_mark(u64 marks)
+{
+	return __builtin_ctzll(marks) >> 3;
 }
 
 /* Eight characters as the word that they are in memory. */
@@ -101,30 +123,42 @@ static __always_inline u32 parse_method(struct scratch *s, struct head *h)
 __weak __noinline u32 parse_target(struct scratch *s, u32 at, u32 length, struct head *h)
 {
 	u32 end = 0, query = 0, i;
-	u8 before = 0;
 
 	if (!s || !h)
 		return 0;
 	s->reason = byte_at(s, at) == '/' ? REASON_SYNTAX : REASON_UNUSUAL;
 	if (byte_at(s, at) != '/')
 		return 0;
-	bpf_for(i, at, HEAD_BYTES) {
-		u8 c = byte_at(s, i);
+	s->cursor = at;
+	bpf_for(i, 0, HEAD_BYTES) {
+		u32 from = s->cursor;
+		u64 word = word_at(s, from);
+		u64 marks = find_control(word) | (word & HIGHS) | find(word, ' ') | find(word, '#');
+		u8 c;
 
+		if (!query)
+			marks |= find(word, '?') | find(word, '%') | find(word, '\\') |
+				 find(word, '.');
+		if (!marks) {
+			s->cursor = from + 8;
+			if (from + 8 >= HEAD_BYTES)
+				break;
+			continue;
+		}
+		from += first_mark(marks);
+		s->cursor = from + 1;
+		c = byte_at(s, from);
 		if (c <= ' ' || c >= 0x7f) {
-			end = i;
+			end = from;
 			break;
 		}
-		if (c == '#')
+		if (c == '?' && !query)
+			query = from;
+		else if (c != '.' || byte_at(s, from - 1) == '/')
 			h->needs_normalising = 1;
-		if (query)
-			continue;
-		if (c == '?')
-			query = i;
-		if (c == '%' || c == '\\' || (c == '.' && before == '/'))
-			h->needs_normalising = 1;
-		before = c;
 	}
+	if (end >= HEAD_BYTES)
+		end = 0;
 	if (end >= length || !end) {
 		s->reason = end ? REASON_PARTIAL_HEAD : REASON_HEAD_LIMIT;
 		return 0;
@@ -151,22 +185,40 @@ __weak __noinline u32 parse_target(struct scratch *s, u32 at, u32 length, struct
 /* Reads a field name, putting it in lower case where it stands; the offset of the colon or 0. */
 __weak __noinline u32 parse_name(struct scratch *s, u32 at)
 {
-	u32 sum = FNV_BASIS, colon = 0, i;
+	u64 sum = NAME_BASIS;
+	u32 end = 0, i;
 
 	if (!s)
 		return 0;
-	bpf_for(i, at, at + 256) {
-		u8 lower = name_bytes[byte_at(s, i)];
+	s->cursor = at;
+	bpf_for(i, 0, NAME_BYTES / 8) {
+		u32 from = s->cursor, n;
+		u64 word = word_at(s, from), low = word & ~HIGHS, mask = ~0ull, others;
+		u64 letters = find_range(low | LOWER8, 'a', 'z') & ~word;
 
-		if (!lower) {
-			colon = i;
+		others = letters | find_range(low, '0', '9') | find_range(low, '-', '-');
+		others = (~others | word) & HIGHS;
+		for (int k = 0; k < 8; k++) {
+			if (!others || !rare_name_bytes[byte_at(s, from + first_mark(others))])
+				break;
+			others &= others - 1;
+		}
+		n = others ? first_mark(others) : 8;
+		if (n < 8)
+			mask = (1ull << 8 * n) - 1;
+		/* the high bit of a letter becomes the bit of lower case */
+		word |= letters >> 2 & mask;
+		*(u64 *)&s->head[from & HEAD_MASK] = word;
+		if (n)
+			sum = (sum ^ (word & mask)) * NAME_PRIME;
+		if (n < 8) {
+			end = from + n;
 			break;
 		}
-		s->head[i & HEAD_MASK] = lower;
-		sum = (sum ^ lower) * FNV_PRIME;
+		s->cursor = from + 8;
 	}
-	s->name_hash = sum;
-	return colon == at ? 0 : colon;
+	s->name_hash = sum >> 32;
+	return end == at ? 0 : end;
 }
 
 /* The offset of the CR that ends a field value, or of the byte that must not be there. */
@@ -178,22 +230,24 @@ __weak __noinline u32 find_line_end(struct scratch *s, u32 at)
 		return 0;
 	/* the verifier forgets what it knew of a number in memory; of a register it would try all */
 	s->cursor = at;
-	bpf_for(i, 0, HEAD_BYTES / 8 + HEAD_LINES) {
+	bpf_for(i, 0, HEAD_BYTES / 16 + HEAD_LINES) {
 		u32 from = s->cursor;
-		u64 word = word_at(s, from);
-		/* the high bit of each byte below 0x20 or equal to 0x7f */
-		u64 low = (word - 0x20 * ONES) & ~word & HIGHS;
-		u64 del = ((word ^ 0x7f * ONES) - ONES) & ~(word ^ 0x7f * ONES) & HIGHS;
-		u64 stop = low | del;
+		/* the head has slack for words that begin inside of it */
+		const u64 *words = (const u64 *)&s->head[from & HEAD_MASK];
+		u64 first = find_control(words[0]), second;
 
-		if (!stop) {
-			s->cursor = from + 8;
-			if (from + 8 >= HEAD_BYTES)
-				break;
-			continue;
+		if (!first) {
+			second = find_control(words[1]);
+			if (!second) {
+				s->cursor = from + 16;
+				if (from + 16 >= HEAD_BYTES)
+					break;
+				continue;
+			}
+			first = second;
+			from += 8;
 		}
-		/* the first hit is exact, later ones may be carries */
-		from += __builtin_ctzll(stop) >> 3;
+		from += first_mark(first);
 		s->cursor = from;
 		if (byte_at(s, from) != '\t')
 			break;
@@ -267,8 +321,6 @@ __weak __noinline u32 parse_host(struct scratch *s, const struct line *l, struct
 	return length && byte_at(s, l->value + length - 1) == '.' ? REASON_UNUSUAL : 0;
 }
 
-#define LOWER8 0x2020202020202020ull
-
 /* Field names and values that change what the request is; 0 or the reason to leave it alone. */
 __weak __noinline u32 special_field(struct scratch *s, const struct line *l, struct head *h)
 {
@@ -332,6 +384,9 @@ __weak __noinline u32 skip_space(struct scratch *s, u32 at)
 
 	if (!s)
 		return 0;
+	/* as nearly everybody writes it */
+	if (byte_at(s, at) == ' ' && !is_blank(byte_at(s, at + 1)))
+		return at + 1;
 	bpf_for(i, 0, 64) {
 		if (!is_blank(byte_at(s, at)))
 			break;
@@ -347,6 +402,8 @@ __weak __noinline u32 trim_space(struct scratch *s, u32 start, u32 end)
 
 	if (!s)
 		return 0;
+	if (end <= start || !is_blank(byte_at(s, end - 1)))
+		return end;
 	bpf_for(i, 0, 64) {
 		if (end <= start || !is_blank(byte_at(s, end - 1)))
 			break;

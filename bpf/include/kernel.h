@@ -74,6 +74,5 @@ extern void *bpf_rdonly_cast(const void *obj, __u32 btf_id) __ksym;
 #define STATE_CLOSE_WAIT 8
 
 #define FNV_BASIS 2166136261u
-#define FNV_PRIME 16777619u
 
 #endif

@@ -139,9 +139,9 @@ value_holds(struct generation *g, struct predicate *p, struct scratch *s, u32 at
 static __always_inline enum truth
 header_holds(struct generation *g, struct predicate *p, struct scratch *s)
 {
-	u32 seen = 0, value = 0, length = 0, i;
+	u32 seen = 0, value = 0, length = 0;
 
-	bpf_for(i, 0, HEAD_LINES) {
+	for (u32 i = 0; i < HEAD_LINES; i++) {
 		struct line *l = &s->lines[i & (HEAD_LINES - 1)];
 
 		if (i >= s->lines_used)

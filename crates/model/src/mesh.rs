@@ -176,7 +176,7 @@ impl Cluster {
 /// Maps a draw from the whole range of `u32` onto `0..total`: `draw × total / 2³²`.
 ///
 /// Every implementation (this one, the tables, the kernel) uses this formula, so one draw means
-/// one backend everywhere. `total` must stay below 2³².
+/// one backend everywhere. The tables and the kernel take totals below 2³² alone.
 pub fn scale(draw: u32, total: u64) -> u64 {
-    (u64::from(draw) * total) >> 32
+    ((u128::from(draw) * u128::from(total)) >> 32) as u64
 }

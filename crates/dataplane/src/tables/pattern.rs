@@ -15,6 +15,8 @@ use super::state::TooLarge;
 
 /// Memory that the automaton of one pattern may take while it is made, which bounds the time too.
 const BYTES: usize = 256 << 10;
+/// Bytes of a pattern, of which each may stand for a class of 40 KiB, within the router's 10 MiB.
+const SHORT: usize = 200;
 /// Patterns that are remembered from one configuration to the next.
 const REMEMBERED: usize = 1 << 15;
 
@@ -82,9 +84,12 @@ impl Regex {
         format!("^{flags}(?:{})$", self.text)
     }
 
-    /// Whether it is one at all, by itself: the parentheses around it must not close its own.
+    /// Whether it is one at all, by itself: the parentheses around it must not close its own. The
+    /// router takes none whose program is too large, which a short one without counts never is.
     fn is_valid(&self) -> bool {
+        let may_be_large = self.text.contains('{') || self.text.len() > SHORT;
         syntax::parse(&self.text).is_ok()
+            && (!may_be_large || meta::Regex::new(&self.whole()).is_ok())
     }
 
     /// Whether it holds for a string; for single words at compile time.
