@@ -105,6 +105,8 @@ fn ask(bed: &Bed, storm: &Storm, seed: u64) -> Result<u64> {
             ensure!((first.status, first.served_by()) == (200, Some("v1")), "{first:?}");
             let second = raw.get("web", "/x", &[])?;
             ensure!((second.status, second.served_by()) == (200, Some("v2")), "{second:?}");
+            // the agent needs a part of the machine, too
+            std::thread::sleep(PACE / 5);
         }
     }
     Ok(asked - seed)
