@@ -47,7 +47,7 @@ fn text(args: &ExplainArgs, e: &Explanation) -> Result<String> {
     let mut rows = vec![
         vec!["from".into(), format!("{} ({})", e.from, e.source)],
         vec!["service".into(), format!("{} at {} ({protocol})", e.service, e.address)],
-        vec!["rule".into(), rule],
+        vec!["rule".into(), rule.clone()],
     ];
     if let Some(reason) = e.rule.as_ref().and_then(|rule| rule.detour.as_ref()) {
         rows.push(vec![String::new(), format!("only userspace can carry it out: {reason}")]);
@@ -59,7 +59,7 @@ fn text(args: &ExplainArgs, e: &Explanation) -> Result<String> {
         false => text += &targets(&e.connect),
     }
     for share in &e.outcomes {
-        outcome(&mut text, share)?;
+        outcome(&mut text, share, &rule)?;
     }
     if !e.notices.is_empty() {
         text += "\nleft to userspace in this service\n";
@@ -70,7 +70,7 @@ fn text(args: &ExplainArgs, e: &Explanation) -> Result<String> {
     Ok(text)
 }
 
-fn outcome(text: &mut String, share: &Share) -> Result<()> {
+fn outcome(text: &mut String, share: &Share, rule: &str) -> Result<()> {
     let part = match share.share {
         1.0 => "every such request".to_owned(),
         part => format!("{} of such requests", percent(part)),
@@ -88,6 +88,12 @@ fn outcome(text: &mut String, share: &Share) -> Result<()> {
     *text += &targets(&share.endpoints);
     for lane in &share.lanes {
         writeln!(text, "  lane: {}", lane_text(lane))?;
+        if lane.router_asked {
+            writeln!(
+                text,
+                "  the kernel cannot tell: the reference router is asked, and says: {rule}"
+            )?;
+        }
         if !lane.agrees {
             writeln!(text, "  THE REFERENCE ROUTER SAYS OTHERWISE: this is a bug in Beeway")?;
         }
@@ -102,7 +108,7 @@ fn lane_text(lane: &Lane) -> String {
     };
     let meaning = match lane.lane {
         "native" if lane.same_node => "; on one node, bytes take the shortcut past TCP",
-        "detour" => "; the reference router in userspace is asked, and does it",
+        "detour" if !lane.router_asked => "; the userspace proxy does it",
         "answered" => "; the kernel answers",
         _ => "",
     };

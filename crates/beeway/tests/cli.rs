@@ -135,6 +135,86 @@ fn explain_tells_the_share_and_lane_of_each_backend() {
     assert!(text.contains("lane: detour (other_cluster)"), "{text}");
 }
 
+/// A service with rules of every kind, and more of them on one path than a group of the tables has.
+fn all_kinds() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let mut text = String::from(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  clusterIP: 10.96.0.10\n  \
+         selector: {app: web}\n  ports: [{name: http, port: 80}]\n",
+    );
+    for (name, app, ip) in [("web-1", "web", "10.0.0.1"), ("client", "client", "10.0.0.2")] {
+        text += &format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {app}}}}}\n\
+             status: {{podIP: {ip}}}\n"
+        );
+    }
+    text += "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: web}\n\
+             spec:\n  hosts: [web]\n  http:\n";
+    let mut rule = |condition: &str| {
+        text += &format!("  - match: [{condition}]\n    route: [{{destination: {{host: web}}}}]\n");
+    };
+    rule("{uri: {exact: /query}, queryParams: {user: {exact: jason}}}");
+    rule("{uri: {exact: /regex}, headers: {x-user: {regex: 'j[a-z]+'}}}");
+    rule("{uri: {exact: /plain}}");
+    rule("{method: {exact: BREW}}");
+    for n in 0..70 {
+        rule(&format!("{{uri: {{exact: /many}}, headers: {{x-n: {{exact: n{n}}}}}}}"));
+    }
+    fs::write(dir.path().join("all.yaml"), text).unwrap();
+    dir
+}
+
+#[test]
+fn explain_says_when_the_reference_router_is_asked_and_what_it_says() {
+    let dir = all_kinds();
+    for (method, target, header, lane, rule) in [
+        ("GET", "/query?user=jason", "", ("native", "route", false), Some(0)),
+        ("GET", "/query?user=martha", "", ("answered", "no_route", false), None),
+        ("GET", "/regex", "x-user: jason", ("native", "route", false), Some(1)),
+        ("GET", "/plain", "", ("native", "route", false), Some(2)),
+        ("GET", "/odd/../plain", "", ("detour", "path", true), Some(2)),
+        ("BREW", "/pot", "", ("detour", "unusual", true), Some(3)),
+        ("GET", "/many", "x-n: n3", ("native", "route", false), Some(7)),
+        ("GET", "/many", "x-n: n69", ("detour", "rule_action", true), Some(73)),
+        ("HEAD", "/none", "", ("detour", "unusual", false), None),
+    ] {
+        let url = format!("http://web{target}");
+        let mut args = vec!["--from", "default/client", method, &url];
+        if !header.is_empty() {
+            args.extend(["-H", header]);
+        }
+        let all = json(&explain(dir.path(), &[&args[..], &["--json"]].concat()));
+        let found = &all["outcomes"][0]["lanes"][0];
+        assert_eq!(found["lane"], lane.0, "{method} {target}: {all:#}");
+        assert_eq!(found["reason"], lane.1, "{method} {target}: {all:#}");
+        assert_eq!(found["router_asked"], lane.2, "{method} {target}: {all:#}");
+        assert_eq!(found["agrees"], true, "{method} {target}: {all:#}");
+        assert_eq!(all["rule"]["index"].as_u64(), rule, "{method} {target}: {all:#}");
+        let text = stdout(&explain(dir.path(), &args));
+        let says = "the reference router is asked, and says: ";
+        assert_eq!(text.contains(says), lane.2, "{text}");
+        if let (true, Some(rule)) = (lane.2, rule) {
+            assert!(
+                text.contains(&format!("{says}VirtualService default/web http[{rule}]")),
+                "{text}"
+            );
+        }
+    }
+    let args = ["--from", "default/client", "GET", "http://web/odd/../plain"];
+    let text = stdout(&explain(dir.path(), &args));
+    assert!(text.contains("the path needs normalising: it becomes /plain"), "{text}");
+}
+
+#[test]
+fn check_names_the_limit_that_leaves_rules_to_userspace() {
+    let dir = all_kinds();
+    let output = run(&["check", path(dir.path())]);
+    assert_eq!(output.status.code(), Some(0), "a notice is no error");
+    let text = stdout(&output);
+    assert!(text.contains("notice: default/web:80: "), "{text}");
+    assert!(text.contains("lead to more than 64 rules"), "{text}");
+}
+
 #[test]
 fn explain_names_what_is_near_to_what_is_not_there() {
     let bookinfo = examples().join("bookinfo");

@@ -26,11 +26,14 @@ pub(crate) fn compose(layers: Vec<Layer>, default: ClusterId) -> (Vec<Rule>, usi
     let mut rules = Vec::new();
     let total = layers.len();
     for (index, layer) in layers.into_iter().enumerate() {
-        let closed = layer.rules.iter().any(|rule| catches_all(rule, &layer.scope));
-        rules.extend(layer.rules);
         if layer.scope.is_empty() {
+            rules.extend(layer.rules);
             return (rules, index + 1);
         }
+        let whole = Match { sources: layer.scope.clone(), ..Match::default() };
+        let catches_all = |rule: &Rule| rule.matches.is_empty() || rule.matches.contains(&whole);
+        let closed = layer.rules.iter().any(catches_all);
+        rules.extend(layer.rules);
         if !closed {
             rules.push(Rule {
                 name: format!("{}: no rule holds", layer.name),
@@ -47,11 +50,6 @@ pub(crate) fn compose(layers: Vec<Layer>, default: ClusterId) -> (Vec<Rule>, usi
         detour: None,
     });
     (rules, total)
-}
-
-fn catches_all(rule: &Rule, scope: &[SourceMatch]) -> bool {
-    let whole = Match { sources: scope.to_vec(), ..Match::default() };
-    rule.matches.is_empty() || rule.matches.contains(&whole)
 }
 
 /// Leaves out what another source of the list covers already.

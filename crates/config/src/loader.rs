@@ -1,9 +1,12 @@
 //! Configurations one after the other: what has not changed since the last one is not parsed again.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use crate::directory::{self, Stamp};
 use crate::item::{self, Item};
 use crate::objects::Collector;
 use crate::{Loaded, Options, document, mesh};
@@ -15,6 +18,8 @@ use crate::{Loaded, Options, document, mesh};
 pub struct Loader {
     options: Options,
     files: HashMap<PathBuf, File>,
+    /// Of files whose text cannot have changed while theirs is the same.
+    stamps: HashMap<PathBuf, Stamp>,
 }
 
 #[derive(Debug)]
@@ -35,11 +40,12 @@ struct Document {
 impl Loader {
     /// A loader that has read nothing yet.
     pub fn new(options: Options) -> Self {
-        Self { options, files: HashMap::new() }
+        Self { options, ..Self::default() }
     }
 
     /// Reads a configuration from the texts of its files.
     pub fn load(&mut self, texts: Vec<(PathBuf, String)>) -> Loaded {
+        self.stamps.clear();
         let mut before = std::mem::take(&mut self.files);
         let mut files = Vec::new();
         for (path, text) in texts {
@@ -60,12 +66,30 @@ impl Loader {
         mesh(&objects, &self.options, problems)
     }
 
-    /// Whether these texts are others than those of the last configuration.
-    pub fn differs(&self, texts: &[(PathBuf, String)]) -> bool {
-        let same = |(path, text): &(PathBuf, String)| {
-            self.files.get(path).is_some_and(|file| file.text == *text)
-        };
-        texts.len() != self.files.len() || !texts.iter().all(same)
+    /// Reads the files that [`read_dir`](crate::read_dir) would, but for those that are the same as
+    /// last time; `None`: all are. (`again`: read it all the same.)
+    pub fn load_dir(&mut self, dir: &Path, again: bool) -> io::Result<Option<Loaded>> {
+        let now = SystemTime::now();
+        let listed = directory::list(dir)?;
+        let mut changed = again || listed.len() != self.files.len();
+        let mut stamps = HashMap::new();
+        let mut texts = Vec::new();
+        for (path, stamp) in listed {
+            let known = self.files.get(&path);
+            let trusted = self.stamps.get(&path) == Some(&stamp);
+            let text = match known.filter(|_| trusted) {
+                Some(file) => file.text.clone(),
+                None => directory::read(&path)?,
+            };
+            changed |= known.is_none_or(|file| file.text != text);
+            if stamp.is_settled(now) {
+                stamps.insert(path.clone(), stamp);
+            }
+            texts.push((path, text));
+        }
+        let loaded = changed.then(|| self.load(texts));
+        self.stamps = stamps;
+        Ok(loaded)
     }
 }
 

@@ -73,7 +73,6 @@ fn what_is_kept_changes_nothing() {
         }
         let fresh = load(&files, &options);
         assert_eq!(loader.load(files.clone()), fresh, "round {round}: {files:#?}");
-        assert!(!loader.differs(&files));
         let ports = fresh.mesh.services.iter().flat_map(|service| &service.ports);
         routed += ports.filter(|port| port.rules.is_some()).count();
         problems += fresh.problems.len();
@@ -82,13 +81,33 @@ fn what_is_kept_changes_nothing() {
 }
 
 #[test]
-fn other_texts_differ() {
+fn only_changed_files_are_read_and_every_change_is_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
     let mut loader = Loader::default();
-    let files: Files = vec![("a.yaml".into(), "a: 1\n".into()), ("b.yaml".into(), "".into())];
-    assert!(loader.differs(&files));
-    loader.load(files.clone());
-    assert!(!loader.differs(&files));
-    assert!(loader.differs(&files[..1]));
-    let renamed = [files[0].clone(), ("c.yaml".into(), "".into())];
-    assert!(loader.differs(&renamed));
+    let mut load = |again| loader.load_dir(dir.path(), again).unwrap();
+    assert!(load(false).is_none(), "as empty as before");
+    assert_eq!(load(true).unwrap().problems, []);
+    let services = |loaded: Option<beeway_config::Loaded>| {
+        let services = loaded.expect("a change").mesh.services;
+        services.into_iter().map(|service| service.name).collect::<Vec<_>>()
+    };
+    std::fs::write(path("a.yaml"), DOCUMENTS[0]).unwrap();
+    assert_eq!(services(load(false)), ["a"]);
+    assert!(load(false).is_none());
+    // of the same size, in place, and within one step of the clock
+    for name in ["b", "c", "d"] {
+        let text = DOCUMENTS[0].replace("name: a}", &format!("name: {name}}}"));
+        std::fs::write(path("a.yaml"), text).unwrap();
+        assert_eq!(services(load(false)), [name]);
+    }
+    std::thread::sleep(std::time::Duration::from_millis(150));
+    assert!(load(false).is_none());
+    assert!(load(false).is_none(), "known by its stamp now");
+    std::fs::write(path("b.yaml"), DOCUMENTS[0]).unwrap();
+    assert_eq!(services(load(false)), ["a", "d"]);
+    std::fs::rename(path("b.yaml"), path("a.yaml")).unwrap();
+    assert_eq!(services(load(false)), ["a"]);
+    std::fs::remove_file(path("a.yaml")).unwrap();
+    assert_eq!(services(load(false)), [""; 0]);
 }

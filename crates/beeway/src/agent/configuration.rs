@@ -133,19 +133,18 @@ impl Follower {
 
     /// `None`: the files are those that are in force. An event does not mean a change of them.
     fn read(&self, directory: &Path) -> Result<Option<Loaded>> {
-        let texts = beeway_config::read_dir(directory)
-            .with_context(|| format!("read {}", directory.display()))?;
         let state = self.state();
-        let accepted = state.in_force.is_some() && state.rejected.is_none();
+        let refused = state.in_force.is_none() || state.rejected.is_some();
         let mut loader = self.loader.lock().expect("no panic while locked");
-        let changed = !accepted || loader.differs(&texts);
-        Ok(changed.then(|| loader.load(texts)))
+        loader.load_dir(directory, refused).with_context(|| format!("read {}", directory.display()))
     }
 
     fn put_in_force(&self, loaded: Loaded, begun: Instant) -> Result<()> {
         let number = self.dataplane.generation()? + 1;
         let Loaded { mesh, mut problems } = loaded;
+        let read = begun.elapsed();
         let compiled = tables::compile(&mesh, number);
+        tracing::debug!(?read, compiled = ?begun.elapsed() - read, "tables are made");
         if let Ok(tables) = &compiled {
             problems.extend(tables.notices().iter().map(crate::check::notice_problem));
         }

@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 
 use beeway_dataplane::counts::{LANES, REASONS};
 use beeway_dataplane::tables::Tables;
+use beeway_dataplane::tables::head;
 use beeway_dataplane::tables::interpret::{self, Verdict};
-use beeway_model::{Action, ClusterId, Mesh, Outcome, Protocol, Transport, route};
+use beeway_model::{Action, ClusterId, Decision, Mesh, Outcome, Protocol, Transport, route};
 use serde::Serialize;
 
 use super::asked::Asked;
@@ -87,12 +88,14 @@ pub struct Lane {
     /// One of [`REASONS`].
     pub reason: &'static str,
     /// The same in words.
-    pub why: &'static str,
+    pub why: String,
+    /// The kernel cannot tell which rule holds: the reference router does.
+    pub router_asked: bool,
     /// Part of the connections for which it is so, from 0 to 1.
     pub share: f64,
     /// Both ends are on one node: native bytes may take the shortcut past TCP.
     pub same_node: bool,
-    /// Whether the reference router says the same. It must.
+    /// Whether the reference router says the same as the kernel. It must.
     pub agrees: bool,
 }
 
@@ -213,19 +216,19 @@ fn share(
     share: f64,
     draw: u32,
 ) -> Share {
-    let outcome = route(asked.port, &asked.request(), draw).outcome;
+    let decided = route(asked.port, &asked.request(), draw);
     let bytes = asked.bytes();
     let mut lanes: Vec<Lane> = Vec::new();
     for target in connect {
         let verdict =
             interpret::decide(tables, asked.address, target.address, asked.source_ip, &bytes, draw);
-        let lane = lane(mesh, &outcome, target, &verdict);
+        let lane = lane(mesh, asked, &decided, target, &verdict);
         match lanes.iter_mut().find(|known| known.is_like(&lane)) {
             Some(known) => known.share += lane.share,
             None => lanes.push(lane),
         }
     }
-    match outcome {
+    match decided.outcome {
         Outcome::Forward(id) => forward(mesh, asked, id, share, lanes),
         Outcome::Respond { status, body } => Share {
             share,
@@ -258,7 +261,8 @@ fn opaque(mesh: &Mesh, asked: &Asked<'_>, connect: &[Target]) -> Share {
     let lane = Lane {
         lane: "native",
         reason: "opaque",
-        why: why("opaque"),
+        why: why("opaque").to_owned(),
+        router_asked: false,
         share: 1.0,
         // the kernel enrols sockets of HTTP services only
         same_node: false,
@@ -269,10 +273,17 @@ fn opaque(mesh: &Mesh, asked: &Asked<'_>, connect: &[Target]) -> Share {
     Share { endpoints: connect.to_vec(), ..share }
 }
 
-fn lane(mesh: &Mesh, outcome: &Outcome, target: &Target, verdict: &Verdict) -> Lane {
+fn lane(
+    mesh: &Mesh,
+    asked: &Asked<'_>,
+    decided: &Decision,
+    target: &Target,
+    verdict: &Verdict,
+) -> Lane {
     let lane = LANES[verdict.lane.0 as usize];
     let reason = REASONS[verdict.reason.0 as usize];
-    let agrees = match (lane, outcome) {
+    let router_asked = lane == "detour" && !knows_rule(asked, decided, reason, verdict);
+    let outcome = match (lane, &decided.outcome) {
         ("detour", _) => true,
         ("native", Outcome::Forward(id)) => {
             mesh.cluster(*id).endpoints.iter().any(|e| e.address == target.address)
@@ -283,8 +294,36 @@ fn lane(mesh: &Mesh, outcome: &Outcome, target: &Target, verdict: &Verdict) -> L
         ("answered", Outcome::Respond { status, .. }) => verdict.status == Some(*status),
         _ => false,
     };
+    let agrees = router_asked || (outcome && verdict.rule == decided.rule);
+    let why = match reason {
+        "path" => format!("{}: it becomes {}", why(reason), asked.request().path()),
+        "rule_action" if router_asked => UNEVALUATED.to_owned(),
+        "unusual" if !router_asked => "the kernel answers no HEAD".to_owned(),
+        "unusual" if head::parse(&asked.bytes()).is_ok() => UNSURE.to_owned(),
+        _ => why(reason).to_owned(),
+    };
     let (share, same_node) = (target.share, target.same_node);
-    Lane { lane, reason, why: why(reason), share, same_node, agrees }
+    Lane { lane, reason, why, router_asked, share, same_node, agrees }
+}
+
+const UNEVALUATED: &str = "a rule that comes first may hold, and passes a limit of the tables";
+const UNSURE: &str = "a condition looks at a field that is there twice, at bytes outside of ASCII \
+                      or at a very long query";
+
+/// Whether the kernel knows which rule holds, although the request takes the detour.
+fn knows_rule(asked: &Asked<'_>, decided: &Decision, reason: &str, verdict: &Verdict) -> bool {
+    match reason {
+        "other_cluster" => true,
+        // of which the kernel answers none
+        "unusual" => verdict.rule.is_some() || asked.method == "HEAD" && decided.rule.is_none(),
+        "rule_action" => {
+            let rules = asked.port.rules.as_deref().unwrap_or_default();
+            // else the candidate stands for all that its limit leaves to userspace
+            let rule = decided.rule.and_then(|index| rules.get(index));
+            verdict.rule == decided.rule && rule.is_some_and(|rule| rule.detour.is_some())
+        }
+        _ => false,
+    }
 }
 
 /// A reason in words.
