@@ -1,7 +1,9 @@
 //! Clients that do their worst: requests cut, packed, misframed and misspelled on a governed
 //! connection. What the kernel does not understand must not get past it.
 
+#[path = "../bed/mod.rs"]
 mod bed;
+mod partial;
 
 use std::time::Duration;
 
