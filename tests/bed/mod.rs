@@ -203,6 +203,14 @@ spec:
         self.status()?["lanes"][lane].as_u64().with_context(|| format!("no lane {lane}"))
     }
 
+    /// Requests that took a lane for a reason.
+    pub fn requests(&self, lane: &str, reason: &str) -> Result<u64> {
+        let status = self.status()?;
+        let counts = status["requests"].as_array().context("no requests")?;
+        let mine = counts.iter().filter(|c| c["lane"] == lane && c["reason"] == reason);
+        Ok(mine.filter_map(|count| count["count"].as_u64()).sum())
+    }
+
     /// One of the kernel's counters.
     pub fn counter(&self, name: &str) -> Result<u64> {
         self.status()?["counters"][name].as_u64().with_context(|| format!("no counter {name}"))
