@@ -187,6 +187,94 @@ fn every_native_request_in_flight_counts() -> Result<()> {
     Ok(())
 }
 
+/// Numbers below a limit, the same for the same seed.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as usize % limit
+    }
+}
+
+/// An answer of some kind, with a body of what could be mistaken for framing.
+fn any_answer(dice: &mut Dice) -> String {
+    let words = ["0\r\n\r\n", "HTTP/1.1 200 OK\r\n", "Content-Length: 1\r\n", "\r\n", "x", "5\r\n"];
+    let text = |dice: &mut Dice| -> String {
+        (0..dice.below(12)).map(|_| words[dice.below(words.len())]).collect()
+    };
+    let filler = "f".repeat(dice.below(90));
+    let head = format!("HTTP/1.1 200 OK\r\nX-{filler}: {filler}\r\n");
+    match dice.below(5) {
+        0 => "HTTP/1.1 204 No Content\r\nX: y\r\n\r\n".to_owned(),
+        1 => format!("HTTP/1.1 100 Continue\r\n\r\n{head}Content-Length: 0\r\n\r\n"),
+        2 | 3 => {
+            let body = text(dice);
+            format!("{head}Content-Length: {}\r\n\r\n{body}", body.len())
+        }
+        _ => {
+            let mut chunks = String::new();
+            for _ in 0..dice.below(4) {
+                let data = text(dice) + "!";
+                chunks += &format!("{:x}\r\n{data}\r\n", data.len());
+            }
+            format!("{head}Transfer-Encoding: chunked\r\n\r\n{chunks}0\r\nT: u\r\n\r\n")
+        }
+    }
+}
+
+/// Some answers in one text, how many they are, and the text in pieces cut anywhere.
+fn any_answers(seed: u64) -> (usize, String, Vec<String>) {
+    let mut dice = Dice(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
+    let count = 1 + dice.below(3);
+    let all: String = (0..count).map(|_| any_answer(&mut dice)).collect();
+    let mut parts = Vec::new();
+    let mut rest = all.as_str();
+    while !rest.is_empty() {
+        let (part, after) = rest.split_at(1 + dice.below(rest.len().min(200)));
+        parts.push(part.to_owned());
+        rest = after;
+    }
+    (count, all, parts)
+}
+
+/// Sends so many requests; the first brings these bytes, the others none. Reads them.
+fn receive(raw: &mut RawClient, count: usize, parts: &[String]) -> Result<String> {
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    raw.send(&get(&spelled(&parts, 0)))?;
+    for _ in 1..count {
+        raw.send(&get("/script/wait0"))?;
+    }
+    let step = raw.step(&json!({ "recv": parts.concat().len() }))?;
+    Ok(step["data"].as_str().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn answers_are_followed_over_any_cut() -> Result<()> {
+    for shape in [NATIVE, SHORTCUT] {
+        let bed = scripted("random", shape)?;
+        let mut raw = connect(&bed)?;
+        for seed in 1..=400 {
+            let (count, all, mut parts) = any_answers(seed);
+            assert_eq!(receive(&mut raw, count, &parts)?, all, "seed {seed}");
+            let step = raw.step(&json!({ "send": get("/forbidden") }))?;
+            assert!(step["error"].is_null(), "seed {seed}: {all:?} in {} writes", parts.len());
+            assert_eq!(said(&raw.response()?), DENIED, "seed {seed}");
+            // and once without the end
+            parts.pop();
+            if seed % 4 == 0 && !parts.is_empty() {
+                receive(&mut raw, count, &parts)?;
+                let step = raw.step(&json!({ "send": get("/forbidden") }))?;
+                assert_eq!(step["error"], "EACCES", "seed {seed}: {:?}", parts.concat());
+                raw.step(&json!({ "connect": true }))?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Where an answer ends is not known of these; the connection goes on natively, or ends.
 #[test]
 fn after_an_answer_without_a_clear_end_lanes_do_not_change() -> Result<()> {
