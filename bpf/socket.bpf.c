@@ -17,7 +17,7 @@
  * is refused. Fail closed: a message that cannot be understood goes to userspace or nowhere.
  */
 #include "lanes.h"
-#include "body.h"
+#include "order.h"
 
 /* A load that the compiler does not merge with that of another branch: the verifier wants each
  * field of the context read at its own offset. */
@@ -146,6 +146,8 @@ static __always_inline void closed(struct bpf_sock_ops *ctx)
 		return;
 	cookie = conn->cookie;
 	bpf_map_delete_elem(&links, &cookie);
+	if (conn->followed)
+		bpf_map_delete_elem(&answers, &cookie);
 	if (!conn->detoured)
 		return;
 	bpf_map_delete_elem(&flows, &cookie);
@@ -193,55 +195,18 @@ static __always_inline u32 read_head(struct sk_msg_md *msg, struct scratch *s)
 	return n;
 }
 
-/* How far the answers to native requests have come: bytes that reached the client's socket. */
-static __always_inline u64 progress(struct conn *conn, const struct tcp_sock *tcp)
-{
-	u64 cookie = conn->cookie, bytes = tcp->rcv_nxt;
-	struct link *link = conn->peer ? bpf_map_lookup_elem(&links, &cookie) : NULL;
-
-	return bytes + (link ? link->answered_bytes : 0);
-}
-
-static __always_inline void note_progress(struct sk_msg_md *msg, struct conn *conn)
-{
-	struct tcp_sock *tcp = tcp_of(msg);
-
-	if (tcp)
-		conn->mark = progress(conn, tcp);
-}
-
-/*
- * Whether a native answer may still be under way: none of it has come since the last native
- * request, or some that came was not read. A client that sends its next request after reading the
- * whole answer, as all but pipelining ones do, is never in doubt.
- */
-static __always_inline bool native_outstanding(struct conn *conn, struct sk_msg_md *msg)
-{
-	struct tcp_sock *tcp;
-	u32 unread;
-
-	if (!conn->native)
-		return false;
-	tcp = tcp_of(msg);
-	if (!tcp || progress(conn, tcp) == conn->mark)
-		return true;
-	unread = tcp->rcv_nxt - tcp->copied_seq;
-	/* the FIN of a server that closes counts one */
-	if (unread == 1 && tcp->inet_conn.icsk_inet.sk.__sk_common.skc_state == STATE_CLOSE_WAIT)
-		unread = 0;
-	return unread || psock_of(tcp)->msg_tot_len;
-}
-
-static __always_inline bool detour_outstanding(struct conn *conn)
-{
-	u64 cookie = conn->cookie;
-	struct flow *flow;
-
-	if (!conn->asked)
-		return false;
-	flow = bpf_map_lookup_elem(&flows, &cookie);
-	return !flow || flow->answered != conn->asked;
-}
+/* What on_head() found out about the request that begins a message. */
+struct request {
+	u32 lane;
+	u32 reason;
+	u32 answer;
+	u32 draw;
+	u32 span;		/* bytes of the message that belong to it */
+	u32 sticky;
+	u32 more;		/* another request begins behind it */
+	u32 certain;
+	u32 bare;		/* a HEAD: its answer has no body */
+};
 
 /* Learns of the other end once it is known. */
 static __always_inline void find_peer(struct conn *conn)
@@ -257,18 +222,6 @@ static __always_inline void find_peer(struct conn *conn)
 		conn->peer_sock = link->server.sock;
 	}
 }
-
-/* What on_head() found out about the request that begins a message. */
-struct request {
-	u32 lane;
-	u32 reason;
-	u32 answer;
-	u32 draw;
-	u32 span;		/* bytes of the message that belong to it */
-	u32 sticky;
-	u32 more;		/* another request begins behind it */
-	u32 certain;
-};
 
 static __always_inline bool fits_whole(struct sk_msg_md *msg)
 {
@@ -350,6 +303,7 @@ examine(struct sk_msg_md *msg, struct conn *conn, struct generation *g, struct r
 	r->sticky = 0;
 	r->lane = lane;
 	r->reason = why;
+	r->bare = h.method == METHOD_HEAD;
 }
 
 /* Keeps answers in the order of requests; false when that cannot be. */
@@ -385,6 +339,9 @@ without_proxy(struct sk_msg_md *msg, struct conn *conn, struct generation *g, u3
 
 	if (reason != REASON_NO_PROXY)
 		return refuse(conn, reason);
+	/* behind a part of an answer nothing else can stand */
+	if (flow && flow->partial)
+		return refuse(conn, REASON_ORDER);
 	count_request(LANE_ANSWERED, reason);
 	action = answer_here(msg, conn, g, g->heap[ANSWER_NO_PROXY]);
 	if (!whole)
@@ -400,12 +357,15 @@ static __always_inline int
 detour_request(struct sk_msg_md *msg, struct conn *conn, struct generation *g, struct request *r)
 {
 	u32 flags = r->sticky ? FRAME_STICKY : FRAME_REQUEST, failed;
+	bool earlier = detour_outstanding(conn);
 
 	if (r->sticky) {
 		conn->framing.phase = PHASE_STICKY;
 		r->span = msg->size;
 	}
 	failed = detour(msg, conn, r->span, msg->size, flags, r->reason, r->draw);
+	if (failed && earlier)
+		return refuse(conn, REASON_ORDER);
 	if (failed)
 		return without_proxy(msg, conn, g, failed);
 	count_request(LANE_DETOUR, r->reason);
@@ -418,8 +378,7 @@ native_request(struct sk_msg_md *msg, struct conn *conn, struct request *r)
 	u32 lane;
 
 	find_peer(conn);
-	conn->native++;
-	note_progress(msg, conn);
+	note_native(msg, conn, r->certain, r->bare);
 	lane = send_on(msg, conn, r->span, msg->size);
 	count_request(lane, r->reason);
 	return SK_PASS;
@@ -465,7 +424,8 @@ static __always_inline int on_body(struct sk_msg_md *msg, struct conn *conn)
 	}
 	if (conn->lane == LANE_NATIVE) {
 		/* what came before the body has ended (a 100) is not the answer */
-		note_progress(msg, conn);
+		if (!conn->followed)
+			note_progress(msg, conn);
 		send_on(msg, conn, n, size);
 		return SK_PASS;
 	}
@@ -483,18 +443,38 @@ static __always_inline int on_sticky(struct sk_msg_md *msg, struct conn *conn)
 	return failed ? refuse(conn, failed) : SK_PASS;
 }
 
+static __always_inline long load_msg(void *msg, u32 at, u32 n, void *to)
+{
+	struct sk_msg_md *from = msg;
+
+	if (bpf_msg_pull_data(from, at, at + n, 0))
+		return -1;
+	return bpf_probe_read_kernel(to, n, from->data);
+}
+
+/* Answers that get to the client by the shortcut. */
+static __always_inline void note_answers(struct sk_msg_md *msg, u64 client, u32 size)
+{
+	struct answers *a = bpf_map_lookup_elem(&answers, &client);
+	struct link *link;
+
+	if (!a) {
+		link = bpf_map_lookup_elem(&links, &client);
+		if (link)
+			link->answered_bytes += size;
+		return;
+	}
+	follow_answers(a, msg, size, load_msg);
+}
+
 /* What a server sends goes to its client, by the shortcut when there is one. */
 static __always_inline int on_answer(struct sk_msg_md *msg, struct conn *conn)
 {
 	u64 peer = conn->peer;
-	struct link *link;
 	u32 size = msg->size;
 
-	if (send_on(msg, conn, size, size) != LANE_SHORTCUT)
-		return SK_PASS;
-	link = bpf_map_lookup_elem(&links, &peer);
-	if (link)
-		link->answered_bytes += size;
+	if (send_on(msg, conn, size, size) == LANE_SHORTCUT)
+		note_answers(msg, peer, size);
 	return SK_PASS;
 }
 
@@ -524,88 +504,4 @@ int on_send(struct sk_msg_md *msg)
 	default:
 		return on_body(msg, conn);
 	}
-}
-
-/* Makes the injector's write() fail. SK_DROP would do so for ever: the kernel keeps that verdict
- * (psock->eval in tcp_bpf.c). */
-static __always_inline int fail_injection(struct sk_msg_md *msg)
-{
-	return bpf_msg_redirect_map(msg, &dead_end, 0, 0);
-}
-
-/* Reads the header of the next frame and takes it off, unless nothing would be left then. */
-static __always_inline bool next_frame(struct sk_msg_md *msg, struct injection *in)
-{
-	struct frame *f;
-
-	if (msg->size < sizeof(*f) || bpf_msg_pull_data(msg, 0, sizeof(*f), 0))
-		return false;
-	f = msg->data;
-	if ((void *)(f + 1) > msg->data_end)
-		return false;
-	in->cookie = f->cookie;
-	in->left = f->length;
-	in->end = f->flags & FRAME_END;
-	in->request = f->request;
-	return !in->left || !bpf_msg_pop_data(msg, 0, sizeof(*f), 0);
-}
-
-/* What the answer's bytes mean for the connection's record. */
-static __always_inline void note_answer(struct injection *in, u64 cookie)
-{
-	struct flow *flow = bpf_map_lookup_elem(&flows, &cookie);
-	bool ended = !in->left && in->end;
-
-	if (!flow)
-		return;
-	flow->partial = !ended;
-	if (ended && in->request)
-		flow->answered = in->request;
-}
-
-/*
- * The proxy's answers: a frame header, then bytes for the client's socket that it names. The
- * write fails with EPIPE when that socket is gone, and for a frame without bytes.
- */
-SEC("sk_msg")
-int on_inject(struct sk_msg_md *msg)
-{
-	struct bpf_sock *sk = msg->sk;
-	struct injection *in;
-	u32 size, n;
-	u64 cookie;
-
-	bpf_msg_apply_bytes(msg, 0);
-	in = sk ? bpf_sk_storage_get(&injections, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : NULL;
-	if (!in)
-		return fail_injection(msg);
-	if (!in->left && !next_frame(msg, in)) {
-		in->left = 0;
-		return fail_injection(msg);
-	}
-	cookie = in->cookie;
-	size = msg->size;
-	n = size < in->left ? size : in->left;
-	in->left -= n;
-	note_answer(in, cookie);
-	if (!n)
-		return fail_injection(msg);
-	only(msg, n, size);
-	if (bpf_msg_redirect_hash(msg, &sockets, &cookie, BPF_F_INGRESS) != SK_PASS) {
-		/* the rest of the frame, if there is one, is not written: the next write begins anew */
-		in->left = 0;
-		return fail_injection(msg);
-	}
-	add(COUNT_INJECTED_BYTES, n);
-	return SK_PASS;
-}
-
-/*
- * Lets bytes from TCP pass. Its presence makes FIONREAD answer for sockets under sk_msg on
- * kernels since commit 929e30f93125.
- */
-SEC("sk_skb/stream_verdict")
-int on_receive(struct __sk_buff *skb)
-{
-	return SK_PASS;
 }

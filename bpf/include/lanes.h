@@ -134,6 +134,8 @@ static __always_inline bool take_back(struct conn *conn, struct sk_msg_md *msg)
 	if (missing < sent && conn->before.phase != PHASE_BODY &&
 	    conn->before.phase != PHASE_CHUNK_DATA)
 		return false;
+	if (conn->before.phase == PHASE_HEAD)
+		conn->native--;
 	conn->framing = conn->before;
 	conn->framing.left -= sent - missing;
 	return true;

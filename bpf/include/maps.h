@@ -40,7 +40,26 @@ struct conn {
 	u8 side;
 	u8 protocol;
 	u8 lane;		/* of the request under way */
-	u8 pad;
+	u8 followed;		/* its native answers are, in `answers` */
+};
+
+#define LINE_BYTES 64	/* of a line kept until its end comes; a power of two */
+
+enum answer_flags { ANSWER_LENGTH = 1, ANSWER_CHUNKED = 2 };
+
+/* How far the answers to a connection's native requests have come; by the client's cookie. Written
+ * by what brings the answers, but for the first two. */
+struct answers {
+	u64 heads;		/* bit n % 64: request n, from 0, is a HEAD */
+	u32 lost;		/* too many requests at once for that */
+	u32 answered;		/* native requests whose answers have ended */
+	u16 status;		/* of the head under way; 0: a head begins here */
+	u8 flags;		/* enum answer_flags: fields of that head */
+	u8 held;		/* bytes in `line` */
+	struct framing body;	/* PHASE_HEAD: in a head; PHASE_DEAD: nothing is certain */
+	u8 skip;		/* in a line of no concern */
+	u8 pad[7];
+	u8 line[LINE_BYTES];	/* the beginning of a line that came in parts */
 };
 
 /* Names a TCP connection for both of its ends: two pods may own the same addresses, hardly the
@@ -130,7 +149,7 @@ struct scratch {
 	u32 unsure;		/* userspace must say whether it holds */
 	u32 from;		/* bytes of the head that walk() reads: up to `to` */
 	u32 to;
-	u32 pad;
+	u32 offset;		/* of an answer: bytes followed so far */
 	struct verdict verdict;
 	struct line lines[HEAD_LINES];
 	u8 head[HEAD_BYTES + 64];
@@ -196,6 +215,14 @@ MAP {
 	__type(key, u64);
 	__type(value, struct flow);
 } flows SEC(".maps");
+
+MAP {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, SOCKETS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, u64);
+	__type(value, struct answers);
+} answers SEC(".maps");
 
 MAP {
 	__uint(type, BPF_MAP_TYPE_SOCKMAP);

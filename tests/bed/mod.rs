@@ -26,7 +26,8 @@ pub struct Bed {
     pub config: tempfile::TempDir,
     pub state: tempfile::TempDir,
     pub agent: Option<Process>,
-    servers: Vec<Process>,
+    /// Of v1 and v2.
+    pub servers: Vec<Process>,
 }
 
 /// How a bed differs from the usual one.
@@ -68,6 +69,23 @@ impl Bed {
     /// Ends the usual servers, to make room for others.
     pub fn stop_servers(&mut self) {
         self.servers.clear();
+    }
+
+    /// Lets the usual servers keep a record of what they are asked.
+    pub fn record_requests(&mut self) -> Result<()> {
+        self.stop_servers();
+        for (pod, name) in [(&self.v1, "v1"), (&self.v2, "v2")] {
+            self.servers.push(spawn_ready(http_server(pod, 8080, name)?.arg("--log"))?);
+        }
+        Ok(())
+    }
+
+    /// The paths that the servers were asked for so far, in the order of each server.
+    pub fn recorded_paths(&self) -> Vec<String> {
+        let lines = self.servers.iter().flat_map(|server| server.stdout());
+        let events = lines.filter_map(|line| serde_json::from_str::<Value>(&line).ok());
+        let requests = events.filter(|event| event["event"] == "request");
+        requests.map(|event| event["path"].as_str().unwrap_or_default().to_owned()).collect()
     }
 
     /// Writes a file of the configuration, in one step as an editor would.
@@ -183,6 +201,14 @@ spec:
     /// Requests that took a lane.
     pub fn lane(&self, lane: &str) -> Result<u64> {
         self.status()?["lanes"][lane].as_u64().with_context(|| format!("no lane {lane}"))
+    }
+
+    /// Requests that took a lane for a reason.
+    pub fn requests(&self, lane: &str, reason: &str) -> Result<u64> {
+        let status = self.status()?;
+        let counts = status["requests"].as_array().context("no requests")?;
+        let mine = counts.iter().filter(|c| c["lane"] == lane && c["reason"] == reason);
+        Ok(mine.filter_map(|count| count["count"].as_u64()).sum())
     }
 
     /// One of the kernel's counters.

@@ -137,7 +137,7 @@ impl Dataplane {
 
     /// How full the maps are that can fill up.
     pub fn map_use(&self) -> Vec<MapUse> {
-        ["sockets", "links", "flows", "pairs", "datagrams"]
+        ["sockets", "links", "flows", "answers", "pairs", "datagrams"]
             .into_iter()
             .map(|name| {
                 let map = self.loaded.map(name);

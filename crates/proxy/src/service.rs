@@ -72,7 +72,7 @@ pub(crate) async fn serve(stream: Rc<Stream>) {
         Err(error) => error.is_parse() || error.is_parse_too_large(),
     };
     // Of what begins like HTTP/2 the server says nothing at all.
-    if answered && !stream.is_answering() && connection_failed {
+    if answered && connection_failed && !stream.is_answering() && !stream.refused.get() {
         let _ = Io(stream.clone()).write_all(BAD_REQUEST).await;
     }
     if answered && !stream.broken.get() && Io(stream.clone()).shutdown().await.is_ok() {
@@ -122,8 +122,15 @@ async fn handle(stream: &Rc<Stream>, request: Request<Incoming>) -> Answer {
     let asked = Asked { legacy: parts.version == Version::HTTP_10, upgrade: upgrade.is_some() };
     prepare(&mut parts, authority, upgrade, &body);
     match exchange(stream, Request::from_parts(parts, body), address).await {
-        Some(response) => answer_of(stream, response, asked).await,
-        None => {
+        Ok(response) => answer_of(stream, response, asked).await,
+        Err(NoAnswer::Body) => {
+            // Where the next request would begin is not known either.
+            let why = Bytes::from_static(b"malformed body");
+            let mut answer = answer::own(StatusCode::BAD_REQUEST, why, stream);
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            answer
+        }
+        Err(NoAnswer::Endpoint) => {
             stream.core.counters.upstream_errors.add(1);
             let why = "upstream connect error or disconnect/reset before headers";
             answer::own(StatusCode::SERVICE_UNAVAILABLE, Bytes::from_static(why.as_bytes()), stream)
@@ -144,6 +151,9 @@ fn authority(parts: &http::request::Parts) -> Result<String, &'static str> {
     if hosts.next().is_some() {
         return Err("more than one Host");
     }
+    if !has_target(parts) {
+        return Err("malformed target");
+    }
     if let Some(authority) = parts.uri.authority() {
         let named = !authority.as_str().contains('@');
         return named.then(|| authority.to_string()).ok_or("user information in the target");
@@ -153,6 +163,14 @@ fn authority(parts: &http::request::Parts) -> Result<String, &'static str> {
         None if parts.version == Version::HTTP_11 => Err("no Host"),
         None => Ok(String::new()),
     }
+}
+
+/// Whether the target has a form that its method may have (RFC 9112 section 3.2): a name alone is
+/// for CONNECT, `*` for OPTIONS.
+fn has_target(parts: &http::request::Parts) -> bool {
+    let name_alone = parts.uri.authority().is_some() && parts.uri.scheme().is_none();
+    (!name_alone || parts.method == Method::CONNECT)
+        && (parts.uri.path() != "*" || parts.method == Method::OPTIONS)
 }
 
 fn decide(
@@ -207,13 +225,20 @@ fn prepare(
     parts.version = Version::HTTP_11;
 }
 
+/// Why a request that went to an endpoint has no answer.
+enum NoAnswer {
+    Endpoint,
+    /// The client's body is broken.
+    Body,
+}
+
 /// Sends the request and waits for the head of its answer. A request is sent again only if nothing
 /// of it was: a connection from the pool may turn out to be closed.
 async fn exchange(
     stream: &Rc<Stream>,
     mut request: Request<Incoming>,
     address: std::net::SocketAddr,
-) -> Option<Response<Incoming>> {
+) -> Result<Response<Incoming>, NoAnswer> {
     let core = &stream.core;
     loop {
         let pooled = core.pool.borrow_mut().take(address);
@@ -223,7 +248,7 @@ async fn exchange(
             None => Upstream::connect(address, &core.counters)
                 .await
                 .inspect_err(|error| tracing::debug!(%error, %address, "cannot connect"))
-                .ok()?,
+                .map_err(|_| NoAnswer::Endpoint)?,
         };
         let mut response = pin!(upstream.sender.try_send_request(request));
         *stream.upstream.borrow_mut() = Some(upstream);
@@ -233,12 +258,15 @@ async fn exchange(
         })
         .await;
         let mut error = match answer {
-            Ok(response) => return Some(response),
+            Ok(response) => return Ok(response),
             Err(error) => error,
         };
         stream.upstream.borrow_mut().take();
         tracing::debug!(error = %error.error(), %address, "no answer");
-        request = error.take_message().filter(|_| reused)?;
+        if error.error().is_user() {
+            return Err(NoAnswer::Body);
+        }
+        request = error.take_message().filter(|_| reused).ok_or(NoAnswer::Endpoint)?;
     }
 }
 

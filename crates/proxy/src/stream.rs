@@ -47,6 +47,8 @@ pub(crate) struct Stream {
     pub state: Cell<State>,
     /// An answer was cut off: there is no orderly end.
     pub broken: Cell<bool>,
+    /// The server has answered what is no request, by itself.
+    pub refused: Cell<bool>,
     /// Connection to an endpoint, while a request is under way.
     pub upstream: RefCell<Option<Upstream>>,
     /// What the connection becomes after a 101.
@@ -117,6 +119,7 @@ impl Stream {
             core,
             state: Cell::new(State::Expected),
             broken: Cell::new(false),
+            refused: Cell::new(false),
             upstream: RefCell::default(),
             tunnel: RefCell::default(),
             relay: RefCell::default(),
@@ -521,6 +524,7 @@ impl AsyncWrite for Io {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.0.outbox.borrow().open && !self.0.broken.get() {
+            self.0.refused.set(true);
             self.0.ending.set(true);
         }
         self.0.flush(cx)

@@ -38,8 +38,8 @@ pub use command::Command;
 pub use netns::Netns;
 pub use node::{Node, Place, Pod, PodOptions};
 pub use peer::{
-    Load, LoadReport, http_server, peer_binary, slurp, spawn_ready, tcp_echo, tcp_ping, udp_echo,
-    udp_send, upload,
+    Load, LoadReport, http_server, peer_binary, script_server, slurp, spawn_ready, tcp_echo,
+    tcp_ping, udp_echo, udp_send, upload,
 };
 pub use process::{Output, Process};
 pub use raw::{RawClient, Response};

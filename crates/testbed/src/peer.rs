@@ -88,6 +88,12 @@ pub fn http_server(place: &impl Place, port: u16, name: &str) -> Result<Command>
     Ok(listen(place, "server", port)?.args(["--name", name]))
 }
 
+/// `bw-peer script` on all addresses: sends what a request's path spells; start it with
+/// [`spawn_ready`].
+pub fn script_server(place: &impl Place, port: u16) -> Result<Command> {
+    listen(place, "script", port)
+}
+
 /// `bw-peer tcp-echo` on all addresses; start it with [`spawn_ready`].
 pub fn tcp_echo(place: &impl Place, port: u16) -> Result<Command> {
     listen(place, "tcp-echo", port)

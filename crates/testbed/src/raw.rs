@@ -84,6 +84,12 @@ impl RawClient {
         self.checked(&json!({ "send": text })).map(drop)
     }
 
+    /// Sends as much of text as the send buffer takes at once; how many bytes that was.
+    pub fn send_nonblocking(&mut self, text: &str) -> Result<usize> {
+        let answer = self.checked(&json!({ "send_nonblocking": text }))?;
+        Ok(answer["bytes"].as_u64().context("no number of bytes")? as usize)
+    }
+
     /// Sends text in writes of `piece` bytes, with a pause between them.
     pub fn dribble(&mut self, text: &str, piece: usize, pause: Duration) -> Result<()> {
         let delay = pause.as_millis() as u64;

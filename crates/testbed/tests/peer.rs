@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use beeway_testbed::{
-    Load, Node, Place, RawClient, curl, http_server, nginx, pattern, slurp, spawn_ready, tcp_echo,
-    tcp_ping, udp_echo, udp_send, upload, wrk,
+    Load, Node, Place, RawClient, curl, http_server, nginx, pattern, script_server, slurp,
+    spawn_ready, tcp_echo, tcp_ping, udp_echo, udp_send, upload, wrk,
 };
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -60,6 +61,28 @@ fn raw_client_sees_every_answer() {
     assert!(server.wait_for_line(r#""end-user":"jason""#, LIMIT).is_ok());
     let refused = RawClient::connect(&a, b.addr4(1)).expect_err("refused");
     assert!(format!("{refused:#}").contains("ECONNREFUSED"), "{refused:#}");
+}
+
+#[test]
+fn script_sends_what_the_path_spells() {
+    let node = Node::new("script").expect("node");
+    let (a, b) = (node.plain_pod("a").expect("pod"), node.plain_pod("b").expect("pod"));
+    let server = spawn_ready(script_server(&b, 8080).expect("server")).expect("server");
+    let mut client = RawClient::connect(&a, b.addr4(8080)).expect("connect");
+    // the answer comes although the body has not
+    let head = "POST /script/61.wait1.620d.x3 HTTP/1.1\r\nContent-Length: 50000000\r\n\r\n";
+    client.send(head).expect("send");
+    assert_eq!(client.step(&json!({"recv": 6})).expect("step")["data"], "ab\rxxx");
+    server.signal(Signal::SIGSTOP);
+    let body = "x".repeat(50_000_000);
+    let sent = client.send_nonblocking(&body).expect("send");
+    assert!((1..body.len()).contains(&sent), "{sent}");
+    server.signal(Signal::SIGCONT);
+    client.send(&body[sent..]).expect("send");
+    assert_eq!(client.get("r", "/other", &[]).expect("answer").status, 404);
+    client.send("GET /script/63.close HTTP/1.1\r\n\r\n").expect("send");
+    let (text, end) = client.recv_until_close().expect("end");
+    assert_eq!((text.as_str(), end.as_str()), ("c", "eof"));
 }
 
 #[test]

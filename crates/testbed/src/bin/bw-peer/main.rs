@@ -7,6 +7,7 @@ mod echo;
 mod listen;
 mod load;
 mod raw;
+mod script;
 mod server;
 mod transfer;
 mod upstream;
@@ -27,6 +28,8 @@ struct Arguments {
 enum Peer {
     /// HTTP/1.1 server
     Server(server::Options),
+    /// Server that sends the bytes that a request's path spells
+    Script(script::Options),
     /// TCP client that runs steps, one JSON object a line, from standard input
     Raw(raw::Options),
     /// Closed-loop HTTP load generator
@@ -48,6 +51,7 @@ enum Peer {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Peer::Server(options) => server::run(options),
+        Peer::Script(options) => script::run(&options),
         Peer::Raw(options) => raw::run(&options),
         Peer::Load(options) => load::run(options),
         Peer::Slurp(options) => transfer::slurp(&options),

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | (start), `{"connect":true}` or `{"connect":"ADDR:PORT"}` | `peer`, `local` |
 //! | `{"send":"latin-1"}` or `{"send_base64":".."}`, with `split`, `delay_ms` | `bytes`, `writes` |
+//! | `{"send_nonblocking":"latin-1"}`: what fits | `bytes` |
 //! | `{"recv_response":true}`, with `method` (HEAD has no body), `timeout_ms` | `version`, `status`, `reason`, `headers`, `body`, `body_len`, `sha256` |
 //! | `{"recv":N}`, with `timeout_ms` | `data`, `bytes` |
 //! | `{"recv_until_close":true}`, with `timeout_ms` | `data`, `bytes`, `sha256`, `end` |
@@ -62,10 +63,11 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 
 type Answer = Map<String, Value>;
 
-const STEPS: [&str; 12] = [
+const STEPS: [&str; 13] = [
     "connect",
     "send",
     "send_base64",
+    "send_nonblocking",
     "recv_response",
     "recv_until_close",
     "recv",
@@ -132,6 +134,12 @@ fn on_wire(name: &str, step: &Value, wire: &mut Wire, answer: &mut Answer) -> io
     let address = |address: io::Result<SocketAddr>| address.map(|a| json!({ "addr": a }));
     match name {
         "send" | "send_base64" => send(step, &mut wire.stream, answer),
+        "send_nonblocking" => {
+            let data = latin1_bytes(step[name].as_str().unwrap_or_default())?;
+            let sent = what_fits(&data, &mut wire.stream);
+            answer.insert("bytes".to_owned(), sent?.into());
+            Ok(())
+        }
         "recv_response" => response(step, wire, answer),
         "recv_until_close" => {
             until_close(wire, answer);
@@ -159,14 +167,13 @@ fn on_wire(name: &str, step: &Value, wire: &mut Wire, answer: &mut Answer) -> io
 
 fn send(step: &Value, stream: &mut TcpStream, answer: &mut Answer) -> io::Result<()> {
     let data = match step["send"].as_str() {
-        Some(text) => text.chars().map(|c| u8::try_from(u32::from(c))).collect::<Result<_, _>>(),
+        Some(text) => latin1_bytes(text)?,
         None => {
             let text = step["send_base64"].as_str().unwrap_or_default();
             let decoded = base64::engine::general_purpose::STANDARD.decode(text);
-            Ok(decoded.map_err(io::Error::other)?)
+            decoded.map_err(io::Error::other)?
         }
     };
-    let data: Vec<u8> = data.map_err(|_| io::Error::other("a char above U+00FF"))?;
     let pause = Duration::from_millis(step["delay_ms"].as_u64().unwrap_or(0));
     let (mut sent, mut writes) = (0, 0);
     let mut outcome = Ok(());
@@ -183,6 +190,28 @@ fn send(step: &Value, stream: &mut TcpStream, answer: &mut Answer) -> io::Result
     }
     answer.insert("bytes".to_owned(), sent.into());
     answer.insert("writes".to_owned(), writes.into());
+    outcome
+}
+
+/// Text as bytes, each char one.
+fn latin1_bytes(text: &str) -> io::Result<Vec<u8>> {
+    let bytes: Result<_, _> = text.chars().map(|c| u8::try_from(u32::from(c))).collect();
+    bytes.map_err(|_| io::Error::other("a char above U+00FF"))
+}
+
+/// Writes until the send buffer is full; how much it took.
+fn what_fits(data: &[u8], stream: &mut TcpStream) -> io::Result<usize> {
+    stream.set_nonblocking(true)?;
+    let mut sent = 0;
+    let outcome = loop {
+        match stream.write(&data[sent..]) {
+            Ok(0) => break Ok(sent),
+            Ok(n) => sent += n,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(sent),
+            Err(error) => break Err(error),
+        }
+    };
+    stream.set_nonblocking(false)?;
     outcome
 }
 

@@ -121,11 +121,15 @@ impl Wire {
         }
     }
 
+    /// Reads a head, whatever is in it, up to its empty line.
+    pub fn head_text(&mut self) -> io::Result<String> {
+        Ok(latin1(&self.until(b"\r\n\r\n")?))
+    }
+
     /// Reads the head of an answer.
     pub fn head(&mut self) -> io::Result<Head> {
         let malformed = |what: &str| io::Error::other(format!("malformed answer: {what}"));
-        let bytes = self.until(b"\r\n\r\n")?;
-        let text = latin1(&bytes);
+        let text = self.head_text()?;
         let mut lines = text.trim_end_matches("\r\n").split("\r\n");
         let first = lines.next().unwrap_or_default();
         let mut words = first.splitn(3, ' ');

@@ -1,14 +1,17 @@
 //! Clients that do their worst: requests cut, packed, misframed and misspelled on a governed
 //! connection. What the kernel does not understand must not get past it.
 
+#[path = "../bed/mod.rs"]
 mod bed;
+mod heads;
+mod order;
+mod partial;
+mod table;
 
-use std::time::Duration;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use bed::{Bed, JASON, Shape, WEB};
 use beeway_testbed::{RawClient, Response};
-use serde_json::{Value, json};
+use serde_json::json;
 
 const NATIVE: Shape = Shape { servers_in_mesh: false };
 const SHORTCUT: Shape = Shape { servers_in_mesh: true };
@@ -53,49 +56,6 @@ fn assert_sound(raw: &mut RawClient, what: &str) -> Result<()> {
 /// Requests that reached an endpoint without userspace.
 fn in_kernel(bed: &Bed) -> Result<u64> {
     Ok(bed.lane("native")? + bed.lane("shortcut")?)
-}
-
-#[test]
-fn heads_that_come_byte_by_byte_are_judged() -> Result<()> {
-    for shape in [NATIVE, SHORTCUT] {
-        let bed = Bed::new("dribble", shape, JASON)?;
-        for (request, expected) in [
-            (get("/ok"), (200, Some("v1"), "v1 GET /ok")),
-            (other("/ok"), (200, Some("v2"), "v2 GET /ok")),
-            (get("/forbidden"), DENIED),
-        ] {
-            let mut raw = connect(&bed)?;
-            raw.dribble(&request, 1, Duration::ZERO)?;
-            assert_eq!(said(&raw.response()?), expected);
-            assert_sound(&mut raw, &request)?;
-        }
-        assert_eq!(in_kernel(&bed)?, 0, "nothing of it was certain");
-    }
-    Ok(())
-}
-
-#[test]
-fn every_request_of_a_write_is_judged() -> Result<()> {
-    for shape in [NATIVE, SHORTCUT] {
-        let bed = Bed::new("packed", shape, JASON)?;
-        let mut raw = connect(&bed)?;
-        raw.send(&[get("/one"), get("/forbidden")].concat())?;
-        assert_eq!(said(&raw.response()?), (200, Some("v1"), "v1 GET /one"));
-        assert_eq!(said(&raw.response()?), DENIED);
-        let mut raw = connect(&bed)?;
-        let body = post("/echo", "Content-Length: 3\r\n", "abc");
-        raw.send(&[body, other("/two"), get("/forbidden"), get("/four")].concat())?;
-        assert_eq!(said(&raw.response()?), (200, Some("v1"), "abc"));
-        assert_eq!(said(&raw.response()?), (200, Some("v2"), "v2 GET /two"));
-        assert_eq!(said(&raw.response()?), DENIED);
-        assert_eq!(said(&raw.response()?), (200, Some("v1"), "v1 GET /four"));
-        let mut raw = connect(&bed)?;
-        raw.send(&[chunked("/echo", "3\r\nabc\r\n0\r\n\r\n"), get("/forbidden")].concat())?;
-        assert_eq!(said(&raw.response()?), (200, Some("v1"), "abc"));
-        assert_eq!(said(&raw.response()?), DENIED);
-        assert_sound(&mut raw, "at the end")?;
-    }
-    Ok(())
 }
 
 /// A request behind the end of a body of an earlier write, and what comes then.
@@ -241,91 +201,6 @@ fn a_broken_chunk_ends_the_connection() -> Result<()> {
 }
 
 #[test]
-fn another_spelling_of_a_path_does_not_get_past() -> Result<()> {
-    let bed = Bed::new("spelling", NATIVE, JASON)?;
-    let mut raw = connect(&bed)?;
-    for path in [
-        "/forbidden?x",
-        "/forbidden/../forbidden",
-        "/x/../forbidden",
-        "/./forbidden",
-        "/%66orbidden",
-        "/x/%2e%2e/forbidden",
-        "/%2e/forbidden",
-        "/x\\..\\forbidden",
-    ] {
-        let answer = raw.get("web", path, &[])?;
-        assert_eq!(said(&answer), DENIED, "{path}");
-    }
-    // these are other paths, as Istio has it
-    for path in ["//forbidden", "/x/%2fforbidden", "/Forbidden", "/?/forbidden"] {
-        let answer = raw.get("web", path, &[])?;
-        assert_eq!((answer.status, answer.served_by()), (200, Some("v1")), "{path}");
-    }
-    for host in ["web..", "web:0000080", "WEB.:80"] {
-        assert_eq!(said(&raw.get(host, "/forbidden", &[])?), DENIED, "{host}");
-    }
-    let far = format!("end-user:{}jason{}", " ".repeat(100), "\t".repeat(100));
-    assert_eq!(raw.get("web", "/", &[&far])?.served_by(), Some("v2"));
-    Ok(())
-}
-
-#[test]
-fn what_is_not_plain_http_1_1_is_judged_by_userspace() -> Result<()> {
-    let bed = Bed::new("unusual", SHORTCUT, JASON)?;
-    let websocket = "Connection: Upgrade\r\nUpgrade: websocket\r\n\
-                     Sec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n";
-    let (old, host) = ("HTTP/1.0\r\nHost: web\r\n\r\n", "HTTP/1.1\r\nHost: web\r\n");
-    for (request, expected) in [
-        (format!("GET /ok {old}"), 200),
-        (format!("GET /forbidden {old}"), 403),
-        (format!("GET /ok {host}{websocket}\r\n"), 200),
-        (format!("GET /forbidden {host}{websocket}\r\n"), 403),
-        (format!("GET http://web/forbidden {host}\r\n"), 403),
-        (format!("\r\nGET /forbidden {host}\r\n"), 403),
-        (format!("GET /forbidden {host}Host: other\r\n\r\n"), 400),
-        ("GET /forbidden HTTP/1.1\r\n\r\n".to_owned(), 400),
-        (format!("POST /ok {host}Content-Length: 1\r\nContent-Length: 2\r\n\r\nab"), 400),
-        (format!("POST /ok {host}Content-Length: +1\r\n\r\na"), 400),
-        (format!("GET /ok {host} folded: x\r\n\r\n"), 400),
-        (format!("GET /forbidden {host}A : x\r\n\r\n"), 400),
-        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), 400),
-        ("\u{16}\u{3}\u{1}\u{2}\u{0}\u{1}\u{0}\u{1}\u{fc}\u{3}\u{3}".to_owned(), 400),
-    ] {
-        let mut raw = connect(&bed)?;
-        raw.send(&request)?;
-        let answer = raw.response().with_context(|| format!("{request:?}"))?;
-        assert_eq!(answer.status, expected, "{request:?}: {answer:?}");
-        assert_eq!(answer.served_by().is_some(), expected == 200, "{request:?}");
-    }
-    assert_eq!((in_kernel(&bed)?, bed.lane("answered")?), (0, 0));
-    Ok(())
-}
-
-#[test]
-fn a_head_with_two_framings_has_one_meaning() -> Result<()> {
-    let bed = Bed::new("smuggle", NATIVE, JASON)?;
-    let inner = get("/forbidden/smuggled");
-    let both = format!("Transfer-Encoding: chunked\r\nContent-Length: {}\r\n", 5 + inner.len());
-    for fields in
-        [both.as_str(), "Transfer-Encoding: chunked, chunked\r\n", "Transfer-Encoding: x\r\n"]
-    {
-        let mut raw = connect(&bed)?;
-        raw.send(&post("/sum", fields, &format!("0\r\n\r\n{inner}")))?;
-        let answer = raw.response().context(fields.to_owned())?;
-        // either all of it is refused, or what is behind the chunks is a request and is denied
-        if answer.status == 200 {
-            let closes = answer.headers.get("connection").is_some_and(|value| value == "close");
-            assert!(closes || said(&raw.response()?) == DENIED, "{fields}: {answer:?}");
-        } else {
-            assert_eq!((answer.status, answer.served_by()), (400, None), "{fields}");
-        }
-    }
-    assert_eq!(in_kernel(&bed)?, 0);
-    Ok(())
-}
-
-#[test]
 fn an_upload_waits_for_100_continue() -> Result<()> {
     for shape in [NATIVE, SHORTCUT] {
         let bed = Bed::new("expect", shape, JASON)?;
@@ -341,70 +216,6 @@ fn an_upload_waits_for_100_continue() -> Result<()> {
                 assert!(answer.body.contains("\"bytes\":5,"), "{answer:?}");
                 assert_sound(&mut raw, &fields)?;
             }
-        }
-    }
-    Ok(())
-}
-
-/// The next request is sent before the answer to the one before has come.
-#[test]
-fn an_answer_is_never_that_of_another_request() -> Result<()> {
-    // where each goes, by its path
-    type Make = fn(&str) -> String;
-    let native: Make = |name| get(&format!("/delay/40/native-{name}"));
-    let detour: Make = |name| other(&format!("/delay/40/detour-{name}"));
-    let denied: Make = |name| get(&format!("/forbidden-{name}"));
-    let kinds = [("native", native), ("detour", detour), ("forbidden", denied)];
-    for shape in [NATIVE, SHORTCUT] {
-        let bed = Bed::new("order", shape, JASON)?;
-        for (first, a) in kinds {
-            for (second, b) in kinds {
-                for (third, c) in kinds {
-                    let mut raw = connect(&bed)?;
-                    let mut taken = Vec::new();
-                    for (name, request) in [(first, a("1")), (second, b("2")), (third, c("3"))] {
-                        let step = raw.step(&json!({ "send": request }))?;
-                        match &step["error"] {
-                            Value::Null => taken.push(name),
-                            error => {
-                                assert_eq!(error, "EACCES");
-                                break;
-                            }
-                        }
-                    }
-                    let what = format!("{first} {second} {third}: {taken:?}");
-                    assert!(!taken.is_empty(), "{what}");
-                    for (number, name) in (1..).zip(taken) {
-                        let answer = raw.response()?;
-                        if name == "forbidden" {
-                            assert_eq!(said(&answer), DENIED, "{what}");
-                        } else {
-                            let wanted = format!("{name}-{number}");
-                            assert!(answer.body.contains(&wanted), "{what}: {answer:?}");
-                        }
-                    }
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-/// An interim answer is not the answer.
-#[test]
-fn a_request_behind_100_continue_does_not_overtake() -> Result<()> {
-    for shape in [NATIVE, SHORTCUT] {
-        let bed = Bed::new("interim", shape, JASON)?;
-        let mut raw = connect(&bed)?;
-        let size = 400_000;
-        let fields = format!("Expect: 100-continue\r\nContent-Length: {size}\r\n");
-        assert_eq!(raw.request(&post("/sum", &fields, ""))?.status, 100);
-        raw.send(&"x".repeat(size))?;
-        let step = raw.step(&json!({ "send": get("/forbidden") }))?;
-        let first = raw.response()?;
-        assert!(first.body.contains(&size.to_string()), "{first:?}");
-        if step["error"] != "EACCES" {
-            assert_eq!(said(&raw.response()?), DENIED);
         }
     }
     Ok(())
