@@ -164,3 +164,30 @@ fn info(fd: &OwnedFd, name: &str) -> Result<u64> {
     let (_, value) = fields.find(|(key, _)| *key == name).with_context(|| format!("no {name}"))?;
     value.trim().parse().with_context(|| format!("{name} is {value:?}"))
 }
+
+/// Whether the kernel measures run times all the time, which makes every program slower.
+pub fn always_measures() -> bool {
+    let setting = std::fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled");
+    setting.is_ok_and(|text| text.trim() == "1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_where_the_kernel_reads_them() {
+        let value = 0u32;
+        let attributes = Attributes::new(&[1, 2, 0, 0, 0, 0, 7]).with(4, &raw const value);
+        let address = (&raw const value as u64).to_ne_bytes();
+        let bytes: Vec<u8> = attributes.0.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        assert_eq!((bytes[16..24].to_vec(), bytes[24]), (address.to_vec(), 7));
+        assert!(bytes[28..].iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn what_is_not_there_is_named() {
+        let error = inner_map_bytes(Path::new("/nowhere/generations")).expect_err("no map");
+        assert!(error.to_string().contains("/nowhere/generations"), "{error}");
+    }
+}

@@ -234,6 +234,9 @@ fn measure(arguments: RunArgs) -> Result<()> {
     let out = arguments.out.clone().unwrap_or_else(|| default.into());
     let (notes, parts) = (read_notes(&arguments.notes), arguments.parts.clone());
     handle_signals()?;
+    if kernel::always_measures() {
+        eprintln!("bench: kernel.bpf_stats_enabled is on, and makes Beeway look slower");
+    }
     let plan = arguments.plan();
     std::fs::create_dir_all(&out).with_context(|| format!("make {}", out.display()))?;
     let path = out.join("bench.json");

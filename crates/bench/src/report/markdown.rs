@@ -16,10 +16,12 @@ pub fn page(results: &Results, notes: &str) -> String {
          report`, not this file.\n\n",
     );
     page += &verdicts(results, notes);
-    page += "\n![Requests per second](requests.svg)\n![Latency](latency.svg)\n";
-    for mode in &results.settings.modes {
-        for connections in &results.settings.connections {
-            page += &table(results, *mode, *connections);
+    if !results.samples.is_empty() {
+        page += "\n![Requests per second](requests.svg)\n![Latency](latency.svg)\n";
+        for mode in &results.settings.modes {
+            for connections in &results.settings.connections {
+                page += &table(results, *mode, *connections);
+            }
         }
     }
     if let Some(routes) = &results.routes {

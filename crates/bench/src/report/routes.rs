@@ -88,24 +88,29 @@ fn name(size: Size) -> String {
 }
 
 fn verdicts(results: &Results) -> String {
-    let sizes: Vec<Size> = results
-        .curve()
-        .into_iter()
-        .filter(|size| results.verdicts.iter().any(|sample| sample.size == *size))
-        .collect();
-    if sizes.is_empty() {
+    let mut cases: Vec<(Size, u32)> =
+        results.verdicts.iter().map(|sample| (sample.size, sample.asked)).collect();
+    cases.sort_by_key(|(size, asked)| (*size, std::cmp::Reverse(*asked)));
+    cases.dedup();
+    if cases.is_empty() {
         return String::new();
     }
-    let columns: String = sizes.iter().map(|size| format!(" {} routes |", name(*size))).collect();
+    let columns: String = cases
+        .iter()
+        .map(|(size, asked)| match size.routes == *asked {
+            true => format!(" {} routes |", name(*size)),
+            false => format!(" {} routes, {} asked for |", name(*size), count(*asked)),
+        })
+        .collect();
     let mut text = format!(
         "\n### Time of a verdict\n\n| head |{columns}\n|---|{}\n",
-        "--:|".repeat(sizes.len())
+        "--:|".repeat(cases.len())
     );
     let mut empty = Vec::new();
     for head in Head::ALL {
         let _ = write!(text, "| {} |", head.title());
-        for size in &sizes {
-            let found = results.verdict_ns(head, *size);
+        for (size, asked) in &cases {
+            let found = results.verdict_ns(head, *size, *asked);
             empty.extend(found.map(|(_, empty)| empty));
             let _ = match found {
                 Some((ns, _)) => write!(text, " {:.2} µs |", ns / 1e3),

@@ -61,7 +61,7 @@ pub struct Settings {
 
 impl Settings {
     /// 2 numbers of connections × (5 sizes × 2 variants + no mesh) × 5 rounds × 1 s, then 2 heads
-    /// × 2 sizes × 5 rounds × 1 s, and 31 changes: 3 minutes with what lies between.
+    /// × 3 × 5 rounds × 1 s, and 31 changes: 3 minutes with what lies between.
     pub fn full() -> Self {
         let mut sizes: Vec<Size> = [10, 100, 1000, 10_000].map(Size::one).to_vec();
         sizes.push(Size { services: 1000, routes: 10 });
@@ -189,17 +189,22 @@ fn longest(beds: &[Bed]) -> Option<&Bed> {
     beds.iter().filter(|bed| bed.size.services == 1).max_by_key(|bed| bed.size)
 }
 
-/// Each head with the fewest and with the most routes of one service, in turn.
+/// Each head in turn: with the fewest and with the most routes of one service, all asked for, and
+/// with the most when only as many as the fewest are asked for.
 fn measure_verdicts(plan: &Plan, beds: &[Bed]) -> Result<Vec<VerdictSample>> {
     let shortest = beds.iter().filter(|bed| bed.size.services == 1).min_by_key(|bed| bed.size);
-    let mut beds: Vec<&Bed> = shortest.into_iter().chain(longest(beds)).collect();
-    beds.dedup_by_key(|bed| bed.size);
+    let (Some(shortest), Some(longest)) = (shortest, longest(beds)) else {
+        return Ok(Vec::new());
+    };
+    let (few, many) = (shortest.size.routes, longest.size.routes);
+    let mut all = vec![(shortest, few), (longest, many), (longest, few)];
+    all.dedup_by_key(|(bed, asked)| (bed.size, *asked));
     let mut samples = Vec::new();
     for round in 0..plan.routes.rounds {
         for head in Head::ALL {
-            for bed in &beds {
+            for (bed, asked) in &all {
                 check_stop()?;
-                let sample = verdict::measure(bed, head, round, plan.routes.seconds);
+                let sample = verdict::measure(bed, *asked, head, round, plan.routes.seconds);
                 samples.push(sample.with_context(|| {
                     format!("verdicts of {} bytes, {} routes", head.bytes(), bed.size)
                 })?);

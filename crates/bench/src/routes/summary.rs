@@ -94,10 +94,12 @@ impl Results {
         median(&ratios)
     }
 
-    /// Nanoseconds of a verdict, and of a program that does nothing; only where at least 99.9 % of
-    /// the requests were native.
-    pub fn verdict_ns(&self, head: Head, size: Size) -> Option<(f64, f64)> {
-        let fits = |s: &&VerdictSample| (s.head, s.size) == (head, size) && s.native >= 0.999;
+    /// Nanoseconds of a verdict when so many of the routes are asked for, and of a program that
+    /// does nothing; only where at least 99.9 % of the requests were native.
+    pub fn verdict_ns(&self, head: Head, size: Size, asked: u32) -> Option<(f64, f64)> {
+        let fits = |s: &&VerdictSample| {
+            (s.head, s.size, s.asked) == (head, size, asked) && s.native >= 0.999
+        };
         let all = self.verdicts.iter().filter(fits);
         let of =
             |value: fn(&VerdictSample) -> f64| median(&all.clone().map(value).collect::<Vec<_>>());
@@ -135,8 +137,19 @@ fn judge_growth(results: Option<&Results>) -> Verdict {
         aim: format!("Beeway native: p50 at 10 000 routes ≤ {GROWTH} × that at 10"),
         met: (!measured.is_empty()).then(|| measured.iter().all(|(_, growth)| *growth <= GROWTH)),
         found: found.join(", "),
-        why: Vec::new(),
+        why: measured.iter().filter_map(|(n, _)| explain_growth(results?, *n)).collect(),
     }
+}
+
+/// What a request costs with the shortest and with the longest list.
+fn explain_growth(results: &Results, connections: u32) -> Option<String> {
+    let cell = |size| results.cell(Variant::Native, size, connections);
+    let (least, most) = (cell(*results.curve().first()?)?, cell(LONGEST)?);
+    Some(format!(
+        "At {connections} connections: p50 {:.1} µs and {:.1} µs, CPU per request {:.1} µs and \
+         {:.1} µs with the fewest and with the most routes.",
+        least.p50_us, most.p50_us, least.cpu_us, most.cpu_us
+    ))
 }
 
 fn judge_head(results: Option<&Results>, head: Head) -> Verdict {
@@ -144,7 +157,7 @@ fn judge_head(results: Option<&Results>, head: Head) -> Verdict {
     let measured: Vec<(Size, f64)> = results
         .into_iter()
         .flat_map(|results| {
-            let ns = |size: Size| Some((size, results.verdict_ns(head, size)?.0));
+            let ns = |size: Size| Some((size, results.verdict_ns(head, size, size.routes)?.0));
             results.curve().into_iter().filter_map(ns).collect::<Vec<_>>()
         })
         .collect();
@@ -231,6 +244,7 @@ pub mod tests {
         };
         let verdict = |size, head, ns| VerdictSample {
             size,
+            asked: size.routes,
             head,
             round: 0,
             requests: 1000,
@@ -277,7 +291,7 @@ pub mod tests {
         }
         assert_eq!(results.growth(Variant::Native, LONGEST, 64), None);
         results.verdicts[1].native = 0.9;
-        assert_eq!(results.verdict_ns(Head::Short, LONGEST), None);
+        assert_eq!(results.verdict_ns(Head::Short, LONGEST, 10_000), None);
     }
 
     #[test]

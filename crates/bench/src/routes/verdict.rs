@@ -13,6 +13,8 @@ use crate::variant::Variant;
 pub struct VerdictSample {
     /// The routes in force.
     pub size: Size,
+    /// How many of them were asked for, in turn.
+    pub asked: u32,
     /// What was sent.
     pub head: Head,
     /// Samples of the same round were taken one after the other.
@@ -30,10 +32,16 @@ pub struct VerdictSample {
     pub native: f64,
 }
 
-/// Measures one head in one bed.
-pub fn measure(bed: &Bed, head: Head, round: u32, seconds: u32) -> Result<VerdictSample> {
-    let requests =
-        bed.file(&format!("timed-{}.json", head.bytes()), &list::timed(bed.size, head))?;
+/// Measures one head in one bed, for the first so many routes.
+pub fn measure(
+    bed: &Bed,
+    asked: u32,
+    head: Head,
+    round: u32,
+    seconds: u32,
+) -> Result<VerdictSample> {
+    let name = format!("timed-{}-{asked}.json", head.bytes());
+    let requests = bed.file(&name, &list::timed(asked, head))?;
     let sockets = bed.agent().map("sockets");
     let (send, receive) =
         (Program::on(&sockets, Hook::Send)?, Program::on(&sockets, Hook::Receive)?);
@@ -48,6 +56,7 @@ pub fn measure(bed: &Bed, head: Head, round: u32, seconds: u32) -> Result<Verdic
     ensure!(sends.count >= report.requests, "{} runs, {} requests", sends.count, report.requests);
     Ok(VerdictSample {
         size: bed.size,
+        asked,
         head,
         round,
         requests: report.requests,
