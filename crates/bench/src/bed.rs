@@ -10,8 +10,8 @@ use beeway_testbed::{Node, Place, Pod, PodOptions, Process, WrkReport, nginx};
 use crate::connect::Cost;
 use crate::cpu::confine;
 use crate::envoy;
-use crate::mesh::{Agent, Lanes};
-use crate::run::Plan;
+use crate::mesh::{self, Agent, Lanes};
+use crate::run::{Plan, Subject};
 use crate::variant::{BedKind, Mode, Placement, Variant};
 
 /// The port of the service, of the servers and of the Envoy on the node.
@@ -21,7 +21,7 @@ pub const PORT: u16 = 8080;
 pub const SERVICE: &str = "10.96.0.10";
 
 /// How long until a new bed answers rightly: the agent and Envoy are ready before this.
-const SETTLE: Duration = Duration::from_secs(5);
+pub const SETTLE: Duration = Duration::from_secs(5);
 
 /// A node, two server pods and a client pod, with the processes of one [`BedKind`].
 #[derive(Debug)]
@@ -53,7 +53,8 @@ impl Bed {
         // The agent first: a socket can be enrolled only when it is made.
         let agent = match kind {
             BedKind::Beeway | BedKind::BeewayBothEnds => {
-                Some(Agent::start(&plan.agent, &node, folder.path(), &client, [&v1, &v2])?)
+                let files = [mesh::three_routes(&client, [&v1, &v2])];
+                Some(Agent::start(&plan.agent, &node, folder.path(), &files)?)
             }
             _ => None,
         };
@@ -91,23 +92,12 @@ impl Bed {
 
     /// Puts every process of the bed where it belongs.
     fn place(&self, placement: Placement) -> Result<()> {
-        for server in &self.servers {
-            confine(server.pid(), &[placement.server])?;
-        }
-        for proxy in self.proxies() {
-            confine(proxy.pid(), placement.proxies)?;
-        }
-        Ok(())
+        confine_all(placement, &self.servers, self.proxies())
     }
 
     /// Envoys or the agent.
     fn proxies(&self) -> impl Iterator<Item = &Process> {
         self.proxies.iter().chain(self.agent.as_ref().map(Agent::process))
-    }
-
-    /// The requests by lane so far; none without Beeway.
-    pub fn lanes(&self) -> Result<Lanes> {
-        self.agent.as_ref().map_or_else(|| Ok(Lanes::new()), Agent::lanes)
     }
 
     /// Makes sure that the variant does what it is said to do before it is measured.
@@ -201,11 +191,6 @@ impl Bed {
         ))
     }
 
-    /// The CPU time of all processes that ever ran in the bed.
-    pub fn cpu_time(&self) -> Result<Duration> {
-        self.node.cgroup().cpu_time()
-    }
-
     /// Measures connecting: inside the mesh to the service, or outside to the server's address.
     pub fn connect(&self, inside: bool, count: u32) -> Result<Cost> {
         self.place(Placement::of(2))?;
@@ -219,6 +204,31 @@ impl Bed {
         let output = command.output(Duration::from_secs(60))?.success()?;
         serde_json::from_str(&output.stdout).context("read the cost of connecting")
     }
+}
+
+impl Subject for Bed {
+    fn lanes(&self) -> Result<Lanes> {
+        self.agent.as_ref().map_or_else(|| Ok(Lanes::new()), Agent::lanes)
+    }
+
+    fn cpu_time(&self) -> Result<Duration> {
+        self.node.cgroup().cpu_time()
+    }
+}
+
+/// Puts servers and proxies on their CPUs.
+pub fn confine_all<'a>(
+    placement: Placement,
+    servers: &[Process],
+    proxies: impl Iterator<Item = &'a Process>,
+) -> Result<()> {
+    for server in servers {
+        confine(server.pid(), &[placement.server])?;
+    }
+    for proxy in proxies {
+        confine(proxy.pid(), placement.proxies)?;
+    }
+    Ok(())
 }
 
 /// The arguments of wrk, but for the address.
@@ -258,7 +268,7 @@ fn label(kind: BedKind) -> &'static str {
 }
 
 /// Room for ten thousand connections a second, the same for every variant.
-fn prepare(pod: &Pod) -> Result<()> {
+pub fn prepare(pod: &Pod) -> Result<()> {
     for (key, value) in [("ipv4/tcp_tw_reuse", "1"), ("ipv4/ip_local_port_range", "10000 65535")] {
         pod.netns().sysctl(key, value)?;
     }

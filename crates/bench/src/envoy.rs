@@ -66,6 +66,8 @@ pub mod template {
     pub const INBOUND: &str = include_str!("../../../bench/envoy/inbound.yaml");
     /// The one Envoy on the node.
     pub const GATEWAY: &str = include_str!("../../../bench/envoy/gateway.yaml");
+    /// The same with a list of virtual hosts, for which `@HOSTS@` stands.
+    pub const ROUTES: &str = include_str!("../../../bench/envoy/routes.yaml");
 }
 
 /// Starts an Envoy in a place, outside the mesh's cgroup; returns when it serves.

@@ -4,16 +4,18 @@
 //! proxies. All beds stand for the whole run and are idle but for the one that is measured, so
 //! that variants can be interleaved ([`run`]) without paying for their start each time. What was
 //! measured becomes raw results ([`results`]), and from these alone the pages are made
-//! ([`summary`], [`report`]).
+//! ([`summary`], [`report`]). Cost over the number of routes has beds of its own ([`routes`]).
 
 mod bed;
 mod connect;
 mod cpu;
 mod envoy;
+mod kernel;
 mod machine;
 mod mesh;
 mod report;
 mod results;
+mod routes;
 mod run;
 mod summary;
 mod variant;
@@ -27,6 +29,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
+use crate::results::Results;
+use crate::routes::list::Size;
 use crate::run::Plan;
 use crate::variant::Variant;
 
@@ -51,6 +55,9 @@ enum Verb {
         /// Reasons for missed aims, in sections named after them.
         #[arg(long, default_value = "bench/notes.md")]
         notes: PathBuf,
+        /// A README whose excerpt, between two lines `<!-- bench -->`, is made again too.
+        #[arg(long)]
+        readme: Option<PathBuf>,
     },
     /// Let the bed of a variant stand until a signal, and print how to measure in it.
     Stand(StandArgs),
@@ -69,23 +76,64 @@ enum Verb {
         #[arg(long, default_value_t = 2000)]
         count: u32,
     },
+    /// Send requests over one connection; prints latencies as JSON. Runs inside a pod.
+    #[command(hide = true)]
+    Ask {
+        /// Where to.
+        to: SocketAddr,
+        /// A file of requests, sent in turn.
+        requests: PathBuf,
+        /// For how long; without, each is sent once.
+        #[arg(long)]
+        seconds: Option<u32>,
+    },
+    /// Change a route to and fro; prints milliseconds as JSON. Runs inside a pod.
+    #[command(hide = true)]
+    Change {
+        /// A file that says how.
+        plan: PathBuf,
+    },
+    /// Read and compile a configuration; prints medians as JSON. Runs pinned to a CPU.
+    #[command(hide = true)]
+    Compile {
+        /// The directory.
+        directory: PathBuf,
+        /// How often.
+        #[arg(long)]
+        count: u32,
+    },
+}
+
+/// What can be measured by itself; the results of the other part stay as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// The variants side by side.
+    Lanes,
+    /// Cost over the number of routes.
+    Routes,
 }
 
 #[derive(clap::Args)]
 struct RunArgs {
-    /// A smoke version of two minutes: fewer and shorter runs, results under target/.
+    /// A smoke version of three minutes: fewer and shorter runs, results under target/.
     #[arg(long)]
     quick: bool,
+    /// The parts to measure.
+    #[arg(long, value_delimiter = ',', value_enum, default_values = ["lanes", "routes"])]
+    parts: Vec<Part>,
     /// The variants to measure.
     #[arg(long, value_delimiter = ',', value_enum)]
     variants: Vec<Variant>,
+    /// The numbers of routes: 10 for one service, 1000x10 for a thousand services.
+    #[arg(long, value_delimiter = ',')]
+    routes: Vec<Size>,
     /// The numbers of connections.
     #[arg(long, value_delimiter = ',')]
     connections: Vec<u32>,
     /// How many times each cell is measured.
     #[arg(long)]
     rounds: Option<u32>,
-    /// Length of one measurement in seconds.
+    /// Length of one measurement of lanes in seconds; over routes it is 1 s.
     #[arg(long)]
     seconds: Option<u32>,
     /// Where the results go.
@@ -127,7 +175,11 @@ impl RunArgs {
         if !self.connections.is_empty() {
             plan.connections = self.connections;
         }
+        if !self.routes.is_empty() {
+            plan.routes.sizes = self.routes;
+        }
         plan.rounds = self.rounds.unwrap_or(plan.rounds);
+        plan.routes.rounds = self.rounds.unwrap_or(plan.routes.rounds);
         plan.seconds = self.seconds.unwrap_or(plan.seconds);
         plan.agent = self.agent;
         plan.envoy = self.envoy;
@@ -148,38 +200,75 @@ fn main() -> ExitCode {
 fn serve(verb: Verb) -> Result<()> {
     match verb {
         Verb::Run(arguments) => measure(arguments),
-        Verb::Report { results, notes } => {
-            let text = std::fs::read_to_string(&results)
-                .with_context(|| format!("read {}", results.display()))?;
-            let folder = results.parent().unwrap_or(Path::new("."));
-            report::write_pages(folder, &serde_json::from_str(&text)?, &read_notes(&notes))
+        Verb::Report { results: path, notes, readme } => {
+            let results = read_results(&path)?;
+            if let Some(readme) = readme {
+                report::renew_readme(&readme, &results)?;
+            }
+            let folder = path.parent().unwrap_or(Path::new("."));
+            report::write_pages(folder, &results, &read_notes(&notes))
         }
         Verb::Stand(arguments) => stand(arguments),
         Verb::Envoy { folder } => {
             println!("{}", envoy::install(&folder)?.display());
             Ok(())
         }
-        Verb::Connect { to, count } => {
-            println!("{}", serde_json::to_string(&connect::measure(to, count)?)?);
-            Ok(())
+        Verb::Connect { to, count } => print(&connect::measure(to, count)?),
+        Verb::Ask { to, requests, seconds } => print(&routes::ask::run(to, &requests, seconds)?),
+        Verb::Change { plan } => {
+            let plan = serde_json::from_str(&std::fs::read_to_string(&plan)?)?;
+            print(&routes::change::run(&plan)?)
         }
+        Verb::Compile { directory, count } => print(&routes::compile::run(&directory, count)?),
     }
+}
+
+/// What a program inside a pod tells the bench.
+fn print(result: &impl serde::Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string(result)?);
+    Ok(())
 }
 
 fn measure(arguments: RunArgs) -> Result<()> {
     let default = if arguments.quick { "target/bench/quick" } else { "bench/results" };
     let out = arguments.out.clone().unwrap_or_else(|| default.into());
-    let notes = read_notes(&arguments.notes);
+    let (notes, parts) = (read_notes(&arguments.notes), arguments.parts.clone());
     handle_signals()?;
-    let results = run::run(&arguments.plan())?;
+    if kernel::always_measures() {
+        eprintln!("bench: kernel.bpf_stats_enabled is on, and makes Beeway look slower");
+    }
+    let plan = arguments.plan();
     std::fs::create_dir_all(&out).with_context(|| format!("make {}", out.display()))?;
     let path = out.join("bench.json");
-    std::fs::write(&path, serde_json::to_string_pretty(&results)? + "\n")
-        .with_context(|| format!("write {}", path.display()))?;
+    let all = parts.contains(&Part::Lanes) && parts.contains(&Part::Routes);
+    let mut results = match path.exists() && !all {
+        true => read_results(&path)?,
+        false => run::nothing(&plan),
+    };
+    if parts.contains(&Part::Lanes) {
+        let routes = results.routes.take();
+        results = Results { routes, ..run::run(&plan)? };
+        write_results(&path, &results)?;
+    }
+    if parts.contains(&Part::Routes) {
+        results.routes = Some(routes::run(&plan)?);
+        write_results(&path, &results)?;
+    }
     report::write_pages(&out, &results, &notes)?;
     println!("{}", report::markdown::verdicts(&results, &notes));
     println!("results: {}", out.display());
     Ok(())
+}
+
+fn read_results(path: &Path) -> Result<Results> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("understand {}", path.display()))
+}
+
+/// Each part as soon as it is there.
+fn write_results(path: &Path, results: &Results) -> Result<()> {
+    std::fs::write(path, serde_json::to_string_pretty(results)? + "\n")
+        .with_context(|| format!("write {}", path.display()))
 }
 
 /// Beds are torn down by their Drop, so a signal must end a run the way an error does.
@@ -209,6 +298,6 @@ fn read_notes(path: &Path) -> String {
 
 /// An error once a signal has asked to stop.
 fn check_stop() -> Result<()> {
-    anyhow::ensure!(!STOP.load(Ordering::Relaxed), "stopped by a signal; nothing was written");
+    anyhow::ensure!(!STOP.load(Ordering::Relaxed), "stopped by a signal");
     Ok(())
 }

@@ -31,17 +31,27 @@ pub struct Agent {
     process: Process,
     binary: PathBuf,
     cgroup: PathBuf,
+    config: PathBuf,
     state: PathBuf,
 }
 
+/// The file of the three routes that Envoy has too: its name and its text.
+pub fn three_routes(client: &Pod, servers: [&Pod; 2]) -> (String, String) {
+    let text = CONFIG
+        .replace("@CLIENT@", &client.ip4().to_string())
+        .replace("@V1@", &servers[0].ip4().to_string())
+        .replace("@V2@", &servers[1].ip4().to_string());
+    ("bench.yaml".to_owned(), text)
+}
+
 impl Agent {
-    /// Starts the agent on a node; returns when it is ready.
+    /// Starts the agent on a node, with files of these names and texts as its configuration;
+    /// returns when it is ready.
     pub fn start(
         binary: &Path,
         node: &Node,
         folder: &Path,
-        client: &Pod,
-        servers: [&Pod; 2],
+        files: &[(String, String)],
     ) -> Result<Self> {
         ensure!(
             binary.is_file(),
@@ -54,11 +64,9 @@ impl Agent {
         for directory in [&config, &state] {
             std::fs::create_dir(directory)?;
         }
-        let text = CONFIG
-            .replace("@CLIENT@", &client.ip4().to_string())
-            .replace("@V1@", &servers[0].ip4().to_string())
-            .replace("@V2@", &servers[1].ip4().to_string());
-        std::fs::write(config.join("bench.yaml"), text)?;
+        for (name, text) in files {
+            std::fs::write(config.join(name), text)?;
+        }
         let process = node
             .command(&binary)
             .arg("run")
@@ -72,7 +80,7 @@ impl Agent {
             .plain()
             .spawn()?;
         // An agent that fails half-way is cleaned up too.
-        let agent = Self { process, binary, cgroup, state };
+        let agent = Self { process, binary, cgroup, config, state };
         let ready = agent.process.wait_for_line("ready", START);
         ready.with_context(|| {
             format!("the agent is not ready: {}", agent.process.stderr().join("\n  "))
@@ -85,12 +93,27 @@ impl Agent {
         &self.process
     }
 
+    /// The directory of its configuration.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// Where a map of its kernel programs is pinned.
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.state.join("bpf/maps").join(name)
+    }
+
     /// The requests that the kernel has counted so far.
     pub fn lanes(&self) -> Result<Lanes> {
-        #[derive(Deserialize)]
-        struct Status {
-            lanes: Lanes,
-        }
+        Ok(self.status()?.lanes)
+    }
+
+    /// The words that the tables in force use.
+    pub fn words(&self) -> Result<u64> {
+        Ok(self.status()?.generation.context("no tables are in force")?.words_used)
+    }
+
+    fn status(&self) -> Result<Status> {
         let ask = || -> Result<Status> {
             let mut socket = UnixStream::connect(self.state.join("admin.sock"))?;
             socket.set_read_timeout(Some(ANSWER))?;
@@ -98,7 +121,7 @@ impl Agent {
             socket.read_to_string(&mut text)?;
             Ok(serde_json::from_str(&text)?)
         };
-        Ok(ask().context("ask the agent for its counters")?.lanes)
+        ask().context("ask the agent for its status")
     }
 
     /// Detaches and removes what the agent leaves on purpose.
@@ -117,6 +140,18 @@ impl Agent {
         );
         Ok(())
     }
+}
+
+/// What the bench wants to know of it.
+#[derive(Deserialize)]
+struct Status {
+    lanes: Lanes,
+    generation: Option<Generation>,
+}
+
+#[derive(Deserialize)]
+struct Generation {
+    words_used: u64,
 }
 
 impl Drop for Agent {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::connect::Cost;
 use crate::mesh::Lanes;
+use crate::routes;
 use crate::variant::{Mode, Variant};
 
 /// One run of the bench.
@@ -19,6 +20,9 @@ pub struct Results {
     pub samples: Vec<Sample>,
     /// Connecting inside and outside the mesh, round by round.
     pub connects: Vec<ConnectRound>,
+    /// Cost over the number of routes.
+    #[serde(default)]
+    pub routes: Option<routes::Results>,
 }
 
 /// The machine and the versions of what runs on it.

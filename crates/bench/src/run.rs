@@ -5,15 +5,18 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use beeway_testbed::WrkReport;
 
 use crate::bed::{self, Bed};
 use crate::cpu::{Snapshot, idle_baseline, kernel_threads, kernel_threads_since};
+use crate::mesh::Lanes;
 use crate::results::{ConnectRound, Results, Sample, Settings};
+use crate::routes;
 use crate::variant::{BedKind, Mode, Variant};
 use crate::{check_stop, envoy, machine, mesh};
 
 /// How long the machine is watched at rest before each round.
-const REST: Duration = Duration::from_millis(500);
+pub const REST: Duration = Duration::from_millis(500);
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -28,6 +31,8 @@ pub struct Plan {
     pub seconds: u32,
     /// How many rounds of connecting, and connections in each.
     pub connects: (u32, u32),
+    /// What to measure over routes.
+    pub routes: routes::Settings,
     /// The Beeway binary.
     pub agent: PathBuf,
     /// The folder of Envoy.
@@ -43,6 +48,7 @@ impl Plan {
             rounds: 5,
             seconds: 3,
             connects: (21, 2000),
+            routes: routes::Settings::full(),
             agent: "target/release/beeway".into(),
             envoy: envoy::FOLDER.into(),
         }
@@ -51,7 +57,26 @@ impl Plan {
     /// 7 variants × 2 numbers × 2 modes × 3 rounds × 1 s: 2 minutes.
     pub fn quick() -> Self {
         let connections = vec![1, 64];
-        Self { connections, rounds: 3, seconds: 1, connects: (5, 1000), ..Self::full() }
+        let (connects, routes) = ((5, 1000), routes::Settings::quick());
+        Self { connections, rounds: 3, seconds: 1, connects, routes, ..Self::full() }
+    }
+}
+
+/// Results without any measurement.
+pub fn nothing(plan: &Plan) -> Results {
+    Results {
+        command: std::env::args().collect::<Vec<_>>().join(" "),
+        machine: machine::describe(plan),
+        settings: Settings {
+            variants: plan.variants.clone(),
+            modes: Mode::ALL.to_vec(),
+            connections: plan.connections.clone(),
+            rounds: plan.rounds,
+            seconds: plan.seconds,
+        },
+        samples: Vec::new(),
+        connects: Vec::new(),
+        routes: None,
     }
 }
 
@@ -80,19 +105,7 @@ pub fn run(plan: &Plan) -> Result<Results> {
         Some(bed) => measure_connects(plan, bed)?,
         None => Vec::new(),
     };
-    Ok(Results {
-        command: std::env::args().collect::<Vec<_>>().join(" "),
-        machine: machine::describe(plan),
-        settings: Settings {
-            variants: plan.variants.clone(),
-            modes: Mode::ALL.to_vec(),
-            connections: plan.connections.clone(),
-            rounds: plan.rounds,
-            seconds: plan.seconds,
-        },
-        samples,
-        connects,
-    })
+    Ok(Results { samples, connects, ..nothing(plan) })
 }
 
 fn bed_of(beds: &BTreeMap<BedKind, Bed>, variant: Variant) -> Result<&Bed> {
@@ -112,29 +125,50 @@ fn measure_round(
     for variant in plan.variants.iter().cycle().skip(round as usize % count).take(count) {
         check_stop()?;
         let bed = bed_of(beds, *variant)?;
-        let sample = measure_once(bed, *variant, cell, plan.seconds, idle_busy);
-        let sample = sample.with_context(|| {
+        let cell = Cell { variant: *variant, mode, connections, round };
+        let load = || bed.load(*variant, mode, connections, plan.seconds);
+        let sample = measure_once(bed, cell, idle_busy, load);
+        samples.push(sample.with_context(|| {
             format!("{}, {connections} connections, {}", variant.title(), mode.title())
-        })?;
-        if !sample.proven() {
-            eprintln!("bench: INVALID, not in its lane: {}", sample.describe());
-        }
-        samples.push(sample);
+        })?);
     }
     Ok(())
 }
 
-fn measure_once(
-    bed: &Bed,
-    variant: Variant,
-    (mode, connections, round): (Mode, u32, u32),
-    seconds: u32,
+/// What is measured, as far as it is the same wherever a load runs.
+pub trait Subject {
+    /// The requests by lane so far; none without Beeway.
+    fn lanes(&self) -> Result<Lanes>;
+
+    /// The CPU time of all processes that ever ran in the bed.
+    fn cpu_time(&self) -> Result<Duration>;
+}
+
+/// What a measurement is of.
+#[derive(Debug, Clone, Copy)]
+pub struct Cell {
+    /// The variant.
+    pub variant: Variant,
+    /// How connections live.
+    pub mode: Mode,
+    /// How many connections.
+    pub connections: u32,
+    /// The round.
+    pub round: u32,
+}
+
+/// Runs a load once, and says so if it was not in its lane.
+pub fn measure_once(
+    bed: &impl Subject,
+    cell: Cell,
     idle_busy: f64,
+    load: impl FnOnce() -> Result<WrkReport>,
 ) -> Result<Sample> {
+    let Cell { variant, mode, connections, round } = cell;
     let lanes = bed.lanes()?;
     let (own, threads) = (bed.cpu_time()?, kernel_threads());
     let (before, start) = (Snapshot::take()?, Instant::now());
-    let report = bed.load(variant, mode, connections, seconds)?;
+    let report = load()?;
     let (busy, wall) = (before.busy_since()?, start.elapsed());
     let spent = bed.cpu_time()?.saturating_sub(own) + kernel_threads_since(&threads);
     let restless = idle_busy * busy.len() as f64;
@@ -144,7 +178,7 @@ fn measure_once(
         200 => report.non2xx,
         _ => report.requests.saturating_sub(report.non2xx),
     };
-    Ok(Sample {
+    let sample = Sample {
         variant,
         mode,
         connections,
@@ -160,7 +194,11 @@ fn measure_once(
         machine_cpu_us: per_request(machine),
         busy,
         idle_busy,
-    })
+    };
+    if !sample.proven() {
+        eprintln!("bench: INVALID, not in its lane: {}", sample.describe());
+    }
+    Ok(sample)
 }
 
 fn measure_connects(plan: &Plan, bed: &Bed) -> Result<Vec<ConnectRound>> {

@@ -1,6 +1,7 @@
 //! From raw results to medians, ratios and verdicts. Pure.
 
 use crate::results::{Results, Sample};
+use crate::routes;
 use crate::variant::{Mode, Variant};
 
 /// A cell's medians over its rounds.
@@ -158,7 +159,11 @@ pub struct Verdict {
 
 /// One verdict for each aim.
 pub fn verdicts(results: &Results) -> Vec<Verdict> {
-    AIMS.iter().map(|aim| judge(results, aim)).chain([judge_connect(results)]).collect()
+    let lanes = AIMS.iter().map(|aim| judge(results, aim));
+    lanes
+        .chain([judge_connect(results)])
+        .chain(routes::summary::verdicts(results.routes.as_ref()))
+        .collect()
 }
 
 fn judge(results: &Results, aim: &Aim) -> Verdict {
@@ -283,6 +288,7 @@ pub mod tests {
                 sample(Variant::Native, 2, 90.0),
             ],
             connects: vec![round(22.0), round(21.5), round(40.0)],
+            routes: None,
         }
     }
 
@@ -327,7 +333,8 @@ pub mod tests {
     fn aims_are_met_missed_or_not_measured() {
         let verdicts = verdicts(&example());
         let met: Vec<_> = verdicts.iter().map(|verdict| verdict.met).collect();
-        assert_eq!(met, [Some(true), None, None, None, None, Some(true)]);
+        assert_eq!(met[..6], [Some(true), None, None, None, None, Some(true)]);
+        assert_eq!(met[6..], [None; 5]);
         assert_eq!(connect_cost(&example()), Some((2.0, 2.0)));
     }
 

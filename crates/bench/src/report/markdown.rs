@@ -16,11 +16,16 @@ pub fn page(results: &Results, notes: &str) -> String {
          report`, not this file.\n\n",
     );
     page += &verdicts(results, notes);
-    page += "\n![Requests per second](requests.svg)\n![Latency](latency.svg)\n";
-    for mode in &results.settings.modes {
-        for connections in &results.settings.connections {
-            page += &table(results, *mode, *connections);
+    if !results.samples.is_empty() {
+        page += "\n![Requests per second](requests.svg)\n![Latency](latency.svg)\n";
+        for mode in &results.settings.modes {
+            for connections in &results.settings.connections {
+                page += &table(results, *mode, *connections);
+            }
         }
+    }
+    if let Some(routes) = &results.routes {
+        page += &super::routes::part(routes);
     }
     page += &circumstances(results);
     page
@@ -28,17 +33,8 @@ pub fn page(results: &Results, notes: &str) -> String {
 
 /// The aims with their outcomes, and why the missed ones were missed.
 pub fn verdicts(results: &Results, notes: &str) -> String {
-    let mut text = String::from("## Aims\n\n| aim | verdict | measured |\n|---|---|---|\n");
-    let verdicts = judge(results);
-    for verdict in &verdicts {
-        let outcome = match verdict.met {
-            Some(true) => "met",
-            Some(false) => "**missed**",
-            None => "not measured",
-        };
-        let _ = writeln!(text, "| {} | {outcome} | {} |", verdict.aim, verdict.found);
-    }
-    for verdict in verdicts.iter().filter(|verdict| verdict.met == Some(false)) {
+    let mut text = format!("## Aims\n\n{}", aims(results));
+    for verdict in judge(results).iter().filter(|verdict| verdict.met == Some(false)) {
         let _ = writeln!(text, "\n### Why {} was missed\n", verdict.id);
         for why in &verdict.why {
             let _ = writeln!(text, "- {why}");
@@ -46,6 +42,20 @@ pub fn verdicts(results: &Results, notes: &str) -> String {
         if let Some(note) = section(notes, verdict.id) {
             let _ = writeln!(text, "\n{note}");
         }
+    }
+    text
+}
+
+/// The aims with their outcomes.
+pub fn aims(results: &Results) -> String {
+    let mut text = String::from("| aim | verdict | measured |\n|---|---|---|\n");
+    for verdict in judge(results) {
+        let outcome = match verdict.met {
+            Some(true) => "met",
+            Some(false) => "**missed**",
+            None => "not measured",
+        };
+        let _ = writeln!(text, "| {} | {outcome} | {} |", verdict.aim, verdict.found);
     }
     text
 }
@@ -61,10 +71,19 @@ fn section<'a>(text: &'a str, title: &str) -> Option<&'a str> {
 
 fn table(results: &Results, mode: Mode, connections: u32) -> String {
     let s = if connections == 1 { "" } else { "s" };
-    let mut text = format!(
-        "\n## {connections} connection{s}, {}\n\n| | requests/s | p50 | p90 | p99 | CPU per request \
-         | × no mesh | × sidecar pair |\n|---|--:|--:|--:|--:|--:|--:|--:|\n",
-        mode.title()
+    let title = format!("\n## {connections} connection{s}, {}\n\n", mode.title());
+    title + &rows(results, mode, connections)
+}
+
+/// The table of a number of connections that live on.
+pub fn keep_alive(results: &Results, connections: u32) -> String {
+    rows(results, Mode::KeepAlive, connections)
+}
+
+fn rows(results: &Results, mode: Mode, connections: u32) -> String {
+    let mut text = String::from(
+        "| | requests/s | p50 | p90 | p99 | CPU per request | × no mesh | × sidecar pair |\n\
+         |---|--:|--:|--:|--:|--:|--:|--:|\n",
     );
     for variant in &results.settings.variants {
         let Some(cell) = cell(results, *variant, mode, connections) else {
@@ -164,7 +183,7 @@ fn lane_proof(results: &Results) -> String {
 }
 
 /// Microseconds in three digits and a unit.
-fn time(us: f64) -> String {
+pub fn time(us: f64) -> String {
     match us {
         us if us < 9.95 => format!("{us:.1} µs"),
         us if us < 999.5 => format!("{us:.0} µs"),
@@ -174,7 +193,8 @@ fn time(us: f64) -> String {
     }
 }
 
-fn thousands(number: f64) -> String {
+/// Groups of three digits.
+pub fn thousands(number: f64) -> String {
     let digits = format!("{number:.0}");
     let groups: Vec<&str> = digits
         .as_bytes()

@@ -1,7 +1,10 @@
 //! Pages made from raw results: Markdown and plots.
 
+mod curve;
 pub mod markdown;
 pub mod plot;
+mod readme;
+mod routes;
 
 use std::path::Path;
 
@@ -16,9 +19,18 @@ pub fn write_pages(folder: &Path, results: &Results, notes: &str) -> Result<()> 
         ("requests.svg", plot::requests(results)?),
         ("latency.svg", plot::latency(results)?),
     ];
+    let routes = results.routes.as_ref().map(curve::routes).transpose()?;
+    let files = files.into_iter().chain(routes.map(|plot| ("routes.svg", plot)));
     for (name, text) in files {
         let path = folder.join(name);
         std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
     }
     Ok(())
+}
+
+/// Makes the excerpt in a README anew.
+pub fn renew_readme(path: &Path, results: &Results) -> Result<()> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let new = readme::renew(&text, results).with_context(|| path.display().to_string())?;
+    std::fs::write(path, new).with_context(|| format!("write {}", path.display()))
 }

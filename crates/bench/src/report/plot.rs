@@ -9,12 +9,12 @@ use crate::summary::{Cell, cell};
 use crate::variant::{Mode, Variant};
 
 /// Size of a plot in pixels.
-const SIZE: (u32, u32) = (1080, 380);
+pub(super) const SIZE: (u32, u32) = (1080, 380);
 
 /// Width of the legend, right of all panels.
-const LEGEND: u32 = 150;
+pub(super) const LEGEND: u32 = 150;
 
-type Panel<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+pub(super) type Panel<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// Requests per second.
 pub fn requests(results: &Results) -> Result<String> {
@@ -96,7 +96,7 @@ fn draw_panel(
     Ok(())
 }
 
-fn draw_legend(variants: &[Variant], area: &Panel<'_>) -> Result<()> {
+pub(super) fn draw_legend(variants: &[Variant], area: &Panel<'_>) -> Result<()> {
     for (index, variant) in variants.iter().enumerate() {
         let y = 40 + index as i32 * 20;
         let bar = Rectangle::new([(0, y), (12, y + 12)], color(*variant).filled());
@@ -108,7 +108,7 @@ fn draw_legend(variants: &[Variant], area: &Panel<'_>) -> Result<()> {
 }
 
 /// Whole decades around the values.
-fn bounds(values: &[f64]) -> (f64, f64) {
+pub(super) fn bounds(values: &[f64]) -> (f64, f64) {
     let low = values.iter().copied().fold(f64::INFINITY, f64::min);
     let high = values.iter().copied().fold(0.0, f64::max);
     if high <= 0.0 {
@@ -118,7 +118,7 @@ fn bounds(values: &[f64]) -> (f64, f64) {
     (10f64.powf((low * 0.9).log10().floor()), 10f64.powf(high.log10().ceil()))
 }
 
-fn color(variant: Variant) -> RGBColor {
+pub(super) fn color(variant: Variant) -> RGBColor {
     match variant {
         Variant::NoMesh => RGBColor(120, 120, 120),
         Variant::Native => RGBColor(230, 159, 0),
@@ -131,7 +131,7 @@ fn color(variant: Variant) -> RGBColor {
 }
 
 /// The error of a drawing borrows its backend, so only its words can leave.
-fn failed(error: impl std::fmt::Display) -> anyhow::Error {
+pub(super) fn failed(error: impl std::fmt::Display) -> anyhow::Error {
     anyhow!("plot: {error}")
 }
 
