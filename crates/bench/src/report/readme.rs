@@ -45,8 +45,8 @@ fn excerpt(results: &Results) -> String {
     }
     text += "\n![Requests per second](bench/results/requests.svg)\n";
     if let Some(routes) = &results.routes {
-        text += "\nCost over the number of routes, of which a request matches any:\n\n\
-                 ![Cost over routes](bench/results/routes.svg)\n";
+        text += "\nCost over the number of routes, all of them asked for in turn:\n\n\
+                 ![Cost over routes](bench/results/routes.svg)\n\n";
         text += &routes::table(routes, 1);
     }
     text
@@ -70,7 +70,7 @@ mod tests {
         );
         assert!(new.ends_with("<!-- bench -->\nend\n") && !new.contains("old"));
         assert!(new.contains("| Beeway native (3 errors) |"), "{new}");
-        assert!(new.contains("(bench/results/routes.svg)"));
+        assert!(new.contains("(bench/results/routes.svg)\n\n| routes |"));
         assert_eq!(renew(&new, &results).expect("two marks"), new);
         assert!(renew("no marks", &results).is_err());
     }
