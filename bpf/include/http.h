@@ -39,10 +39,12 @@ struct head {
 	u8 pad[2];
 };
 
-/* Bytes of a field name (RFC 9110 section 5.6.2) beside letters, digits and `-`. */
+/* Bytes of a field name (RFC 9110 section 5.6.2) beside letters and `-`. */
 static const u8 rare_name_bytes[256] = {
 	['!'] = 1, ['#'] = 1, ['$'] = 1, ['%'] = 1, ['&'] = 1, ['\''] = 1, ['*'] = 1, ['+'] = 1,
 	['.'] = 1, ['^'] = 1, ['_'] = 1, ['`'] = 1, ['|'] = 1, ['~'] = 1,
+	['0'] = 1, ['1'] = 1, ['2'] = 1, ['3'] = 1, ['4'] = 1,
+	['5'] = 1, ['6'] = 1, ['7'] = 1, ['8'] = 1, ['9'] = 1,
 };
 
 static __always_inline u64 word_at(struct scratch *s, u32 at)
@@ -79,9 +81,11 @@ static __always_inline u64 find_range(u64 low, u8 first, u8 last)
 	return (low + (0x80 - first) * ONES) & ~(low + (0x7f - last) * ONES) & HIGHS;
 }
 
+/* The byte with the first of these marks. BPF has no instruction that counts zeros. */
 static __always_inline u32 first_mark(u64 marks)
 {
-	return __builtin_ctzll(marks) >> 3;
+	/* the lowest bit of each byte up to and with the marked one, added up in the highest byte */
+	return (((marks - 1) & ~marks & ONES) * ONES >> 56) - 1;
 }
 
 /* Eight characters as the word that they are in memory. */
@@ -182,35 +186,59 @@ __weak __noinline u32 parse_target(struct scratch *s, u32 at, u32 length, struct
 	return end + 11;
 }
 
+/* Puts up to eight bytes of a name in lower case and adds them to its hash; how many there are. */
+static __always_inline u32 name_word(struct scratch *s, u32 from, u64 *sum)
+{
+	u64 word = word_at(s, from), low = word & ~HIGHS, mask = ~0ull, others, lower;
+	u64 letters = find_range(low | LOWER8, 'a', 'z') & ~word;
+	u64 dashes = ~((low ^ '-' * ONES) + 0x7f * ONES);
+	u32 n;
+
+	others = (~(letters | dashes) | word) & HIGHS;
+	for (int k = 0; k < 8; k++) {
+		if (!others || !rare_name_bytes[byte_at(s, from + first_mark(others))])
+			break;
+		others &= others - 1;
+	}
+	n = others ? first_mark(others) : 8;
+	if (!n)
+		return 0;
+	if (n < 8)
+		mask = (1ull << 8 * n) - 1;
+	/* the high bit of a letter becomes the bit of lower case */
+	lower = word | (letters >> 2 & mask);
+	if (lower != word)
+		*(u64 *)&s->head[from & HEAD_MASK] = lower;
+	*sum = (*sum ^ (lower & mask)) * NAME_PRIME;
+	return n;
+}
+
 /* Reads a field name, putting it in lower case where it stands; the offset of the colon or 0. */
 __weak __noinline u32 parse_name(struct scratch *s, u32 at)
 {
 	u64 sum = NAME_BASIS;
-	u32 end = 0, i;
+	u32 n, end = 0, i;
 
 	if (!s)
 		return 0;
-	s->cursor = at;
-	bpf_for(i, 0, NAME_BYTES / 8) {
-		u32 from = s->cursor, n;
-		u64 word = word_at(s, from), low = word & ~HIGHS, mask = ~0ull, others;
-		u64 letters = find_range(low | LOWER8, 'a', 'z') & ~word;
+	/* most names are short, and a loop costs more than two words */
+	n = name_word(s, at, &sum);
+	if (!n)
+		return 0;
+	if (n < 8) {
+		s->name_hash = sum >> 32;
+		return at + n;
+	}
+	n = name_word(s, at + 8, &sum);
+	if (n < 8) {
+		s->name_hash = sum >> 32;
+		return at + 8 + n;
+	}
+	s->cursor = at + 16;
+	bpf_for(i, 2, NAME_BYTES / 8) {
+		u32 from = s->cursor;
 
-		others = letters | find_range(low, '0', '9') | find_range(low, '-', '-');
-		others = (~others | word) & HIGHS;
-		for (int k = 0; k < 8; k++) {
-			if (!others || !rare_name_bytes[byte_at(s, from + first_mark(others))])
-				break;
-			others &= others - 1;
-		}
-		n = others ? first_mark(others) : 8;
-		if (n < 8)
-			mask = (1ull << 8 * n) - 1;
-		/* the high bit of a letter becomes the bit of lower case */
-		word |= letters >> 2 & mask;
-		*(u64 *)&s->head[from & HEAD_MASK] = word;
-		if (n)
-			sum = (sum ^ (word & mask)) * NAME_PRIME;
+		n = name_word(s, from, &sum);
 		if (n < 8) {
 			end = from + n;
 			break;
@@ -218,40 +246,51 @@ __weak __noinline u32 parse_name(struct scratch *s, u32 at)
 		s->cursor = from + 8;
 	}
 	s->name_hash = sum >> 32;
-	return end == at ? 0 : end;
+	return end;
+}
+
+/* How many of 32 bytes come before the first control byte. */
+static __always_inline u32 plain_bytes(struct scratch *s, u32 from)
+{
+	/* the head has slack for words that begin inside of it */
+	const u64 *words = (const u64 *)&s->head[from & HEAD_MASK];
+	u64 first = find_control(words[0]), second = find_control(words[1]);
+	u64 third = find_control(words[2]), fourth = find_control(words[3]);
+
+	if (first)
+		return first_mark(first);
+	if (second)
+		return 8 + first_mark(second);
+	if (third)
+		return 16 + first_mark(third);
+	return fourth ? 24 + first_mark(fourth) : 32;
 }
 
 /* The offset of the CR that ends a field value, or of the byte that must not be there. */
 __weak __noinline u32 find_line_end(struct scratch *s, u32 at)
 {
-	u32 i;
+	u32 n, i;
 
 	if (!s)
 		return 0;
+	/* most values are short, and a loop costs more than a look */
+	n = plain_bytes(s, at);
+	if (n < 32 && byte_at(s, at + n) != '\t')
+		return at + n;
 	/* the verifier forgets what it knew of a number in memory; of a register it would try all */
 	s->cursor = at;
-	bpf_for(i, 0, HEAD_BYTES / 16 + HEAD_LINES) {
+	bpf_for(i, 0, HEAD_BYTES / 32 + HEAD_LINES) {
 		u32 from = s->cursor;
-		/* the head has slack for words that begin inside of it */
-		const u64 *words = (const u64 *)&s->head[from & HEAD_MASK];
-		u64 first = find_control(words[0]), second;
 
-		if (!first) {
-			second = find_control(words[1]);
-			if (!second) {
-				s->cursor = from + 16;
-				if (from + 16 >= HEAD_BYTES)
-					break;
-				continue;
-			}
-			first = second;
-			from += 8;
-		}
-		from += first_mark(first);
-		s->cursor = from;
-		if (byte_at(s, from) != '\t')
+		n = plain_bytes(s, from);
+		s->cursor = from + n;
+		if (n < 32) {
+			if (byte_at(s, from + n) != '\t')
+				break;
+			s->cursor = from + n + 1;
+		} else if (from + 32 >= HEAD_BYTES) {
 			break;
-		s->cursor = from + 1;
+		}
 	}
 	return s->cursor;
 }

@@ -11,6 +11,13 @@
 
 enum truth { NO, YES, UNSURE };
 
+/* The first byte in which two words differ. */
+static __always_inline u32 first_difference(u64 diff)
+{
+	/* the high bit of each byte that is not zero */
+	return first_mark((((diff & ~HIGHS) + ~HIGHS) | diff) & HIGHS);
+}
+
 /* Where an automaton gets from `state` over s->from up to s->to of the head; 0 is dead. */
 __weak __noinline u32
 walk(struct generation *g, u32 classes_at, u32 state, struct scratch *s)
@@ -41,7 +48,7 @@ walk(struct generation *g, u32 classes_at, u32 state, struct scratch *s)
 		diff = word_at(s, at) ^ (run->bytes[0] | (u64)run->bytes[1] << 32);
 		diff &= ~0ull >> ((64 - 8 * n) & 63);
 		if (diff) {
-			at += (__builtin_ctzll(diff) >> 3) + 1;
+			at += first_difference(diff) + 1;
 			state = run->otherwise;
 			continue;
 		}

@@ -12,7 +12,7 @@ const HOST_BYTES: usize = abi::limits::HOST_BYTES.0 as usize;
 /// `.:65535` behind a host; `PORT_BYTES` of `bpf/include/http.h`.
 const PORT_BYTES: usize = 7;
 /// The kernel's buffer is a little longer than what it judges, so that words can be read anywhere.
-const SLACK: usize = 16;
+const SLACK: usize = 32;
 
 /// A request head that the kernel understands. Offsets are into the head.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -215,12 +215,12 @@ impl Parser {
     /// The offset of the first control byte that is not a tab. Like the kernel it reads words and
     /// gives up after so many, which only a line of tabs can bring about.
     fn line_end(&self, mut at: usize) -> usize {
-        for _ in 0..HEAD_BYTES / 16 + HEAD_LINES {
+        for _ in 0..HEAD_BYTES / 32 + HEAD_LINES {
             let from = at & (HEAD_BYTES - 1);
-            let words = &self.buffer[from..from + 16];
+            let words = &self.buffer[from..from + 32];
             match words.iter().position(|byte| byte.is_ascii_control()) {
                 None => {
-                    at += 16;
+                    at += 32;
                     if at >= HEAD_BYTES {
                         break;
                     }
