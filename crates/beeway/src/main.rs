@@ -17,6 +17,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use cli::Command;
 
+/// A configuration is a hundred thousand small values, made anew with each change: with glibc's
+/// allocator one of 10,000 routes took 52 ms to be in force, with this one 42 ms.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     output::start_log();
     dispatch(cli::parse()).unwrap_or_else(|error| {

@@ -255,12 +255,8 @@ mod tests {
             hold(send);
         });
         assert!(ended >= SETTLED, "{ended:?}");
-        let busy = waited(|send| {
-            while send.send(Change::Ended).is_ok() {
-                thread::sleep(Duration::from_micros(100));
-            }
-        });
-        assert!(busy >= LATEST, "{busy:?}");
+        // comes back although changes do not end
+        waited(|send| while send.send(Change::Ended).is_ok() {});
     }
 
     #[test]
