@@ -173,19 +173,6 @@ static __always_inline bool matters(u8 first)
 	return first <= ' ' || (first | 0x20) == 'c' || (first | 0x20) == 't';
 }
 
-/* The high bit of the first byte of a word that is a newline, and maybe of later ones. */
-static __always_inline u64 newlines(u64 word)
-{
-	word ^= ONES * '\n';
-	return (word - ONES) & ~word & HIGHS;
-}
-
-/* How many bytes there are up to and with the first that `hits` marks. */
-static __always_inline u32 up_to_first(u64 hits)
-{
-	return (((hits & -hits) - 1) & ONES) * ONES >> 56;
-}
-
 /*
  * Follows a head from the line at `at` on; the offset up to which it is understood, 0 on failure.
  * A plain loop, which costs less than an iterator; each turn takes two words, or ends a line.
@@ -197,7 +184,7 @@ __weak __noinline u32 answer_head(struct answers *a, struct scratch *s, u32 at, 
 	if (!a || !s)
 		return 0;
 	for (u32 i = 0; i < WINDOW / 4; i++) {
-		u64 hits = newlines(word_at(s, at)), more = newlines(word_at(s, at + 8));
+		u64 hits = find(word_at(s, at), '\n'), more = find(word_at(s, at + 8), '\n');
 
 		if (!(hits | more)) {
 			at += 16;
@@ -205,7 +192,7 @@ __weak __noinline u32 answer_head(struct answers *a, struct scratch *s, u32 at, 
 				break;
 			continue;
 		}
-		at += hits ? up_to_first(hits) : 8 + up_to_first(more);
+		at += (hits ? first_mark(hits) : 8 + first_mark(more)) + 1;
 		if (at > end)
 			break;
 		if (!a->status || a->skip || matters(byte_at(s, line))) {

@@ -343,12 +343,15 @@ __weak __noinline u32 parse_host(struct scratch *s, const struct line *l, struct
 		if (word & HIGHS)
 			return REASON_UNUSUAL;
 	}
-	bpf_for(i, 0, HOST_BYTES + PORT_BYTES) {
-		u8 last = byte_at(s, l->value + length - 1);
+	/* most names have no port and end in a letter */
+	if (byte_at(s, l->value + length - 1) <= '9') {
+		bpf_for(i, 0, HOST_BYTES + PORT_BYTES) {
+			u8 last = byte_at(s, l->value + length - 1);
 
-		if (!length || last < '0' || last > '9')
-			break;
-		length--;
+			if (!length || last < '0' || last > '9')
+				break;
+			length--;
+		}
 	}
 	if (!length || byte_at(s, l->value + length - 1) != ':')
 		length = l->value_length + 1;
@@ -423,9 +426,6 @@ __weak __noinline u32 skip_space(struct scratch *s, u32 at)
 
 	if (!s)
 		return 0;
-	/* as nearly everybody writes it */
-	if (byte_at(s, at) == ' ' && !is_blank(byte_at(s, at + 1)))
-		return at + 1;
 	bpf_for(i, 0, 64) {
 		if (!is_blank(byte_at(s, at)))
 			break;
@@ -441,8 +441,6 @@ __weak __noinline u32 trim_space(struct scratch *s, u32 start, u32 end)
 
 	if (!s)
 		return 0;
-	if (end <= start || !is_blank(byte_at(s, end - 1)))
-		return end;
 	bpf_for(i, 0, 64) {
 		if (end <= start || !is_blank(byte_at(s, end - 1)))
 			break;
@@ -465,7 +463,10 @@ __weak __noinline u32 parse_field(struct scratch *s, u32 at, u32 length, struct 
 			s->reason = REASON_PARTIAL_HEAD;
 		return 0;
 	}
-	value = skip_space(s, colon + 1);
+	/* as nearly everybody writes it, or in any way */
+	value = colon + 2;
+	if (byte_at(s, colon + 1) != ' ' || is_blank(byte_at(s, value)))
+		value = skip_space(s, colon + 1);
 	end = find_line_end(s, value);
 	if (end + 2 > length) {
 		s->reason = length >= HEAD_BYTES ? REASON_HEAD_LIMIT : REASON_PARTIAL_HEAD;
@@ -473,7 +474,9 @@ __weak __noinline u32 parse_field(struct scratch *s, u32 at, u32 length, struct 
 	}
 	if (byte_at(s, end) != '\r' || byte_at(s, end + 1) != '\n')
 		return 0;
-	last = trim_space(s, value, end);
+	last = end;
+	if (end > value && is_blank(byte_at(s, end - 1)))
+		last = trim_space(s, value, end);
 	/* more white space than was looked at is not part of the value either */
 	if (is_blank(byte_at(s, value)) || (last > value && is_blank(byte_at(s, last - 1)))) {
 		s->reason = REASON_UNUSUAL;
@@ -485,6 +488,11 @@ __weak __noinline u32 parse_field(struct scratch *s, u32 at, u32 length, struct 
 	l->value = value;
 	l->value_length = last - value;
 	return end + 2;
+}
+
+static __always_inline bool is_long(const struct line *l, u32 length)
+{
+	return l->name_length == length;
 }
 
 /*
@@ -520,7 +528,10 @@ __weak __noinline int parse_head(struct scratch *s, u32 length, struct head *h)
 		if (i >= HEAD_LINES)
 			break;
 		at = parse_field(s, at, length, l);
-		reason = at ? special_field(s, l, h) : s->reason;
+		reason = s->reason;
+		if (at)
+			reason = is_long(l, 4) || is_long(l, 7) || is_long(l, 10) ||
+				 is_long(l, 14) || is_long(l, 17) ? special_field(s, l, h) : 0;
 		if (reason)
 			break;
 		s->lines_used = i + 1;
