@@ -192,7 +192,10 @@ fn the_kernel_the_interpreter_and_the_router_agree() {
         try_seeds(seed..seed + 1, false);
     } else if std::env::var_os("BEEWAY_FUZZ").is_some() {
         // SAFETY: the handler only stores to an atomic, which a signal handler may.
-        unsafe { libc::signal(libc::SIGINT, stop as *const () as libc::sighandler_t) };
+        unsafe {
+            libc::signal(libc::SIGINT, stop as *const () as libc::sighandler_t);
+            libc::signal(libc::SIGTERM, stop as *const () as libc::sighandler_t);
+        }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_millis();
         let first = now as u64;
         println!("seeds from {first}; Ctrl-C stops");
