@@ -88,6 +88,12 @@ static __always_inline u32 first_mark(u64 marks)
 	return (((marks - 1) & ~marks & ONES) * ONES >> 56) - 1;
 }
 
+/* The first n bytes of a word, 1 to 8; the others become zero. */
+static __always_inline u64 first_bytes(u64 word, u32 n)
+{
+	return word & ~0ull >> ((64 - 8 * n) & 63);
+}
+
 /* Eight characters as the word that they are in memory. */
 #define WORD8(a, b, c, d, e, f, g, h) \
 	((u64)(a) | (u64)(b) << 8 | (u64)(c) << 16 | (u64)(d) << 24 | (u64)(e) << 32 | \
@@ -189,7 +195,7 @@ __weak __noinline u32 parse_target(struct scratch *s, u32 at, u32 length, struct
 /* Puts up to eight bytes of a name in lower case and adds them to its hash; how many there are. */
 static __always_inline u32 name_word(struct scratch *s, u32 from, u64 *sum)
 {
-	u64 word = word_at(s, from), low = word & ~HIGHS, mask = ~0ull, others, lower;
+	u64 word = word_at(s, from), low = word & ~HIGHS, others, lower;
 	u64 letters = find_range(low | LOWER8, 'a', 'z') & ~word;
 	u64 dashes = ~((low ^ '-' * ONES) + 0x7f * ONES);
 	u32 n;
@@ -203,13 +209,11 @@ static __always_inline u32 name_word(struct scratch *s, u32 from, u64 *sum)
 	n = others ? first_mark(others) : 8;
 	if (!n)
 		return 0;
-	if (n < 8)
-		mask = (1ull << 8 * n) - 1;
 	/* the high bit of a letter becomes the bit of lower case */
-	lower = word | (letters >> 2 & mask);
+	lower = word | first_bytes(letters >> 2, n);
 	if (lower != word)
 		*(u64 *)&s->head[from & HEAD_MASK] = lower;
-	*sum = (*sum ^ (lower & mask)) * NAME_PRIME;
+	*sum = (*sum ^ first_bytes(lower, n)) * NAME_PRIME;
 	return n;
 }
 
@@ -217,33 +221,27 @@ static __always_inline u32 name_word(struct scratch *s, u32 from, u64 *sum)
 __weak __noinline u32 parse_name(struct scratch *s, u32 at)
 {
 	u64 sum = NAME_BASIS;
-	u32 n, end = 0, i;
+	u32 n, end, i;
 
 	if (!s)
 		return 0;
 	/* most names are short, and a loop costs more than two words */
 	n = name_word(s, at, &sum);
-	if (!n)
-		return 0;
-	if (n < 8) {
-		s->name_hash = sum >> 32;
-		return at + n;
-	}
-	n = name_word(s, at + 8, &sum);
-	if (n < 8) {
-		s->name_hash = sum >> 32;
-		return at + 8 + n;
-	}
-	s->cursor = at + 16;
-	bpf_for(i, 2, NAME_BYTES / 8) {
-		u32 from = s->cursor;
+	if (n == 8)
+		n += name_word(s, at + 8, &sum);
+	end = n && n < 16 ? at + n : 0;
+	if (n == 16) {
+		s->cursor = at + 16;
+		bpf_for(i, 2, NAME_BYTES / 8) {
+			u32 from = s->cursor;
 
-		n = name_word(s, from, &sum);
-		if (n < 8) {
-			end = from + n;
-			break;
+			n = name_word(s, from, &sum);
+			if (n < 8) {
+				end = from + n;
+				break;
+			}
+			s->cursor = from + 8;
 		}
-		s->cursor = from + 8;
 	}
 	s->name_hash = sum >> 32;
 	return end;
@@ -339,7 +337,7 @@ __weak __noinline u32 parse_host(struct scratch *s, const struct line *l, struct
 		if (i * 8 >= length)
 			break;
 		if (length - i * 8 < 8)
-			word &= ~0ull >> (64 - 8 * (length - i * 8));
+			word = first_bytes(word, length - i * 8);
 		if (word & HIGHS)
 			return REASON_UNUSUAL;
 	}
@@ -362,6 +360,9 @@ __weak __noinline u32 parse_host(struct scratch *s, const struct line *l, struct
 	h->host_length = length;
 	return length && byte_at(s, l->value + length - 1) == '.' ? REASON_UNUSUAL : 0;
 }
+
+/* How long the names are that special_field() knows, a bit each: the call is saved for others. */
+#define SPECIAL_LENGTHS (1u << 4 | 1u << 7 | 1u << 10 | 1u << 14 | 1u << 17)
 
 /* Field names and values that change what the request is; 0 or the reason to leave it alone. */
 __weak __noinline u32 special_field(struct scratch *s, const struct line *l, struct head *h)
@@ -490,11 +491,6 @@ __weak __noinline u32 parse_field(struct scratch *s, u32 at, u32 length, struct 
 	return end + 2;
 }
 
-static __always_inline bool is_long(const struct line *l, u32 length)
-{
-	return l->name_length == length;
-}
-
 /*
  * Reads the head in s->head[0..length]; the bytes behind it are zero. Returns 0 and fills `h` and
  * s->lines, or returns the reason why the kernel cannot judge this request.
@@ -530,8 +526,8 @@ __weak __noinline int parse_head(struct scratch *s, u32 length, struct head *h)
 		at = parse_field(s, at, length, l);
 		reason = s->reason;
 		if (at)
-			reason = is_long(l, 4) || is_long(l, 7) || is_long(l, 10) ||
-				 is_long(l, 14) || is_long(l, 17) ? special_field(s, l, h) : 0;
+			reason = l->name_length < 32 && SPECIAL_LENGTHS >> l->name_length & 1
+				? special_field(s, l, h) : 0;
 		if (reason)
 			break;
 		s->lines_used = i + 1;

@@ -46,7 +46,7 @@ walk(struct generation *g, u32 classes_at, u32 state, struct scratch *s)
 		left = to - at;
 		n = run->length < left ? run->length : left;
 		diff = word_at(s, at) ^ (run->bytes[0] | (u64)run->bytes[1] << 32);
-		diff &= ~0ull >> ((64 - 8 * n) & 63);
+		diff = first_bytes(diff, n);
 		if (diff) {
 			at += first_difference(diff) + 1;
 			state = run->otherwise;
@@ -99,7 +99,7 @@ same_bytes(struct generation *g, u32 bytes, struct scratch *s, u32 at, u32 lengt
 			break;
 		diff = word_at(s, at + i * 8) ^ (wanted[word] | (u64)wanted[word + 1] << 32);
 		if (left < 8)
-			diff &= ~0ull >> (64 - 8 * left);
+			diff = first_bytes(diff, left);
 		if (diff) {
 			same = false;
 			break;
@@ -236,6 +236,12 @@ predicate_holds(struct generation *g, u32 index, struct scratch *s, const struct
 	return UNSURE;
 }
 
+/* Whether one of a candidate's predicates is known not to be as it must be. */
+static __always_inline bool fails(const struct candidate *c, const struct scratch *s)
+{
+	return s->known & ((c->need & ~s->held) | (c->forbid & s->held));
+}
+
 /*
  * Whether all of a candidate's predicates are as they must be. What is known of the group's
  * predicates is kept in s->known and s->held: each is looked at once.
@@ -252,7 +258,7 @@ candidate_holds(struct generation *g, u32 predicates, struct candidate *c, struc
 		u32 bit;
 
 		/* one that fails already need not be looked at further */
-		if (!left || (s->known & ((c->need & ~s->held) | (c->forbid & s->held))))
+		if (!left || fails(c, s))
 			break;
 		bit = __builtin_ctzll(left);
 		left &= left - 1;
@@ -265,7 +271,7 @@ candidate_holds(struct generation *g, u32 predicates, struct candidate *c, struc
 	}
 	if (truth == UNSURE)
 		return UNSURE;
-	return s->known & ((c->need & ~s->held) | (c->forbid & s->held)) ? NO : YES;
+	return fails(c, s) ? NO : YES;
 }
 
 /* Takes the first candidate of a group that holds, if it comes before the one taken so far. */

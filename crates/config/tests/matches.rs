@@ -3,7 +3,7 @@
 
 mod asked;
 
-use asked::{Ask, Mesh, ask};
+use asked::{Ask, Mesh, ask, gets};
 
 /// A VirtualService of the service `api`: what meets the match gets 201, everything else 202.
 fn with_match(conditions: &str) -> Mesh {
@@ -34,10 +34,6 @@ fn holds(table: &[(&str, &[Ask<'_>], &[Ask<'_>])]) {
             }
         }
     }
-}
-
-fn gets<const N: usize>(targets: [&'static str; N]) -> [Ask<'static>; N] {
-    targets.map(|target| ask("GET", target))
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 mod asked;
 
-use asked::{Ask, Mesh, ask};
+use asked::{Ask, Mesh, ask, gets};
 
 const ONE: &str = "one.shop.svc.cluster.local:80";
 const TWO: &str = "two.shop.svc.cluster.local:80";
@@ -48,10 +48,6 @@ fn holds(table: &[(&str, &[Ask<'_>], &[Ask<'_>])]) {
             }
         }
     }
-}
-
-fn gets<const N: usize>(targets: [&'static str; N]) -> [Ask<'static>; N] {
-    targets.map(|target| ask("GET", target))
 }
 
 #[test]

@@ -45,6 +45,11 @@ pub fn ask<'a>(method: &'a str, target: &'a str) -> Ask<'a> {
     Ask { method, target, scheme, host, headers, from, service, port: 80 }
 }
 
+/// A GET of each target.
+pub fn gets<const N: usize>(targets: [&'static str; N]) -> [Ask<'static>; N] {
+    targets.map(|target| ask("GET", target))
+}
+
 impl<'a> Ask<'a> {
     pub fn scheme(self, scheme: &'a str) -> Self {
         Self { scheme, ..self }
