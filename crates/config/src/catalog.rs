@@ -239,7 +239,7 @@ impl Catalog {
             return *known;
         }
         self.by_name.insert(name.clone(), id);
-        self.clusters.push(Cluster { name, endpoints });
+        self.clusters.push(Cluster { protocol: Protocol::Http, name, endpoints });
         id
     }
 
@@ -260,6 +260,7 @@ impl Catalog {
                     None => Protocol::Opaque,
                 });
                 ServicePort {
+                    stream_rules: Vec::new(),
                     name: port.name,
                     number: port.number,
                     transport: port.transport,

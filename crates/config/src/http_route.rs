@@ -189,7 +189,10 @@ fn rules(
                 let whole = Match { hosts, ..request };
                 let name = format!("{} rules[{index}].matches[{at}]", route.place.label());
                 let (action, detour) = (action.clone(), detour.clone());
-                ranked.push((precedence, Rule { name, matches: vec![whole], action, detour }));
+                ranked.push((
+                    precedence,
+                    Rule { name, matches: vec![whole], action, policy: None, detour },
+                ));
             }
         }
     }
@@ -289,7 +292,7 @@ fn action(
             Ok(more) => detour.extend(more),
             Err(_) => cluster = None,
         }
-        backends.push(Backend { cluster, weight: backend.weight.unwrap_or(1) });
+        backends.push(Backend { cluster, weight: backend.weight.unwrap_or(1), policy: None });
     }
     let total: u64 = backends.iter().map(|b| u64::from(b.weight)).sum();
     if total > u64::from(u32::MAX) {

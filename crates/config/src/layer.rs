@@ -39,6 +39,7 @@ pub(crate) fn compose(layers: Vec<Layer>, default: ClusterId) -> (Vec<Rule>, usi
                 name: format!("{}: no rule holds", layer.name),
                 matches: vec![Match { sources: layer.scope, ..Match::default() }],
                 action: Action::Respond { status: 404, body: String::new() },
+                policy: None,
                 detour: None,
             });
         }
@@ -46,7 +47,8 @@ pub(crate) fn compose(layers: Vec<Layer>, default: ClusterId) -> (Vec<Rule>, usi
     rules.push(Rule {
         name: "no route".to_owned(),
         matches: Vec::new(),
-        action: Action::Forward(vec![Backend { cluster: Some(default), weight: 1 }]),
+        action: Action::Forward(vec![Backend { cluster: Some(default), weight: 1, policy: None }]),
+        policy: None,
         detour: None,
     });
     (rules, total)

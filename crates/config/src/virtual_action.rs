@@ -53,7 +53,7 @@ pub(crate) fn action(
             (_, weight) => weight.unwrap_or(0),
         };
         let cluster = extras.cluster(&part, &route.destination, port, catalog);
-        backends.push(Backend { cluster: Some(cluster), weight });
+        backends.push(Backend { cluster: Some(cluster), weight, policy: None });
     }
     (Action::Forward(backends), extras.reason())
 }

@@ -123,7 +123,7 @@ fn layer(
         let name = format!("{} http[{index}]", object.place.label());
         let (action, detour) =
             crate::virtual_action::action(object, index, rule, port, catalog, problems);
-        rules.push(Rule { name, matches, action, detour });
+        rules.push(Rule { name, matches, action, policy: None, detour });
     }
     let scope: Vec<SourceMatch> = if everybody { Vec::new() } else { widest(scope) };
     (!rules.is_empty()).then(|| Layer { name: object.place.label().to_owned(), scope, rules })

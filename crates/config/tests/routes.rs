@@ -184,7 +184,11 @@ fn virtual_services_become_rules() {
             },
         ]
     );
-    let backend = |name: &str, weight| Backend { cluster: Some(cluster_of(&loaded, name)), weight };
+    let backend = |name: &str, weight| Backend {
+        cluster: Some(cluster_of(&loaded, name)),
+        weight,
+        policy: None,
+    };
     let split = [
         backend("api.shop.svc.cluster.local:80|two", 20),
         backend("raw.shop.svc.cluster.local:80", 80),
@@ -239,7 +243,7 @@ fn callers_outside_every_rule_keep_the_default() {
     assert_eq!(rules[1].matches, [Match { sources, ..Match::default() }]);
     assert_eq!(rules[1].action, Action::Respond { status: 404, body: String::new() });
     let default = cluster_of(&loaded, "api.shop.svc.cluster.local:80");
-    let backends = vec![Backend { cluster: Some(default), weight: 1 }];
+    let backends = vec![Backend { cluster: Some(default), weight: 1, policy: None }];
     assert_eq!((rules.len(), &rules[2].action), (3, &Action::Forward(backends)));
     assert!(rules[2].matches.is_empty());
 }

@@ -7,15 +7,20 @@
 //! [`router::route`] decides for the same request and the same draw.
 
 pub mod mesh;
+pub mod policy;
 pub mod request;
 pub mod route;
 pub mod router;
+pub mod stream;
 
 pub use mesh::{
     Cluster, ClusterId, Endpoint, Mesh, Protocol, Service, ServicePort, Transport, Workload,
 };
+pub use policy::{HeaderEdits, PathRewrite, Policy, Retry, RetryOn};
 pub use request::Request;
 pub use route::{
-    Action, Backend, HeaderMatch, Match, PathMatch, QueryMatch, Rule, SourceMatch, StringMatch,
+    Action, Backend, BackendPolicy, HeaderMatch, Match, PathMatch, QueryMatch, Redirect,
+    RedirectPort, Rule, SourceMatch, StringMatch,
 };
 pub use router::{Decision, Outcome, route};
+pub use stream::{Connection, StreamMatch, StreamRule, Subnet, route_stream};

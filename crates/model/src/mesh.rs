@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::Serialize;
 
 use crate::route::Rule;
+use crate::stream::StreamRule;
 
 /// One complete configuration: an immutable value, replaced as a whole.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -53,6 +54,9 @@ pub struct ServicePort {
     /// Routing rules; the first that matches wins. `None`: no route is attached, everything goes
     /// to [`ServicePort::cluster`]. `Some(vec![])` or no match: 404, as Envoy's "no route".
     pub rules: Option<Vec<Rule>>,
+    /// Rules for whole connections, where `protocol` is [`Protocol::Opaque`] or
+    /// [`Protocol::Tls`]; where none holds, connections go to [`ServicePort::cluster`].
+    pub stream_rules: Vec<StreamRule>,
 }
 
 /// Transport protocol of a service port.
@@ -73,6 +77,8 @@ pub enum Protocol {
     Http,
     /// HTTP/2 with prior knowledge, gRPC included: one connection carries many requests.
     Http2,
+    /// TLS that is not ended here: the client speaks first, and says which name it wants.
+    Tls,
     /// Anything else: bytes are not looked at.
     Opaque,
 }
@@ -82,6 +88,8 @@ pub enum Protocol {
 pub struct Cluster {
     /// `host:port` or `host:port|subset`, unique in the mesh.
     pub name: String,
+    /// What its endpoints speak.
+    pub protocol: Protocol,
     /// Ready endpoints in address order. Empty: a request routed here is answered 503.
     pub endpoints: Vec<Endpoint>,
 }

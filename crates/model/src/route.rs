@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::mesh::ClusterId;
+use crate::policy::{HeaderEdits, PathRewrite, Policy, Rewrite};
 
 /// One rule of a service port. Rules are ordered; the first whose match holds wins.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -15,6 +16,8 @@ pub struct Rule {
     pub matches: Vec<Match>,
     /// What happens to a request that it matches.
     pub action: Action,
+    /// What else is done to it; `None`: nothing.
+    pub policy: Option<Box<Policy>>,
     /// Why only the userspace proxy can carry this action out (a retry, a timeout, a rewrite ...).
     /// `None`: the kernel may.
     pub detour: Option<String>,
@@ -111,13 +114,58 @@ pub enum Action {
         /// Body, `text/plain`.
         body: String,
     },
+    /// Send the client elsewhere. [`Rule::detour`] is always set.
+    Redirect(Box<Redirect>),
+}
+
+/// Where a redirect leads. What is not given stays as in the request.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Redirect {
+    /// `http` or `https`.
+    pub scheme: Option<String>,
+    /// Host, without a port.
+    pub host: Option<String>,
+    /// How the port of the new location comes about.
+    pub port: RedirectPort,
+    /// Path; the query stays, unless the new path has one of its own.
+    pub path: Option<PathRewrite>,
+    /// 301, 302, 303, 307 or 308.
+    pub status: u16,
+}
+
+/// The port in a redirect's location.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub enum RedirectPort {
+    /// That of the request's Host, unless scheme or host are given: then none (Istio).
+    #[default]
+    Keep,
+    /// This one; left out where it is the scheme's default.
+    Number(u16),
+    /// The well-known port of the scheme: none is written (Istio's `FROM_PROTOCOL_DEFAULT`).
+    SchemeDefault,
+    /// The port that the request came to; left out where it is the scheme's default (Istio's
+    /// `FROM_REQUEST_PORT`, and Gateway API's default when no scheme is given).
+    Listener,
 }
 
 /// A share of the traffic.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Backend {
     /// Where to; `None` when the configuration names something that is not there: 500.
     pub cluster: Option<ClusterId>,
     /// Relative weight, 0 is never drawn.
     pub weight: u32,
+    /// What is done to the requests of this share; `None`: nothing.
+    pub policy: Option<Box<BackendPolicy>>,
+}
+
+/// What is done to the requests of one backend. [`Rule::detour`] is set where one has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct BackendPolicy {
+    /// Changes to the request, after those of the rule.
+    pub request_headers: HeaderEdits,
+    /// Changes to the answer, before those of the rule.
+    pub response_headers: HeaderEdits,
+    /// Change of path and authority, instead of the rule's.
+    pub rewrite: Rewrite,
 }

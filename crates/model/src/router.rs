@@ -42,6 +42,10 @@ use crate::route::{
 pub struct Decision {
     /// Index of the rule that decided; `None` when no rule did.
     pub rule: Option<usize>,
+    /// Index of the rule's match that held; `None` when it has none.
+    pub matched: Option<usize>,
+    /// Index of the rule's backend that was drawn.
+    pub backend: Option<usize>,
     /// What to do.
     pub outcome: Outcome,
 }
@@ -58,44 +62,69 @@ pub enum Outcome {
         /// Body, `text/plain`; may be empty.
         body: String,
     },
+    /// The client is sent elsewhere; the rule says where.
+    Redirect,
 }
 
 /// Routes one request. `draw` is a uniformly distributed random number; the same draw gives the
 /// same answer.
 pub fn route(port: &ServicePort, request: &Request<'_>, draw: u32) -> Decision {
     let Some(rules) = &port.rules else {
-        return Decision { rule: None, outcome: Outcome::Forward(port.cluster) };
+        return Decision::forward(port.cluster);
     };
     let path = request.path();
     let host = request.host();
-    let held = rules.iter().position(|rule| {
-        rule.matches.is_empty() || rule.matches.iter().any(|m| holds(m, request, &path, &host))
-    });
-    let outcome = match held.map(|index| &rules[index].action) {
-        Some(Action::Forward(backends)) => match draw_backend(backends, draw) {
-            Some(cluster) => Outcome::Forward(cluster),
-            None => Outcome::Respond { status: 500, body: String::new() },
-        },
-        Some(Action::Respond { status, body }) => {
-            Outcome::Respond { status: *status, body: body.clone() }
+    for (index, rule) in rules.iter().enumerate() {
+        let matched = rule.matches.iter().position(|m| holds(m, request, &path, &host));
+        if matched.is_some() || rule.matches.is_empty() {
+            return decide(index, matched, &rule.action, draw);
         }
-        None => Outcome::Respond { status: 404, body: String::new() },
+    }
+    Decision::answer(404)
+}
+
+fn decide(rule: usize, matched: Option<usize>, action: &Action, draw: u32) -> Decision {
+    let decision = match action {
+        Action::Forward(backends) => {
+            let drawn = draw_index(backends, draw);
+            let cluster = drawn.and_then(|index| backends[index].cluster);
+            let decision = cluster.map_or_else(|| Decision::answer(500), Decision::forward);
+            Decision { backend: drawn, ..decision }
+        }
+        Action::Respond { status, body } => {
+            let outcome = Outcome::Respond { status: *status, body: body.clone() };
+            Decision { outcome, ..Decision::answer(*status) }
+        }
+        Action::Redirect(_) => Decision { outcome: Outcome::Redirect, ..Decision::answer(0) },
     };
-    Decision { rule: held, outcome }
+    Decision { rule: Some(rule), matched, ..decision }
+}
+
+impl Decision {
+    fn forward(cluster: ClusterId) -> Decision {
+        Decision { rule: None, matched: None, backend: None, outcome: Outcome::Forward(cluster) }
+    }
+
+    fn answer(status: u16) -> Decision {
+        let outcome = Outcome::Respond { status, body: String::new() };
+        Decision { rule: None, matched: None, backend: None, outcome }
+    }
 }
 
 /// The backend that a draw chooses; `None` stands for a backend that answers 500.
 pub fn draw_backend(backends: &[Backend], draw: u32) -> Option<ClusterId> {
+    backends[draw_index(backends, draw)?].cluster
+}
+
+fn draw_index(backends: &[Backend], draw: u32) -> Option<usize> {
     let total: u64 = backends.iter().map(|b| u64::from(b.weight)).sum();
     let mut point = scale(draw, total);
-    for backend in backends {
+    backends.iter().position(|backend| {
         let weight = u64::from(backend.weight);
-        if point < weight {
-            return backend.cluster;
-        }
-        point -= weight;
-    }
-    None
+        let hit = point < weight;
+        point = point.saturating_sub(weight);
+        hit
+    })
 }
 
 fn holds(m: &Match, request: &Request<'_>, path: &str, host: &str) -> bool {

@@ -11,6 +11,7 @@ const FALLBACK: ClusterId = ClusterId(0);
 
 fn port(rules: Option<Vec<Rule>>) -> ServicePort {
     ServicePort {
+        stream_rules: Vec::new(),
         name: "http".into(),
         number: 80,
         transport: Transport::Tcp,
@@ -21,7 +22,7 @@ fn port(rules: Option<Vec<Rule>>) -> ServicePort {
 }
 
 fn rule(matches: Vec<Match>, action: Action) -> Rule {
-    Rule { name: String::new(), matches, action, detour: None }
+    Rule { name: String::new(), matches, action, policy: None, detour: None }
 }
 
 fn respond(status: u16) -> Action {
@@ -280,6 +281,7 @@ fn backends_are_drawn_by_weight() {
         let backend = |(id, weight): &(Option<usize>, u32)| Backend {
             cluster: id.map(ClusterId),
             weight: *weight,
+            policy: None,
         };
         Action::Forward(weights.iter().map(backend).collect())
     };

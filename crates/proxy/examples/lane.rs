@@ -180,9 +180,17 @@ fn serve(length: usize) -> std::io::Result<SocketAddr> {
 fn mesh(service: SocketAddr, address: SocketAddr) -> Mesh {
     let endpoint = Endpoint { address, weight: 1, workload: String::new(), node: None };
     let canary = Match { path: Some(PathMatch::Prefix("/canary".into())), ..Match::default() };
-    let to = Action::Forward(vec![Backend { cluster: Some(ClusterId(0)), weight: 1 }]);
-    let rule = |matches| Rule { name: String::new(), matches, action: to.clone(), detour: None };
+    let to =
+        Action::Forward(vec![Backend { cluster: Some(ClusterId(0)), weight: 1, policy: None }]);
+    let rule = |matches| Rule {
+        name: String::new(),
+        matches,
+        action: to.clone(),
+        policy: None,
+        detour: None,
+    };
     let port = ServicePort {
+        stream_rules: Vec::new(),
         name: "http".into(),
         number: service.port(),
         transport: Transport::Tcp,
@@ -198,7 +206,11 @@ fn mesh(service: SocketAddr, address: SocketAddr) -> Mesh {
             addresses: vec![service.ip()],
             ports: vec![port],
         }],
-        clusters: vec![Cluster { name: "shop:80".into(), endpoints: vec![endpoint] }],
+        clusters: vec![Cluster {
+            protocol: Protocol::Http,
+            name: "shop:80".into(),
+            endpoints: vec![endpoint],
+        }],
         workloads: Vec::new(),
     }
 }

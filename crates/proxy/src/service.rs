@@ -108,6 +108,9 @@ async fn handle(stream: &Rc<Stream>, request: Request<Incoming>) -> Answer {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             return refuse(stream, status, text, parts, body).await;
         }
+        Outcome::Redirect => {
+            return refuse(stream, StatusCode::NOT_IMPLEMENTED, "", parts, body).await;
+        }
     };
     let Some(address) = endpoint(&view, cluster) else {
         let why = "no healthy upstream";

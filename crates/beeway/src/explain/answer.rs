@@ -238,6 +238,22 @@ fn share(
             body: Some(body).filter(|body| !body.is_empty()),
             lanes,
         },
+        Outcome::Redirect => Share {
+            share,
+            cluster: None,
+            endpoints: Vec::new(),
+            status: redirect_status(asked, decided.rule),
+            body: None,
+            lanes,
+        },
+    }
+}
+
+/// The status of the redirect that a rule answers with.
+fn redirect_status(asked: &Asked<'_>, rule: Option<usize>) -> Option<u16> {
+    match &asked.port.rules.as_ref()?.get(rule?)?.action {
+        Action::Redirect(redirect) => Some(redirect.status),
+        _ => None,
     }
 }
 

@@ -281,6 +281,7 @@ mod tests {
             endpoints: addresses.iter().zip([1, 5, 3].into_iter().cycle()).map(endpoint).collect(),
         });
         let port = ServicePort {
+            stream_rules: Vec::new(),
             name: String::new(),
             number: 80,
             transport: Transport::Tcp,
@@ -299,11 +300,13 @@ mod tests {
     }
 
     fn rule(m: Match, backends: &[(Option<usize>, u32)]) -> Rule {
-        let backends = backends
-            .iter()
-            .map(|(cluster, weight)| Backend { cluster: cluster.map(ClusterId), weight: *weight });
+        let backends = backends.iter().map(|(cluster, weight)| Backend {
+            cluster: cluster.map(ClusterId),
+            weight: *weight,
+            policy: None,
+        });
         let action = Action::Forward(backends.collect());
-        Rule { name: String::new(), matches: vec![m], action, detour: None }
+        Rule { name: String::new(), matches: vec![m], action, policy: None, detour: None }
     }
 
     /// Every endpoint that an address leads to.

@@ -163,10 +163,14 @@ impl Plan {
     }
 
     fn deed(&mut self, rule: &Rule) -> Deed {
-        if rule.detour.is_some() {
+        if rule.detour.is_some() || rule.policy.is_some() {
             return Deed::Detour;
         }
         match &rule.action {
+            Action::Redirect(_) => Deed::Detour,
+            Action::Forward(backends) if backends.iter().any(|b| b.policy.is_some()) => {
+                Deed::Detour
+            }
             Action::Forward(backends) => {
                 let mut total = 0u64;
                 let shares: Vec<_> = backends

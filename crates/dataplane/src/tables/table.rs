@@ -292,9 +292,11 @@ mod tests {
             name: "first".to_owned(),
             matches,
             action: Action::Respond { status: 403, body: String::new() },
+            policy: None,
             detour: None,
         };
         let port = ServicePort {
+            stream_rules: Vec::new(),
             name: String::new(),
             number: 80,
             transport: Transport::Tcp,
@@ -309,7 +311,8 @@ mod tests {
             addresses: vec!["10.96.0.1".parse().unwrap()],
             ports: vec![port],
         };
-        let clusters = vec![Cluster { name: String::new(), endpoints: Vec::new() }];
+        let clusters =
+            vec![Cluster { protocol: Protocol::Http, name: String::new(), endpoints: Vec::new() }];
         let mesh = Mesh { services: vec![service], clusters, workloads: Vec::new() };
         crate::tables::compile(&mesh, 1).unwrap()
     }

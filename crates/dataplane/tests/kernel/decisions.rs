@@ -154,6 +154,7 @@ fn a_draw_on_a_border_is_the_routers() {
         let backends = weights.iter().zip(1..).map(|(weight, cluster)| Backend {
             cluster: Some(ClusterId(cluster)),
             weight: *weight,
+            policy: None,
         });
         let action = Action::Forward(backends.collect());
         let trial = Trial::new(&node, mesh(Some(vec![rule(Match::default(), action)])));

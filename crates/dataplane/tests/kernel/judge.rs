@@ -130,6 +130,7 @@ impl<'a> Trial<'a> {
     fn expected(&self, outcome: &Outcome, endpoint: SocketAddr) -> (&'static str, Option<u16>) {
         match outcome {
             Outcome::Respond { status, .. } => ("answered", Some(*status)),
+            Outcome::Redirect => ("detour", None),
             Outcome::Forward(id) => match self.mesh.cluster(*id).endpoints.as_slice() {
                 [] => ("answered", Some(503)),
                 some if some.iter().any(|e| e.address == endpoint) => ("native", None),

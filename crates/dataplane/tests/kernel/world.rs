@@ -37,12 +37,17 @@ fn cluster(name: &str, addresses: &[&str]) -> Cluster {
         workload: String::new(),
         node: None,
     };
-    Cluster { name: name.to_owned(), endpoints: addresses.iter().map(endpoint).collect() }
+    Cluster {
+        protocol: Protocol::Http,
+        name: name.to_owned(),
+        endpoints: addresses.iter().map(endpoint).collect(),
+    }
 }
 
 /// One service with these rules, its clusters, and four callers.
 pub fn mesh(rules: Option<Vec<Rule>>) -> Mesh {
     let port = ServicePort {
+        stream_rules: Vec::new(),
         name: "http".to_owned(),
         number: 80,
         transport: Transport::Tcp,
@@ -108,11 +113,11 @@ pub fn rules_of(mesh: &Mesh) -> &[Rule] {
 }
 
 pub fn rule(m: Match, action: Action) -> Rule {
-    Rule { name: "a rule".to_owned(), matches: vec![m], action, detour: None }
+    Rule { name: "a rule".to_owned(), matches: vec![m], action, policy: None, detour: None }
 }
 
 pub fn forward(cluster: usize) -> Action {
-    Action::Forward(vec![Backend { cluster: Some(ClusterId(cluster)), weight: 1 }])
+    Action::Forward(vec![Backend { cluster: Some(ClusterId(cluster)), weight: 1, policy: None }])
 }
 
 pub fn forbid() -> Action {

@@ -266,7 +266,7 @@ fn the_draw_of_the_kernel_chooses_the_backend() {
     };
     let matches = vec![Match { sources: vec![buyer], ..Match::default() }];
     let action = forward(&[(0, 1), (1, 1)]);
-    let weighted = Rule { name: String::new(), matches, action, detour: None };
+    let weighted = Rule { name: String::new(), matches, action, policy: None, detour: None };
     let mut kit = Kit::new(mesh(&endpoints, Some(vec![weighted])));
     for (draw, name) in [(0, "first"), (u32::MAX, "second"), (1 << 31, "second"), (7, "first")] {
         let request = b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n";

@@ -266,6 +266,7 @@ impl Answer {
 pub fn mesh(endpoints: &[SocketAddr], rules: Option<Vec<Rule>>) -> Mesh {
     let service: SocketAddr = SERVICE.parse().unwrap();
     let cluster = |(index, address): (usize, &SocketAddr)| Cluster {
+        protocol: Protocol::Http,
         name: format!("shop:80|{index}"),
         endpoints: vec![Endpoint {
             address: *address,
@@ -275,8 +276,13 @@ pub fn mesh(endpoints: &[SocketAddr], rules: Option<Vec<Rule>>) -> Mesh {
         }],
     };
     let mut clusters: Vec<Cluster> = endpoints.iter().enumerate().map(cluster).collect();
-    clusters.push(Cluster { name: "empty:80".into(), endpoints: Vec::new() });
+    clusters.push(Cluster {
+        protocol: Protocol::Http,
+        name: "empty:80".into(),
+        endpoints: Vec::new(),
+    });
     let port = ServicePort {
+        stream_rules: Vec::new(),
         name: "http".into(),
         number: service.port(),
         transport: Transport::Tcp,
@@ -308,7 +314,7 @@ pub fn mesh(endpoints: &[SocketAddr], rules: Option<Vec<Rule>>) -> Mesh {
 pub fn rule(path: &str, action: Action) -> Rule {
     let path = Some(PathMatch::Prefix(path.into()));
     let matches = vec![Match { path, ..Match::default() }];
-    Rule { name: String::new(), matches, action, detour: None }
+    Rule { name: String::new(), matches, action, policy: None, detour: None }
 }
 
 /// To clusters by weight.
@@ -316,6 +322,7 @@ pub fn forward(backends: &[(usize, u32)]) -> Action {
     let backend = |(cluster, weight): &(usize, u32)| Backend {
         cluster: Some(ClusterId(*cluster)),
         weight: *weight,
+        policy: None,
     };
     Action::Forward(backends.iter().map(backend).collect())
 }

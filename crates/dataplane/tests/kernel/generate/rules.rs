@@ -228,6 +228,7 @@ impl Palette {
         let backend = |weight: &u32| Backend {
             cluster: (!dice.one_in(12)).then(|| ClusterId(dice.below(CLUSTERS))),
             weight: *weight,
+            policy: None,
         };
         Action::Forward(weights.iter().map(backend).collect())
     }
@@ -248,7 +249,7 @@ impl Palette {
 }
 
 fn rule(matches: Vec<Match>, action: Action) -> Rule {
-    Rule { name: "a rule".to_owned(), matches, action, detour: None }
+    Rule { name: "a rule".to_owned(), matches, action, policy: None, detour: None }
 }
 
 /// How much a match asks for.
