@@ -109,6 +109,7 @@ impl Mesh {
         match route(port, &request, 0).outcome {
             Outcome::Forward(cluster) => mesh.cluster(cluster).name.clone(),
             Outcome::Respond { status, .. } => status.to_string(),
+            Outcome::Redirect => "redirect".to_owned(),
         }
     }
 }
