@@ -188,6 +188,7 @@ fn answer(loaded: &Loaded, port: &ServicePort, case: &Case, draw: u32) -> Result
     match route(port, &request, draw).outcome {
         Outcome::Forward(cluster) => Ok(loaded.mesh.cluster(cluster).name.clone()),
         Outcome::Respond { status, .. } => Err(status.into()),
+        Outcome::Redirect => Err(302),
     }
 }
 

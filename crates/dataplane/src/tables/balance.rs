@@ -277,6 +277,7 @@ mod tests {
             node: None,
         };
         let clusters = clusters.iter().map(|addresses| Cluster {
+            protocol: Protocol::Http,
             name: String::new(),
             endpoints: addresses.iter().zip([1, 5, 3].into_iter().cycle()).map(endpoint).collect(),
         });
