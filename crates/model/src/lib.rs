@@ -6,7 +6,9 @@
 //! implementation (the table interpreter, the kernel program) decides must equal what
 //! [`router::route`] decides for the same request and the same draw.
 
+pub mod action;
 pub mod mesh;
+mod pattern;
 pub mod policy;
 pub mod request;
 pub mod route;

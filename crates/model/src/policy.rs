@@ -58,15 +58,17 @@ pub struct Rewrite {
 pub enum PathRewrite {
     /// By this one.
     Full(String),
-    /// What the match's prefix covers is replaced; after any other match the whole path is
-    /// (Envoy's `prefix_rewrite`). A prefix by segments keeps exactly one slash at the seam
-    /// (Gateway API's `ReplacePrefixMatch`).
+    /// What the match's prefix covers is replaced; after an exact path or a regex the whole path
+    /// is, and without a condition on the path the first slash (Envoy's `prefix_rewrite`). A
+    /// prefix by segments keeps exactly one slash at the seam (Gateway API's
+    /// `ReplacePrefixMatch`).
     Prefix(String),
     /// Every match of an RE2 expression; `\1` in the substitution is its first group.
     Regex {
         /// RE2 syntax, matched anywhere.
         pattern: String,
-        /// With `\0` to `\9`, and `\\` for a backslash.
+        /// With `\0` to `\9`, and `\\` for a backslash; see
+        /// [`check_substitution`](crate::action::rewrite::check_substitution).
         substitution: String,
     },
 }
@@ -82,8 +84,8 @@ pub struct Retry {
     pub on: Vec<RetryOn>,
     /// Statuses that count as a failure.
     pub statuses: Vec<u16>,
-    /// Shortest wait before a try; each is drawn from 0 to twice as much as the one before,
-    /// at most ten times this.
+    /// What waits before a try are drawn from: up to this before the first, up to three times
+    /// this before the second, and so on, see [`backoff`](crate::action::retry::backoff).
     pub backoff: Duration,
 }
 
@@ -96,7 +98,7 @@ pub enum RetryOn {
     ServerError,
     /// 502, 503, 504.
     GatewayError,
-    /// No answer: disconnect, reset or read timeout.
+    /// No answer: no connection, disconnect, reset, or the time for a try passed.
     Reset,
     /// The same, before the request was sent.
     ResetBeforeRequest,
@@ -119,7 +121,8 @@ pub enum RetryOn {
 }
 
 impl Default for Retry {
-    /// What Istio gives every route: twice, on failures after which nothing was done.
+    /// What Istio gives every route (since 1.24, which left out 503): twice, on failures after
+    /// which nothing was done.
     fn default() -> Self {
         Retry {
             attempts: 2,
@@ -130,7 +133,7 @@ impl Default for Retry {
                 RetryOn::Unavailable,
                 RetryOn::Cancelled,
             ],
-            statuses: vec![503],
+            statuses: vec![],
             backoff: Duration::from_millis(25),
         }
     }
@@ -163,7 +166,8 @@ pub struct Fraction {
     pub denominator: u32,
 }
 
-/// A copy of each request, or of a share of them, whose answer is thrown away.
+/// A copy of each request, or of a share of them, whose answer is thrown away. Its authority is
+/// that of the request (Istio since 1.28; before, it ended with `-shadow`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Mirror {
     /// Where to; `None`: it is not there, and nothing is sent.
@@ -175,7 +179,7 @@ pub struct Mirror {
 /// Which pages of other origins may use a service.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Cors {
-    /// Origins that may; one must hold.
+    /// Origins that may; one must hold. One that holds for `*` itself holds for all.
     pub origins: Vec<StringMatch>,
     /// `access-control-allow-methods`; `*` stands for what is asked for.
     pub methods: Vec<String>,
@@ -188,7 +192,7 @@ pub struct Cors {
     /// `access-control-allow-credentials: true`.
     pub credentials: bool,
     /// A preflight of an origin that may not is sent to the endpoint (Istio's default); otherwise
-    /// it is answered here without permission.
+    /// it is answered here, without `access-control-allow-origin`.
     pub forward_unmatched: bool,
 }
 

@@ -123,7 +123,7 @@ pub enum Action {
 pub struct Redirect {
     /// `http` or `https`.
     pub scheme: Option<String>,
-    /// Host, without a port.
+    /// Host; a port that it has counts with [`RedirectPort::Keep`] alone.
     pub host: Option<String>,
     /// How the port of the new location comes about.
     pub port: RedirectPort,
@@ -136,7 +136,8 @@ pub struct Redirect {
 /// The port in a redirect's location.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub enum RedirectPort {
-    /// That of the request's Host, unless scheme or host are given: then none (Istio).
+    /// That of the new host if there is one, even if it has none; else that of the request's Host,
+    /// unless the scheme changes and it is the old scheme's default (Istio).
     #[default]
     Keep,
     /// This one; left out where it is the scheme's default.

@@ -25,13 +25,11 @@
 //!     caller has. Nobody in particular meets none.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
-use regex::Regex;
 use serde::Serialize;
 
 use crate::mesh::{ClusterId, ServicePort, scale};
+use crate::pattern;
 use crate::request::Request;
 use crate::route::{
     Action, Backend, HeaderMatch, Match, PathMatch, QueryMatch, SourceMatch, StringMatch,
@@ -167,7 +165,7 @@ fn host_holds(pattern: &str, host: &str) -> bool {
     }
 }
 
-fn string_holds(pattern: &StringMatch, value: &[u8]) -> bool {
+pub(crate) fn string_holds(pattern: &StringMatch, value: &[u8]) -> bool {
     match pattern {
         StringMatch::Exact(wanted) => value == wanted.as_bytes(),
         StringMatch::Prefix(wanted) => value.starts_with(wanted.as_bytes()),
@@ -206,30 +204,5 @@ fn regex_holds(pattern: &str, ignore_case: bool, value: &[u8]) -> bool {
     let Ok(value) = std::str::from_utf8(value) else {
         return false;
     };
-    compiled(pattern, ignore_case).is_some_and(|regex| regex.is_match(value))
-}
-
-/// How many compiled patterns are kept. When there are more, all are forgotten and those in use
-/// compiled again: slower, with the same result.
-const PATTERNS: usize = 4096;
-
-/// The regex of a pattern, compiled when it is first asked for; `None`: it is none by itself,
-/// whatever it may become between parentheses.
-fn compiled(pattern: &str, ignore_case: bool) -> Option<Arc<Regex>> {
-    static KNOWN: LazyLock<RwLock<HashMap<String, Option<Arc<Regex>>>>> =
-        LazyLock::new(RwLock::default);
-    let flags = if ignore_case { "(?i)" } else { "" };
-    let whole = format!("^{flags}(?:{pattern})$");
-    // What was kept stays right whoever panicked.
-    if let Some(regex) = KNOWN.read().unwrap_or_else(PoisonError::into_inner).get(&whole) {
-        return regex.clone();
-    }
-    let alone = regex_syntax::parse(pattern).is_ok();
-    let regex = Regex::new(&whole).ok().filter(|_| alone).map(Arc::new);
-    let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
-    if known.len() >= PATTERNS {
-        known.clear();
-    }
-    known.insert(whole, regex.clone());
-    regex
+    pattern::whole(pattern, ignore_case).is_some_and(|regex| regex.is_match(value))
 }
