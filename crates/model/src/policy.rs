@@ -13,15 +13,16 @@ use crate::route::StringMatch;
 /// Everything that a rule asks for besides its [`Action`](crate::Action).
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Policy {
-    /// Changes to the request's header fields, before those of the backend.
+    /// Changes to the request's header fields, after those of the backend (Envoy's order).
     pub request_headers: HeaderEdits,
-    /// Changes to the answer's header fields, after those of the backend. They apply to answers of
-    /// the proxy itself too, as in Envoy, but not to those of a fault.
+    /// Changes to the answer's header fields, after those of the backend. They apply to redirects
+    /// and direct responses too, not to answers that say what went wrong.
     pub response_headers: HeaderEdits,
     /// Change of path and authority before the request goes on.
     pub rewrite: Rewrite,
-    /// Time from the whole request having been read until the end of the answer's head; zero or
-    /// `None`: no limit. (Envoy's route timeout: 504, flag UT.)
+    /// Time from the whole request having been read until the end of the answer, over all tries;
+    /// zero or `None`: no limit. (Envoy's route timeout: 504, or a reset when the answer has begun;
+    /// flag UT.)
     pub timeout: Option<Duration>,
     /// When and how often to try again; `None`: [`Retry::default`].
     pub retry: Option<Retry>,

@@ -163,7 +163,7 @@ pub struct Backend {
 /// What is done to the requests of one backend. [`Rule::detour`] is set where one has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct BackendPolicy {
-    /// Changes to the request, after those of the rule.
+    /// Changes to the request, before those of the rule.
     pub request_headers: HeaderEdits,
     /// Changes to the answer, before those of the rule.
     pub response_headers: HeaderEdits,

@@ -46,7 +46,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let worker = Worker { bus: bus_theirs, injector: injector_theirs, relays: Vec::new() };
     let (_keep, mesh) = tokio::sync::watch::channel(Arc::new(mesh));
     pin(0)?;
-    let proxy = Proxy::start(vec![worker], Arc::new(Empty), mesh)?;
+    let proxy = Proxy::start(vec![worker], Arc::new(Empty), mesh, None)?;
     pin(1)?;
 
     let mut driver = Driver {

@@ -4,13 +4,17 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use beeway_model::action::grpc::status_of_http;
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::stream::Stream;
+use crate::call::Call;
+use crate::deadline::Deadline;
+use crate::grpc;
+use crate::record::Flags;
 
 /// An answer's body. Dropping it ends the answer, which the HTTP server does as soon as it needs no
 /// more of it, and gives the connection to the endpoint back.
@@ -18,75 +22,127 @@ pub(crate) struct AnswerBody {
     kind: Kind,
     /// The answer ends with this body.
     ends: bool,
-    stream: Rc<Stream>,
+    /// The body broke off, or has been read to its end.
+    over: Over,
+    call: Rc<Call>,
 }
 
 enum Kind {
     /// Empty when taken.
     Own(Bytes),
-    Endpoint(Incoming),
+    Endpoint(Box<Answering>),
+}
+
+/// What an endpoint sends, and until when.
+struct Answering {
+    body: Incoming,
+    deadline: Deadline,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Over {
+    No,
+    Read,
+    Broken,
+}
+
+/// Why an answer is cut off.
+#[derive(Debug)]
+pub(crate) enum CutOff {
+    /// The endpoint broke off.
+    Endpoint(hyper::Error),
+    /// Time ran out.
+    Timeout,
 }
 
 impl AnswerBody {
     /// All of a body.
-    pub fn own(body: Bytes, stream: &Rc<Stream>) -> AnswerBody {
-        AnswerBody { kind: Kind::Own(body), ends: true, stream: stream.clone() }
+    pub fn own(body: Bytes, call: &Rc<Call>) -> AnswerBody {
+        AnswerBody { kind: Kind::Own(body), ends: true, over: Over::No, call: call.clone() }
     }
 
     /// What an endpoint sends.
-    pub fn endpoint(body: Incoming, stream: &Rc<Stream>) -> AnswerBody {
-        AnswerBody { kind: Kind::Endpoint(body), ends: true, stream: stream.clone() }
+    pub fn endpoint(body: Incoming, deadline: Deadline, call: &Rc<Call>) -> AnswerBody {
+        let kind = Kind::Endpoint(Box::new(Answering { body, deadline }));
+        AnswerBody { kind, ends: true, over: Over::No, call: call.clone() }
     }
 
-    /// What an endpoint sends, to be collected for another body.
-    pub fn in_part(body: Incoming, stream: &Rc<Stream>) -> AnswerBody {
-        AnswerBody { kind: Kind::Endpoint(body), ends: false, stream: stream.clone() }
+    /// A body to be collected for another one.
+    pub fn in_part(mut self) -> AnswerBody {
+        self.ends = false;
+        self
     }
 
     /// Nothing: after the head the connection is a tunnel, and the answer does not end here.
-    pub fn tunnel(stream: &Rc<Stream>) -> AnswerBody {
-        AnswerBody { kind: Kind::Own(Bytes::new()), ends: false, stream: stream.clone() }
+    pub fn tunnel(call: &Rc<Call>) -> AnswerBody {
+        AnswerBody::own(Bytes::new(), call).in_part()
     }
 }
 
-/// An answer that no endpoint gave.
-pub(crate) fn own(status: StatusCode, body: Bytes, stream: &Rc<Stream>) -> Response<AnswerBody> {
+/// An answer that no endpoint gave. For gRPC an error is told as one of gRPC.
+pub(crate) fn own(status: StatusCode, body: Bytes, call: &Rc<Call>) -> Response<AnswerBody> {
+    if call.grpc && !status.is_success() {
+        let mut response = own(StatusCode::OK, Bytes::new(), call);
+        let text = String::from_utf8_lossy(&body);
+        grpc::tell(&mut response, status_of_http(status.as_u16()), &text);
+        return response;
+    }
     let text = !body.is_empty();
-    let mut response = Response::new(AnswerBody::own(body, stream));
+    let mut response = Response::new(AnswerBody::own(body, call));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     if text {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     }
     headers.insert(header::SERVER, HeaderValue::from_static("beeway"));
-    stream.core.counters.answered.add(1);
+    call.client.core.counters.answered.add(1);
     response
 }
 
+impl Answering {
+    fn poll(&mut self, cx: &mut Context<'_>, call: &Call) -> Poll<Option<Item>> {
+        // Asking first makes the connection read; what it has read is then there at once.
+        let mut item = Pin::new(&mut self.body).poll_frame(cx);
+        if item.is_pending() {
+            call.slot.drive(cx);
+            item = Pin::new(&mut self.body).poll_frame(cx);
+        }
+        if item.is_pending() && self.deadline.poll(cx, call.request_has_ended()).is_ready() {
+            return Poll::Ready(Some(Err(CutOff::Timeout)));
+        }
+        item.map(|item| item.map(|item| item.map_err(CutOff::Endpoint)))
+    }
+}
+
+type Item = Result<Frame<Bytes>, CutOff>;
+
 impl Body for AnswerBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = CutOff;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let AnswerBody { kind, ends, stream } = &mut *self;
-        let body = match kind {
-            Kind::Own(bytes) if bytes.is_empty() => return Poll::Ready(None),
-            Kind::Own(bytes) => return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Kind::Endpoint(body) => body,
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Item>> {
+        let AnswerBody { kind, ends, over, call } = &mut *self;
+        let item = match kind {
+            Kind::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Kind::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Kind::Endpoint(answering) => answering.poll(cx, call),
         };
-        // Asking first makes the connection read; what it has read is then there at once.
-        let mut item = Pin::new(&mut *body).poll_frame(cx);
-        if item.is_pending() {
-            stream.drive(cx);
-            item = Pin::new(body).poll_frame(cx);
-        }
-        if let Poll::Ready(Some(Err(error))) = &item {
-            tracing::debug!(%error, "an answer was cut off");
-            stream.core.counters.upstream_errors.add(1);
-            stream.broken.set(*ends);
+        match &item {
+            Poll::Ready(Some(Ok(frame))) => call.count_sent(frame.data_ref().map_or(0, Bytes::len)),
+            Poll::Ready(Some(Err(error))) => {
+                tracing::debug!(%error, "an answer was cut off");
+                call.client.core.counters.upstream_errors.add(1);
+                call.flag(match error {
+                    CutOff::Endpoint(_) => Flags::UPSTREAM_CONNECTION_TERMINATION,
+                    CutOff::Timeout => Flags::UPSTREAM_REQUEST_TIMEOUT,
+                });
+                *over = Over::Broken;
+                if *ends {
+                    call.client.answer_breaks();
+                }
+            }
+            Poll::Ready(None) => *over = Over::Read,
+            Poll::Pending => {}
         }
         item
     }
@@ -94,31 +150,44 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Own(bytes) => bytes.is_empty(),
-            Kind::Endpoint(body) => body.is_end_stream(),
+            Kind::Endpoint(answering) => answering.body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Endpoint(body) => body.size_hint(),
+            Kind::Endpoint(answering) => answering.body.size_hint(),
         }
     }
 }
 
 impl Drop for AnswerBody {
     fn drop(&mut self) {
+        let whole = self.over == Over::Read || self.is_end_stream();
         // The connection looks at whether anybody still wants the rest of a body.
         let was_endpoint = matches!(self.kind, Kind::Endpoint(_));
         self.kind = Kind::Own(Bytes::new());
-        if was_endpoint {
-            let upstream = self.stream.upstream.borrow_mut().take();
-            if let Some(upstream) = upstream {
-                self.stream.core.pool.borrow_mut().put(upstream);
-            }
+        if was_endpoint && let Some(upstream) = self.call.slot.take() {
+            self.call.client.core.pool.borrow_mut().put(upstream);
         }
-        if self.ends && !self.stream.broken.get() {
-            self.stream.answer_ends();
+        if !self.ends {
+            return;
+        }
+        if self.over != Over::Broken {
+            self.call.client.answer_ends();
+        }
+        self.call.finish(whole);
+    }
+}
+
+impl std::fmt::Display for CutOff {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            CutOff::Endpoint(error) => write!(f, "the endpoint broke off: {error}"),
+            CutOff::Timeout => f.write_str("time ran out"),
         }
     }
 }
+
+impl std::error::Error for CutOff {}

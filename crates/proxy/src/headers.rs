@@ -1,5 +1,6 @@
 //! Which header fields go on to the next hop (RFC 9110 section 7.6.1).
 
+use beeway_model::HeaderEdits;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 const HOP_BY_HOP: [HeaderName; 6] = [
@@ -29,13 +30,18 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
     }
 }
 
-/// Prepares a request's fields; `upgrade` is the protocol that it may switch to.
-pub(crate) fn for_endpoint(headers: &mut HeaderMap, upgrade: Option<HeaderValue>) {
+/// Prepares a request's fields; `upgrade` is the protocol that it may switch to. `http2`: the
+/// endpoint speaks that, which has no Connection field (RFC 9113 section 8.2.2).
+pub(crate) fn for_endpoint(headers: &mut HeaderMap, upgrade: Option<HeaderValue>, http2: bool) {
     let trailers = has_token(headers, header::TE, b"trailers");
     strip(headers);
     // Our server has said `100 Continue` by the time the body goes on.
     headers.remove(header::EXPECT);
     match upgrade {
+        _ if http2 && trailers => {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+        _ if http2 => {}
         Some(protocol) => {
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             headers.insert(header::UPGRADE, protocol);
@@ -56,6 +62,29 @@ pub(crate) fn websocket(headers: &HeaderMap) -> Option<HeaderValue> {
     let protocol = headers.get(header::UPGRADE)?;
     let wanted = protocol.as_bytes().eq_ignore_ascii_case(b"websocket");
     (wanted && has_token(headers, header::CONNECTION, b"upgrade")).then(|| protocol.clone())
+}
+
+/// Changes fields as a rule says. Names and values that HTTP does not allow are left out; the
+/// configuration is checked for them.
+pub(crate) fn edit(headers: &mut HeaderMap, edits: &HeaderEdits) {
+    for name in &edits.remove {
+        headers.remove(name.as_str());
+    }
+    for (name, value) in &edits.set {
+        if let Some((name, value)) = field(name, value) {
+            headers.insert(name, value);
+        }
+    }
+    for (name, value) in &edits.add {
+        if let Some((name, value)) = field(name, value) {
+            headers.append(name, value);
+        }
+    }
+}
+
+fn field(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
+    let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+    Some((name, HeaderValue::from_str(value).ok()?))
 }
 
 fn has_token(headers: &HeaderMap, name: HeaderName, wanted: &[u8]) -> bool {
@@ -102,7 +131,7 @@ mod tests {
             ("expect", "100-continue"),
         ]);
         assert_eq!(websocket(&headers), None);
-        for_endpoint(&mut headers, None);
+        for_endpoint(&mut headers, None, false);
         assert_eq!(headers, map(&[("host", "a"), ("x-other", "2")]));
     }
 
@@ -111,10 +140,10 @@ mod tests {
         let mut headers = map(&[("connection", "Upgrade"), ("upgrade", "WebSocket")]);
         let upgrade = websocket(&headers);
         assert!(upgrade.is_some());
-        for_endpoint(&mut headers, upgrade);
+        for_endpoint(&mut headers, upgrade, false);
         assert_eq!(headers, map(&[("connection", "upgrade"), ("upgrade", "WebSocket")]));
         let mut headers = map(&[("te", "gzip, Trailers;q=0.5")]);
-        for_endpoint(&mut headers, None);
+        for_endpoint(&mut headers, None, false);
         assert_eq!(headers, map(&[("connection", "te"), ("te", "trailers")]));
     }
 }

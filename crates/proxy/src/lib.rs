@@ -20,12 +20,24 @@
 //! for a slow request head (the connection is not ours to close).
 
 mod answer;
+mod attempt;
+mod body;
+mod call;
+mod client;
+mod cors;
+mod deadline;
+mod exchange;
 pub mod frame;
+mod grpc;
 mod headers;
 mod injector;
 pub mod limits;
+mod local;
+mod mirror;
 mod pacer;
 mod pool;
+mod preface;
+mod record;
 mod relay;
 mod service;
 mod stats;
@@ -44,6 +56,7 @@ use beeway_model::Mesh;
 use tokio::sync::{mpsc, watch};
 
 pub use frame::FRAME_BYTES;
+pub use record::{Flags, Record, Recorder};
 pub use stats::Stats;
 
 use stats::Counters;
@@ -90,11 +103,13 @@ struct Running {
 }
 
 impl Proxy {
-    /// Starts a thread for each worker. Requests are routed by the newest `mesh`.
+    /// Starts a thread for each worker. Requests are routed by the newest `mesh`; each is told to
+    /// the `recorder` when it is over, if there is one.
     pub fn start(
         workers: Vec<Worker>,
         kernel: Arc<dyn Kernel>,
         mesh: watch::Receiver<Arc<Mesh>>,
+        recorder: Option<Arc<dyn Recorder>>,
     ) -> io::Result<Proxy> {
         let mut proxy = Proxy { workers: Vec::new() };
         for (index, sockets) in workers.into_iter().enumerate() {
@@ -102,9 +117,10 @@ impl Proxy {
             let counters = Arc::new(Counters::default());
             let (kernel, mesh, counted) = (kernel.clone(), mesh.clone(), counters.clone());
             let prepared = worker::Prepared::new(sockets)?;
+            let recorder = recorder.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("detour-{index}"))
-                .spawn(move || prepared.run(inbox, kernel, mesh, counted))?;
+                .spawn(move || prepared.run(inbox, kernel, mesh, counted, recorder))?;
             proxy.workers.push(Running { commands, counters, thread: Some(thread) });
         }
         Ok(proxy)

@@ -76,3 +76,36 @@ pub const SWEEP_STREAMS: usize = 1024;
 
 /// Payload copied at a time in an upgraded connection, each way.
 pub const TUNNEL_BUFFER: usize = 16 * 1024;
+
+/// Bytes of a request's body kept so that it can be sent again. Longer: no retry after more than
+/// this has been read (Envoy keeps as much as its buffer limit, 1 MiB).
+pub const REPLAY_BYTES: usize = 64 * 1024;
+
+/// Bytes of a body that wait for a mirror. More: the mirror's copy is broken off; the request
+/// itself never waits.
+pub const MIRROR_BUFFER: usize = 256 * 1024;
+
+/// Mirrored requests under way in one worker. One more is not sent, and counted in
+/// [`Stats::mirrors_dropped`](crate::Stats::mirrors_dropped).
+pub const MIRRORS: u32 = 1024;
+
+/// Time for a mirrored request whose rule has no timeout.
+pub const MIRROR_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Retries that may be waiting or under way in one worker, whatever else it does; flag UO beyond.
+pub const RETRIES_ALWAYS: u32 = 16;
+
+/// The same, as a share of the requests under way: one in so many (Envoy's retry budget, 20 %).
+pub const RETRY_SHARE: u32 = 5;
+
+/// Bytes of a request or an answer that HTTP/2 lets the other side send ahead.
+pub const HTTP2_STREAM_WINDOW: u32 = 256 * 1024;
+
+/// The same for all streams of a connection together.
+pub const HTTP2_CONNECTION_WINDOW: u32 = 1 << 20;
+
+/// Requests at once on an HTTP/2 connection of a client; one more is refused (REFUSED_STREAM).
+pub const HTTP2_STREAMS: u32 = 1024;
+
+/// Time in which a connection must show whether it is HTTP/1 or HTTP/2, once it has begun to.
+pub const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);

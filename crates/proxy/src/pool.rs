@@ -1,16 +1,23 @@
-//! Unused connections to endpoints, the most recently used first.
+//! Connections to endpoints that requests can use.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::limits::{POOL_AGE, POOL_IDLE};
-use crate::upstream::Upstream;
+use crate::upstream::{Upstream, Upstream2};
 
-/// One worker's unused connections.
+/// One worker's connections: unused HTTP/1.1 ones, the most recently used first, and HTTP/2 ones,
+/// one for each endpoint.
 #[derive(Default)]
 pub(crate) struct Pool {
     idle: HashMap<SocketAddr, Vec<Upstream>>,
+    shared: HashMap<SocketAddr, Shared>,
+}
+
+struct Shared {
+    upstream: Upstream2,
+    used: Instant,
 }
 
 impl Pool {
@@ -37,11 +44,30 @@ impl Pool {
         }
     }
 
-    /// Closes what the endpoint has closed and what has not been used for long.
+    /// The HTTP/2 connection to an endpoint.
+    pub fn shared(&mut self, address: SocketAddr) -> Option<Upstream2> {
+        let shared = self.shared.get_mut(&address)?;
+        if shared.upstream.sender.is_closed() {
+            self.shared.remove(&address);
+            return None;
+        }
+        shared.used = Instant::now();
+        Some(shared.upstream.clone())
+    }
+
+    /// Lets others share a connection. One that is there already goes when it is done.
+    pub fn share(&mut self, address: SocketAddr, upstream: &Upstream2) {
+        let shared = Shared { upstream: upstream.clone(), used: Instant::now() };
+        self.shared.insert(address, shared);
+    }
+
+    /// Closes what the endpoint has closed and what has not been used for long. A shared
+    /// connection stays until its last request is done.
     pub fn sweep(&mut self, now: Instant) {
         self.idle.retain(|_, idle| {
             idle.retain_mut(|u| now - u.idle_since < POOL_AGE && u.is_reusable());
             !idle.is_empty()
         });
+        self.shared.retain(|_, s| now - s.used < POOL_AGE && !s.upstream.sender.is_closed());
     }
 }

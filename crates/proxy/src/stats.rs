@@ -4,28 +4,41 @@ use std::iter::Sum;
 use std::ops::AddAssign;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::record::Flags;
+
+const FLAGS: usize = Flags::ALL.len();
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// What the proxy has done and holds.
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         pub struct Stats {
             $($(#[$doc])* pub $name: u64,)*
+            /// Requests that ended with each of [`Flags::ALL`].
+            pub flags: [u64; FLAGS],
         }
 
         #[derive(Debug, Default)]
         pub(crate) struct Counters {
             $(pub $name: Counter,)*
+            flags: [Counter; FLAGS],
         }
 
         impl Counters {
             pub fn read(&self) -> Stats {
-                Stats { $($name: self.$name.get(),)* }
+                Stats {
+                    $($name: self.$name.get(),)*
+                    flags: self.flags.each_ref().map(Counter::get),
+                }
             }
         }
 
         impl AddAssign for Stats {
             fn add_assign(&mut self, other: Stats) {
                 $(self.$name += other.$name;)*
+                for (sum, more) in self.flags.iter_mut().zip(other.flags) {
+                    *sum += more;
+                }
             }
         }
     };
@@ -56,6 +69,26 @@ counters! {
     aborted,
     /// Clients found gone when something was injected or looked for.
     clients_gone,
+    /// Tries after the first.
+    retries,
+    /// Copies of requests sent to mirrors.
+    mirrored,
+    /// Copies not sent because of [`MIRRORS`](crate::limits::MIRRORS).
+    mirrors_dropped,
+}
+
+impl Counters {
+    /// Counts an answer by what went wrong.
+    pub fn count_flags(&self, flags: Flags) {
+        if flags.is_empty() {
+            return;
+        }
+        for (count, (flag, _)) in self.flags.iter().zip(Flags::ALL) {
+            if flags.contains(flag) {
+                count.add(1);
+            }
+        }
+    }
 }
 
 impl Sum for Stats {

@@ -17,8 +17,6 @@ use crate::injector::ClientGone;
 use crate::limits::{
     CLIENT_QUEUE, EARLY_BYTES, FRAME_PAYLOAD, PACE_MAX, PACE_MIN, RELAY_BUFFER, STREAM_BUFFER,
 };
-use crate::tunnel::Tunnel;
-use crate::upstream::Upstream;
 use crate::worker::Core;
 
 /// Buffers that grew past this are given back when they are empty: most connections are idle.
@@ -49,10 +47,6 @@ pub(crate) struct Stream {
     pub broken: Cell<bool>,
     /// The server has answered what is no request, by itself.
     pub refused: Cell<bool>,
-    /// Connection to an endpoint, while a request is under way.
-    pub upstream: RefCell<Option<Upstream>>,
-    /// What the connection becomes after a 101.
-    pub tunnel: RefCell<Option<Tunnel>>,
     /// Told when this stream is over, because the relay is then dirty.
     pub relay: RefCell<Option<Rc<Notify>>>,
     pub waits_for_injector: Cell<bool>,
@@ -120,8 +114,6 @@ impl Stream {
             state: Cell::new(State::Expected),
             broken: Cell::new(false),
             refused: Cell::new(false),
-            upstream: RefCell::default(),
-            tunnel: RefCell::default(),
             relay: RefCell::default(),
             waits_for_injector: Cell::new(false),
             task: RefCell::default(),
@@ -135,6 +127,11 @@ impl Stream {
             waker: RefCell::default(),
             relay_waker: RefCell::default(),
         }
+    }
+
+    /// Whether all bytes of the connection come this way from now on.
+    pub fn is_sticky(&self) -> bool {
+        self.sticky.get()
     }
 
     /// Sets where the connection's first byte for us stands.
@@ -286,13 +283,6 @@ impl Stream {
         self.gated.set(true);
         self.wait(cx);
         Poll::Pending
-    }
-
-    /// Lets the connection to the endpoint make progress.
-    pub fn drive(&self, cx: &mut Context<'_>) {
-        if let Some(upstream) = self.upstream.borrow_mut().as_mut() {
-            upstream.drive(cx);
-        }
     }
 
     fn collect(self: &Rc<Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {

@@ -1,14 +1,12 @@
 //! What a connection becomes after `101 Switching Protocols`: bytes, both ways.
 
 use std::io;
-use std::rc::Rc;
 
 use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::limits::TUNNEL_BUFFER;
-use crate::stream::{Io, Stream};
 use crate::upstream::Upstream;
 
 /// The endpoint's side of an upgraded connection.
@@ -17,24 +15,29 @@ pub(crate) struct Tunnel(pub Upstream);
 impl Tunnel {
     /// Copies until the endpoint closes or the client is gone. `read`: bytes from the client that
     /// came after its request.
-    pub async fn run(self, stream: &Rc<Stream>, read: Bytes) -> io::Result<()> {
+    pub async fn run<C>(self, mut client: C, read: Bytes) -> io::Result<()>
+    where
+        C: AsyncRead + AsyncWrite + Unpin,
+    {
         let Tunnel(mut upstream) = self;
         std::future::poll_fn(|cx| upstream.poll_over(cx)).await;
         let raw = upstream.into_raw();
         let mut endpoint = raw.socket;
-        let mut client = Io(stream.clone());
         endpoint.write_all(&read).await?;
         client.write_all(&raw.read).await?;
         client.flush().await?;
-        copy(&mut client, &mut endpoint).await
+        copy(client, &mut endpoint).await
     }
 }
 
 /// The client has no end of its own to wait for (it is the kernel's to see), so the endpoint's end
 /// is the end.
-async fn copy(client: &mut Io, endpoint: &mut TcpStream) -> io::Result<()> {
+async fn copy<C>(client: C, endpoint: &mut TcpStream) -> io::Result<()>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
     let (mut from_endpoint, mut to_endpoint) = endpoint.split();
-    let mut from_client = Io(client.0.clone());
+    let (mut from_client, mut client) = tokio::io::split(client);
     let down = async {
         let mut buffer = vec![0; TUNNEL_BUFFER];
         loop {

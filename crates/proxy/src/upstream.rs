@@ -1,17 +1,22 @@
-//! One connection to an endpoint, driven by the task that uses it.
+//! Connections to endpoints.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use hyper::body::Incoming;
-use hyper::client::conn::http1;
+use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::limits::{CONNECT_TIMEOUT, RECEIVE_BUFFER, UPSTREAM_BUFFER};
+use crate::body::RequestBody;
+use crate::limits::{
+    CONNECT_TIMEOUT, HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW, RECEIVE_BUFFER, UPSTREAM_BUFFER,
+};
+use crate::local::LocalExecutor;
 use crate::stats::Counters;
 
 /// An HTTP/1.1 connection to an endpoint.
@@ -21,12 +26,23 @@ use crate::stats::Counters;
 /// is looked at when it is taken out.
 pub(crate) struct Upstream {
     pub address: SocketAddr,
-    pub sender: http1::SendRequest<Incoming>,
+    pub sender: http1::SendRequest<RequestBody>,
     /// When it was last put away.
     pub idle_since: Instant,
-    connection: http1::Connection<TokioIo<TcpStream>, Incoming>,
+    connection: http1::Connection<TokioIo<TcpStream>, RequestBody>,
     over: bool,
     _held: Held,
+}
+
+/// Where the connection of a request is while its answer is awaited or read: whoever serves the
+/// client drives it from there.
+#[derive(Clone, Default)]
+pub(crate) struct Slot(Rc<RefCell<Option<Upstream>>>);
+
+/// An HTTP/2 connection to an endpoint, which any number of requests share. A task drives it.
+#[derive(Clone)]
+pub(crate) struct Upstream2 {
+    pub sender: http2::SendRequest<RequestBody>,
 }
 
 /// Counts a connection for as long as it is there.
@@ -39,24 +55,29 @@ pub(crate) struct Raw {
     pub read: bytes::Bytes,
 }
 
+/// Connects within [`CONNECT_TIMEOUT`].
+pub(crate) async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    let socket = tokio::time::timeout(CONNECT_TIMEOUT, socket.connect(address)).await??;
+    socket.set_nodelay(true)?;
+    Ok(socket)
+}
+
 impl Upstream {
     /// Connects within [`CONNECT_TIMEOUT`].
     pub async fn connect(address: SocketAddr, counters: &Arc<Counters>) -> io::Result<Upstream> {
-        let socket = match address {
-            SocketAddr::V4(_) => TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => TcpSocket::new_v6()?,
-        };
-        socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
-        let socket = tokio::time::timeout(CONNECT_TIMEOUT, socket.connect(address)).await??;
-        socket.set_nodelay(true)?;
+        let socket = connect(address).await?;
         let (sender, connection) = http1::Builder::new()
             .preserve_header_case(true)
             .max_buf_size(UPSTREAM_BUFFER)
             .handshake(TokioIo::new(socket))
             .await
             .map_err(io::Error::other)?;
-        counters.upstream_connections.add(1);
-        let (idle_since, _held) = (Instant::now(), Held(counters.clone()));
+        let (idle_since, _held) = (Instant::now(), Held::new(counters));
         Ok(Upstream { address, sender, idle_since, connection, over: false, _held })
     }
 
@@ -83,6 +104,58 @@ impl Upstream {
     pub fn into_raw(self) -> Raw {
         let parts = self.connection.into_parts();
         Raw { socket: parts.io.into_inner(), read: parts.read_buf }
+    }
+}
+
+impl Upstream2 {
+    /// Connects within [`CONNECT_TIMEOUT`].
+    pub async fn connect(address: SocketAddr, counters: &Arc<Counters>) -> io::Result<Upstream2> {
+        let socket = connect(address).await?;
+        let (sender, connection) = http2::Builder::new(LocalExecutor)
+            .timer(hyper_util::rt::TokioTimer::new())
+            .initial_stream_window_size(HTTP2_STREAM_WINDOW)
+            .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
+            .max_send_buf_size(HTTP2_STREAM_WINDOW as usize)
+            // An endpoint that vanished without a word is found out.
+            .keep_alive_interval(Duration::from_secs(30))
+            .keep_alive_timeout(CONNECT_TIMEOUT)
+            .handshake(TokioIo::new(socket))
+            .await
+            .map_err(io::Error::other)?;
+        let held = Held::new(counters);
+        tokio::task::spawn_local(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, %address, "a connection to an endpoint has failed");
+            }
+            drop(held);
+        });
+        Ok(Upstream2 { sender })
+    }
+}
+
+impl Slot {
+    /// Puts a connection in.
+    pub fn put(&self, upstream: Upstream) {
+        *self.0.borrow_mut() = Some(upstream);
+    }
+
+    /// Takes the connection out.
+    pub fn take(&self) -> Option<Upstream> {
+        self.0.borrow_mut().take()
+    }
+
+    /// Lets the connection make progress.
+    pub fn drive(&self, cx: &mut Context<'_>) {
+        if let Some(upstream) = self.0.borrow_mut().as_mut() {
+            upstream.drive(cx);
+        }
+    }
+}
+
+impl Held {
+    fn new(counters: &Arc<Counters>) -> Held {
+        counters.upstream_connections.add(1);
+        Held(counters.clone())
     }
 }
 

@@ -20,6 +20,7 @@ use crate::injector::Injector;
 use crate::limits::{BUS_BUFFER, MAX_STREAMS, SWEEP, SWEEP_STREAMS};
 use crate::pacer::Pacer;
 use crate::pool::Pool;
+use crate::record::Recorder;
 use crate::stats::Counters;
 use crate::stream::{State, Stream};
 use crate::view::View;
@@ -48,6 +49,11 @@ pub(crate) struct Core {
     pub injector: Injector,
     pub pacer: Pacer,
     pub pool: RefCell<Pool>,
+    pub recorder: Option<Arc<dyn Recorder>>,
+    /// Requests under way, those of them that wait for another try, and mirrored ones.
+    pub active: Cell<u32>,
+    pub retrying: Cell<u32>,
+    pub mirroring: Cell<u32>,
     streams: RefCell<HashMap<u64, Rc<Stream>>>,
     mesh: RefCell<watch::Receiver<Arc<Mesh>>>,
     view: RefCell<Rc<View>>,
@@ -77,6 +83,7 @@ impl Prepared {
         kernel: Arc<dyn Kernel>,
         mesh: watch::Receiver<Arc<Mesh>>,
         counters: Arc<Counters>,
+        recorder: Option<Arc<dyn Recorder>>,
     ) {
         let Prepared { runtime, sockets } = self;
         let local = LocalSet::new();
@@ -88,6 +95,10 @@ impl Prepared {
                 injector: Injector::new(TcpStream::from_std(sockets.injector)?),
                 pacer: Pacer::new()?,
                 pool: RefCell::default(),
+                recorder,
+                active: Cell::new(0),
+                retrying: Cell::new(0),
+                mirroring: Cell::new(0),
                 streams: RefCell::default(),
                 mesh: RefCell::new(mesh),
                 view,
@@ -262,7 +273,6 @@ impl Core {
         if let Some(task) = stream.task.borrow_mut().take() {
             task.abort();
         }
-        stream.upstream.borrow_mut().take();
         if let Some(over) = stream.relay.borrow_mut().take() {
             over.notify_one();
         }

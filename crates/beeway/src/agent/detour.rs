@@ -61,7 +61,7 @@ impl Detour {
             .into_iter()
             .map(|s| Worker { bus: s.bus, injector: s.injector, relays: Vec::new() })
             .collect();
-        let proxy = Proxy::start(workers, Arc::new(KernelSide(dataplane.clone())), mesh)
+        let proxy = Proxy::start(workers, Arc::new(KernelSide(dataplane.clone())), mesh, None)
             .context("start the userspace proxy")?;
         let proxy = Arc::new(Mutex::new(Some(proxy)));
         let stopping = Arc::new(AtomicBool::new(false));

@@ -172,7 +172,12 @@ fn fields_keep_their_case_and_those_of_one_hop_stay_behind() {
     kit.request(1, "GET http://other/a?b HTTP/1.1\r\nHost: shop\r\nX-Mine: 1\r\nKeep-Alive: 3\r\nConnection: x-gone\r\nX-Gone: 1\r\n\r\n");
     let answer = kit.answer(1);
     assert_eq!(answer.head, "HTTP/1.1 200 OK\r\nX-CamelCase: Yes\r\nContent-Length: 0\r\n\r\n");
-    assert_eq!(seen.1.recv().unwrap(), "GET /a?b HTTP/1.1\r\nHost: other\r\nX-Mine: 1\r\n\r\n");
+    let seen = seen.1.recv().unwrap();
+    let (sent, added) = seen.split_once("x-request-id: ").expect("a request id");
+    assert_eq!(sent, "GET /a?b HTTP/1.1\r\nHost: other\r\nX-Mine: 1\r\n");
+    let (id, added) = added.split_once("\r\n").unwrap();
+    assert!(uuid::Uuid::parse_str(id).is_ok_and(|id| id.get_version_num() == 4), "{id}");
+    assert_eq!(added, "x-forwarded-proto: http\r\nx-envoy-attempt-count: 1\r\n\r\n");
 }
 
 #[test]
@@ -228,13 +233,15 @@ fn what_cannot_be_served_is_refused() {
         rule("/cut", forward(&[(2, 1)])),
     ];
     let mut kit = Kit::new(mesh(&[upstream::http("one"), refused, cut], Some(rules)));
-    let disconnected = "upstream connect error or disconnect/reset before headers";
+    let reset = "upstream connect error or disconnect/reset before headers. reset reason:";
+    let unreachable = format!("{reset} remote connection failure");
+    let disconnected = format!("{reset} connection termination");
     for (path, status, body) in [
         ("/teapot", 418, "short and stout"),
         ("/nowhere", 503, "no healthy upstream"),
         ("/missing", 500, ""),
-        ("/refused", 503, disconnected),
-        ("/cut", 503, disconnected),
+        ("/refused", 503, &unreachable),
+        ("/cut", 503, &disconnected),
         ("/else", 404, ""),
     ] {
         let answer = kit.get(1, path);

@@ -132,7 +132,7 @@ impl Kit {
         let theirs = injector_theirs.try_clone().unwrap();
         let worker = Worker { bus: bus_theirs, injector: injector_theirs, relays };
         let (sender, receiver) = watch::channel(Arc::new(mesh));
-        let proxy = Proxy::start(vec![worker], kernel.clone(), receiver).unwrap();
+        let proxy = Proxy::start(vec![worker], kernel.clone(), receiver, None).unwrap();
         let (received, sent) = Default::default();
         Kit { proxy, kernel, bus, injector, injector_theirs: theirs, mesh: sender, received, sent }
     }

@@ -1,0 +1,352 @@
+//! Tries to get an answer from an endpoint.
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::LazyLock;
+
+use beeway_model::action::retry::{self, Failure};
+use beeway_model::{Cluster, Policy, Protocol, Retry};
+use http::header::{HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+use crate::body::RequestBody;
+use crate::call::Call;
+use crate::deadline::Deadline;
+use crate::grpc;
+use crate::limits::{RETRIES_ALWAYS, RETRY_SHARE};
+use crate::record::Flags;
+use crate::upstream::{Upstream, Upstream2};
+use crate::worker::Core;
+
+const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) enum NoAnswer {
+    NoEndpoint,
+    Timeout,
+    /// The client's body is broken.
+    ClientBody,
+    /// The connection to the endpoint failed, and how.
+    Reset(&'static str),
+}
+
+/// All tries of one request.
+pub(crate) struct Tries<'a> {
+    call: &'a Rc<Call>,
+    cluster: &'a Cluster,
+    retry: &'a Retry,
+    deadline: Deadline,
+    /// Endpoints that have failed.
+    failed: Vec<SocketAddr>,
+}
+
+/// What one try has led to.
+enum Tried {
+    Answer(Response<Incoming>),
+    Failed(Failure),
+    /// What the endpoint said is not HTTP.
+    Garbage,
+    TimedOut,
+    ClientBody,
+}
+
+/// Which time is up: that of the request or that of one try.
+#[derive(Debug)]
+enum Lapsed {
+    Request,
+    Try,
+}
+
+impl<'a> Tries<'a> {
+    pub fn new(call: &'a Rc<Call>, cluster: &'a Cluster, policy: &'a Policy) -> Tries<'a> {
+        static USUAL: LazyLock<Retry> = LazyLock::new(Retry::default);
+        let retry = policy.retry.as_ref().unwrap_or(&USUAL);
+        let deadline = Deadline::new(policy.timeout);
+        Tries { call, cluster, retry, deadline, failed: Vec::new() }
+    }
+
+    /// What is left of the time for the answer.
+    pub fn into_deadline(self) -> Deadline {
+        self.deadline
+    }
+
+    /// Sends the request until there is an answer to give to the client.
+    pub async fn send(
+        &mut self,
+        mut head: Parts,
+        mut body: RequestBody,
+    ) -> Result<Response<Incoming>, NoAnswer> {
+        if let (Some(source), true) = (&self.call.source, self.retry.attempts > 0) {
+            source.keep();
+        }
+        for attempt in 1.. {
+            let Some(address) = self.endpoint() else {
+                return Err(NoAnswer::NoEndpoint);
+            };
+            self.call.note(|record| {
+                record.endpoint = Some(address);
+                record.attempts = attempt;
+            });
+            let last = attempt > self.retry.attempts;
+            let this = if last { std::mem::replace(&mut head, empty()) } else { head.clone() };
+            let tried = self.once(address, Request::from_parts(this, body)).await;
+            let Some(again) = self.again(&tried, attempt, address) else {
+                return self.settle(tried);
+            };
+            body = again;
+            drop(tried);
+            self.pause(attempt).await?;
+            if let Ok(count) = HeaderValue::try_from((attempt + 1).to_string()) {
+                head.headers.insert(ATTEMPT_COUNT, count);
+            }
+        }
+        unreachable!("the loop ends with the last try")
+    }
+
+    /// One that has not failed yet, as long as there is one.
+    fn endpoint(&self) -> Option<SocketAddr> {
+        /// Draws until an endpoint is taken that has failed before (as Istio configures Envoy).
+        const DRAWS: usize = 5;
+        let mut address = self.cluster.pick(fastrand::u32(..))?.address;
+        for _ in 0..DRAWS {
+            if !self.failed.contains(&address) {
+                break;
+            }
+            address = self.cluster.pick(fastrand::u32(..))?.address;
+        }
+        Some(address)
+    }
+
+    /// The body of another try, if there is to be one.
+    fn again(&mut self, tried: &Tried, attempt: u32, address: SocketAddr) -> Option<RequestBody> {
+        let failure = match tried {
+            Tried::Answer(response) => {
+                let status = response.status().as_u16();
+                Failure::Answered { status, grpc_status: grpc::status_of(response.headers()) }
+            }
+            Tried::Failed(failure) => *failure,
+            Tried::Garbage => Failure::Reset { sent: true },
+            Tried::TimedOut | Tried::ClientBody => return None,
+        };
+        if !retry::should_retry(self.retry, failure) {
+            return None;
+        }
+        if attempt > self.retry.attempts {
+            if self.retry.attempts > 0 {
+                self.call.flag(Flags::UPSTREAM_RETRY_LIMIT);
+            }
+            return None;
+        }
+        let core = &self.call.client.core;
+        if core.retrying.get() >= (core.active.get() / RETRY_SHARE).max(RETRIES_ALWAYS) {
+            self.call.flag(Flags::UPSTREAM_OVERFLOW);
+            return None;
+        }
+        let again = match &self.call.source {
+            None => RequestBody::Empty,
+            Some(source) => source.again()?,
+        };
+        core.counters.retries.add(1);
+        self.failed.push(address);
+        Some(again)
+    }
+
+    /// Waits before the next try.
+    async fn pause(&mut self, attempt: u32) -> Result<(), NoAnswer> {
+        let core = &self.call.client.core;
+        let time = retry::backoff(self.retry, attempt, fastrand::u32(..));
+        let _retrying = Retrying::new(core);
+        self.limited(&mut Deadline::default(), tokio::time::sleep(time))
+            .await
+            .map_err(|_| self.timed_out())
+    }
+
+    fn settle(&self, tried: Tried) -> Result<Response<Incoming>, NoAnswer> {
+        if let Some(source) = &self.call.source {
+            source.let_go();
+        }
+        match tried {
+            Tried::Answer(response) => Ok(response),
+            Tried::TimedOut => Err(self.timed_out()),
+            Tried::ClientBody => Err(NoAnswer::ClientBody),
+            Tried::Garbage => {
+                self.call.flag(Flags::UPSTREAM_PROTOCOL_ERROR);
+                Err(NoAnswer::Reset("protocol error"))
+            }
+            Tried::Failed(failure) => {
+                let (flag, reason) = match failure {
+                    Failure::NoConnection => {
+                        (Flags::UPSTREAM_CONNECTION_FAILURE, "remote connection failure")
+                    }
+                    Failure::TimedOut { .. } => return Err(self.timed_out()),
+                    Failure::RefusedStream => {
+                        (Flags::UPSTREAM_REMOTE_RESET, "remote refused stream reset")
+                    }
+                    _ => (Flags::UPSTREAM_CONNECTION_TERMINATION, "connection termination"),
+                };
+                self.call.flag(flag);
+                Err(NoAnswer::Reset(reason))
+            }
+        }
+    }
+
+    fn timed_out(&self) -> NoAnswer {
+        self.call.flag(Flags::UPSTREAM_REQUEST_TIMEOUT);
+        NoAnswer::Timeout
+    }
+
+    /// Waits for something as long as the time limits allow, and keeps the connection going.
+    async fn limited<T>(
+        &mut self,
+        this_try: &mut Deadline,
+        what: impl Future<Output = T>,
+    ) -> Result<T, Lapsed> {
+        let mut what = pin!(what);
+        let (call, deadline) = (self.call, &mut self.deadline);
+        std::future::poll_fn(|cx| {
+            call.slot.drive(cx);
+            if let std::task::Poll::Ready(done) = what.as_mut().poll(cx) {
+                return std::task::Poll::Ready(Ok(done));
+            }
+            let started = call.request_has_ended();
+            if deadline.poll(cx, started).is_ready() {
+                return std::task::Poll::Ready(Err(Lapsed::Request));
+            }
+            this_try.poll(cx, started).map(|()| Err(Lapsed::Try))
+        })
+        .await
+    }
+
+    async fn once(&mut self, address: SocketAddr, request: Request<RequestBody>) -> Tried {
+        let mut limit = Deadline::new(self.retry.per_try_timeout);
+        let tried = match self.cluster.protocol {
+            Protocol::Http2 => self.once_http2(address, request, &mut limit).await,
+            _ => self.once_http1(address, request, &mut limit).await,
+        };
+        match tried {
+            Ok(tried) => tried,
+            Err(Lapsed::Request) => Tried::TimedOut,
+            Err(Lapsed::Try) => Tried::Failed(Failure::TimedOut { sent: true }),
+        }
+    }
+
+    /// A request is sent once more without counting if nothing of it was sent: a connection from
+    /// the pool may turn out to be closed.
+    async fn once_http1(
+        &mut self,
+        address: SocketAddr,
+        mut request: Request<RequestBody>,
+        limit: &mut Deadline,
+    ) -> Result<Tried, Lapsed> {
+        let call = self.call;
+        let core = &call.client.core;
+        loop {
+            let pooled = core.pool.borrow_mut().take(address);
+            let reused = pooled.is_some();
+            let mut upstream = match pooled {
+                Some(upstream) => upstream,
+                None => {
+                    let connected = Upstream::connect(address, &core.counters);
+                    match self.limited(limit, connected).await? {
+                        Ok(upstream) => upstream,
+                        Err(error) => return Ok(no_connection(address, &error)),
+                    }
+                }
+            };
+            let response = upstream.sender.try_send_request(request);
+            call.slot.put(upstream);
+            let answer = self.limited(limit, response).await.inspect_err(|_| {
+                call.slot.take();
+            })?;
+            let mut error = match answer {
+                Ok(response) => return Ok(Tried::Answer(response)),
+                Err(error) => error,
+            };
+            call.slot.take();
+            match error.take_message() {
+                Some(unsent) if reused => request = unsent,
+                unsent => return Ok(failed(address, error.error(), unsent.is_none())),
+            }
+        }
+    }
+
+    async fn once_http2(
+        &mut self,
+        address: SocketAddr,
+        mut request: Request<RequestBody>,
+        limit: &mut Deadline,
+    ) -> Result<Tried, Lapsed> {
+        let core = self.call.client.core.clone();
+        loop {
+            let shared = core.pool.borrow_mut().shared(address);
+            let reused = shared.is_some();
+            let mut upstream = match shared {
+                Some(upstream) => upstream,
+                None => {
+                    let connected = Upstream2::connect(address, &core.counters);
+                    match self.limited(limit, connected).await? {
+                        Ok(upstream) => {
+                            core.pool.borrow_mut().share(address, &upstream);
+                            upstream
+                        }
+                        Err(error) => return Ok(no_connection(address, &error)),
+                    }
+                }
+            };
+            let response = upstream.sender.try_send_request(request);
+            let mut error = match self.limited(limit, response).await? {
+                Ok(response) => return Ok(Tried::Answer(response)),
+                Err(error) => error,
+            };
+            match error.take_message() {
+                Some(unsent) if reused => request = unsent,
+                unsent => return Ok(failed(address, error.error(), unsent.is_none())),
+            }
+        }
+    }
+}
+
+/// Counts a retry from its back-off until it is made.
+struct Retrying<'a>(&'a Core);
+
+impl<'a> Retrying<'a> {
+    fn new(core: &'a Core) -> Retrying<'a> {
+        core.retrying.set(core.retrying.get() + 1);
+        Retrying(core)
+    }
+}
+
+impl Drop for Retrying<'_> {
+    fn drop(&mut self) {
+        self.0.retrying.set(self.0.retrying.get() - 1);
+    }
+}
+
+fn no_connection(address: SocketAddr, error: &std::io::Error) -> Tried {
+    tracing::debug!(%error, %address, "cannot connect");
+    Tried::Failed(Failure::NoConnection)
+}
+
+fn failed(address: SocketAddr, error: &hyper::Error, sent: bool) -> Tried {
+    tracing::debug!(%error, %address, "no answer");
+    if error.is_user() {
+        return Tried::ClientBody;
+    }
+    let reason = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+    match reason.and_then(h2::Error::reason) {
+        Some(h2::Reason::REFUSED_STREAM) => Tried::Failed(Failure::RefusedStream),
+        Some(h2::Reason::PROTOCOL_ERROR) => Tried::Garbage,
+        _ if error.is_parse() => Tried::Garbage,
+        _ => Tried::Failed(Failure::Reset { sent }),
+    }
+}
+
+/// What stands where a head was.
+fn empty() -> Parts {
+    Request::new(()).into_parts().0
+}

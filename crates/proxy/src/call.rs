@@ -1,0 +1,151 @@
+//! One request and what is noted of it until its answer has ended.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Instant, SystemTime};
+
+use http::request::Parts;
+use http::{Method, Version};
+
+use crate::body::Source;
+use crate::client::Client;
+use crate::record::{Flags, Record};
+use crate::upstream::Slot;
+
+/// A request that is being answered.
+pub(crate) struct Call {
+    pub client: Rc<Client>,
+    /// The connection to its endpoint.
+    pub slot: Slot,
+    /// Where its body comes from, if it has one.
+    pub source: Option<Rc<Source>>,
+    /// The client speaks gRPC: what is said to it must be gRPC too.
+    pub grpc: bool,
+    /// A HEAD: its answer has no body, whatever it says.
+    bare: bool,
+    flags: Cell<Flags>,
+    sent: Cell<u64>,
+    started: Instant,
+    /// Only where somebody wants it.
+    record: RefCell<Option<Box<Record>>>,
+}
+
+impl Call {
+    pub fn new(client: &Rc<Client>, parts: &Parts, source: Option<Rc<Source>>) -> Rc<Call> {
+        let wanted = client.core.recorder.is_some();
+        let record = wanted.then(|| Box::new(begin(client, parts)));
+        let grpc = crate::grpc::is_grpc(&parts.headers);
+        let bare = parts.method == Method::HEAD;
+        Call::noted(client, client.slot(), source, (grpc, bare), record)
+    }
+
+    /// A request beside a client's own, of which nothing is noted.
+    pub fn aside(of: &Call) -> Rc<Call> {
+        Call::noted(&of.client, Slot::default(), None, (of.grpc, of.bare), None)
+    }
+
+    fn noted(
+        client: &Rc<Client>,
+        slot: Slot,
+        source: Option<Rc<Source>>,
+        (grpc, bare): (bool, bool),
+        record: Option<Box<Record>>,
+    ) -> Rc<Call> {
+        client.core.active.set(client.core.active.get() + 1);
+        Rc::new(Call {
+            client: client.clone(),
+            slot,
+            source,
+            grpc,
+            bare,
+            flags: Cell::default(),
+            sent: Cell::default(),
+            started: Instant::now(),
+            record: RefCell::new(record),
+        })
+    }
+
+    /// Notes what went wrong.
+    pub fn flag(&self, flags: Flags) {
+        let mut all = self.flags.get();
+        all.insert(flags);
+        self.flags.set(all);
+    }
+
+    /// Notes something for the record, where there is one.
+    pub fn note(&self, change: impl FnOnce(&mut Record)) {
+        if let Some(record) = self.record.borrow_mut().as_mut() {
+            change(record);
+        }
+    }
+
+    /// Counts bytes of the answer's body.
+    pub fn count_sent(&self, bytes: usize) {
+        self.sent.set(self.sent.get() + bytes as u64);
+    }
+
+    /// Whether the client has sent all of the request.
+    pub fn request_has_ended(&self) -> bool {
+        self.source.as_ref().is_none_or(|source| source.has_ended())
+    }
+
+    /// The answer has ended, `whole` or not.
+    pub fn finish(&self, whole: bool) {
+        let core = &self.client.core;
+        if !whole && !self.bare && self.flags.get().is_empty() {
+            self.flag(Flags::DOWNSTREAM_CONNECTION_TERMINATION);
+        }
+        core.counters.count_flags(self.flags.get());
+        let (Some(recorder), Some(mut record)) = (&core.recorder, self.record.take()) else {
+            return;
+        };
+        record.duration = self.started.elapsed();
+        record.flags = self.flags.get();
+        record.sent = self.sent.get();
+        record.received = self.source.as_ref().map_or(0, |source| source.received.get());
+        recorder.record(*record);
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let core = &self.client.core;
+        core.active.set(core.active.get() - 1);
+        // The client went away before there was an answer.
+        if self.record.borrow().is_some() {
+            self.finish(false);
+        }
+    }
+}
+
+fn begin(client: &Client, parts: &Parts) -> Record {
+    let host = parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
+    let authority = parts.uri.authority().map(|authority| authority.as_str()).or(host);
+    Record {
+        start: SystemTime::now(),
+        duration: Default::default(),
+        source: client.source,
+        service: client.service,
+        method: parts.method.to_string(),
+        authority: authority.unwrap_or_default().to_owned(),
+        path: parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
+        protocol: protocol(parts.version),
+        request_id: String::new(),
+        rule: String::new(),
+        cluster: String::new(),
+        endpoint: None,
+        attempts: 0,
+        status: 0,
+        flags: Flags::default(),
+        received: 0,
+        sent: 0,
+    }
+}
+
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2",
+        _ => "HTTP/1.1",
+    }
+}

@@ -1,0 +1,31 @@
+//! Time limits that begin when the client has sent its whole request, as Envoy's do.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::Sleep;
+
+/// A time limit that is not running yet, or is.
+#[derive(Default)]
+pub(crate) struct Deadline {
+    limit: Option<Duration>,
+    running: Option<Pin<Box<Sleep>>>,
+}
+
+impl Deadline {
+    /// Zero and `None` are no limit.
+    pub fn new(limit: Option<Duration>) -> Deadline {
+        Deadline { limit: limit.filter(|limit| !limit.is_zero()), running: None }
+    }
+
+    /// Resolves when time is up. The clock starts with the first call with `started`.
+    pub fn poll(&mut self, cx: &mut Context<'_>, started: bool) -> Poll<()> {
+        let Some(limit) = self.limit else { return Poll::Pending };
+        if !started {
+            return Poll::Pending;
+        }
+        let running = self.running.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        running.as_mut().poll(cx)
+    }
+}

@@ -1,0 +1,486 @@
+//! From a request to its answer: routed, changed as its rule says, sent, answered.
+
+use std::rc::Rc;
+use std::sync::LazyLock;
+
+use beeway_model::action::cors::Fields;
+use beeway_model::action::grpc::http_of_status;
+use beeway_model::action::{redirect, rewrite};
+use beeway_model::policy::{Abort, Fault};
+use beeway_model::{
+    Action, Backend, ClusterId, Decision, HeaderEdits, Match, Outcome, PathMatch, Policy, Protocol,
+    Rule, ServicePort, route,
+};
+use bytes::Bytes;
+use http::header::{self, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+
+use crate::answer::{self, AnswerBody};
+use crate::attempt::{NoAnswer, Tries};
+use crate::body::RequestBody;
+use crate::call::Call;
+use crate::client::Client;
+use crate::headers::{self, edit};
+use crate::limits::{DRAIN_BYTES, LEGACY_BODY};
+use crate::record::Flags;
+use crate::tunnel::Tunnel;
+use crate::view::View;
+use crate::{cors, grpc, mirror};
+
+/// What goes back to the client.
+pub(crate) type Answer = Response<AnswerBody>;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+
+/// Of rules that ask for nothing.
+static NOTHING: LazyLock<Policy> = LazyLock::new(Policy::default);
+static NO_EDITS: HeaderEdits = HeaderEdits { remove: Vec::new(), set: Vec::new(), add: Vec::new() };
+
+/// Answers one request.
+pub(crate) async fn handle(client: &Rc<Client>, request: Request<Incoming>) -> Answer {
+    std::future::poll_fn(|cx| client.poll_answered(cx)).await;
+    client.core.counters.requests.add(1);
+    let draw = client.draw();
+    let (parts, body) = request.into_parts();
+    let (body, source) = RequestBody::of(body);
+    let call = Call::new(client, &parts, source);
+    let answer = answer(&call, parts, body, draw).await;
+    call.note(|record| record.status = answer.status().as_u16());
+    answer
+}
+
+async fn answer(call: &Rc<Call>, parts: Parts, body: RequestBody, draw: u32) -> Answer {
+    let request = Asked { parts, body };
+    let authority = match authority(&request.parts) {
+        Ok(authority) => authority,
+        Err(why) => {
+            call.flag(Flags::DOWNSTREAM_PROTOCOL_ERROR);
+            return refuse(call, StatusCode::BAD_REQUEST, why, request).await;
+        }
+    };
+    if request.parts.method == Method::CONNECT {
+        return refuse(call, StatusCode::METHOD_NOT_ALLOWED, "", request).await;
+    }
+    let view = call.client.core.view();
+    let service = call.client.service;
+    let Some(port) = view.frontend(service.ip(), service.port()) else {
+        call.flag(Flags::NO_CLUSTER);
+        return refuse(call, StatusCode::SERVICE_UNAVAILABLE, "no such service", request).await;
+    };
+    let decision = decide(&view, port, call, &request.parts, &authority, draw);
+    let exchange = Exchange::new(call, &view, port, &decision, authority);
+    exchange.note();
+    exchange.run(request, decision.outcome).await
+}
+
+/// A request on its way.
+struct Asked {
+    parts: Parts,
+    body: RequestBody,
+}
+
+/// What is known of a request once it has been routed.
+struct Exchange<'a> {
+    call: &'a Rc<Call>,
+    view: &'a Rc<View>,
+    authority: String,
+    rule: Option<&'a Rule>,
+    matched: Option<&'a Match>,
+    backend: Option<&'a Backend>,
+    policy: &'a Policy,
+}
+
+/// What to remember of a request when its answer comes.
+struct Expected {
+    legacy: bool,
+    upgrade: bool,
+    cors: Fields,
+}
+
+impl<'a> Exchange<'a> {
+    fn new(
+        call: &'a Rc<Call>,
+        view: &'a Rc<View>,
+        port: &'a ServicePort,
+        decision: &Decision,
+        authority: String,
+    ) -> Exchange<'a> {
+        let rules = port.rules.as_deref().unwrap_or_default();
+        let rule = decision.rule.map(|index| &rules[index]);
+        let matched = rule.zip(decision.matched).map(|(rule, index)| &rule.matches[index]);
+        let backend = rule.zip(decision.backend).and_then(|(rule, index)| match &rule.action {
+            Action::Forward(backends) => backends.get(index),
+            _ => None,
+        });
+        let policy = rule.and_then(|rule| rule.policy.as_deref()).unwrap_or(&NOTHING);
+        Exchange { call, view, authority, rule, matched, backend, policy }
+    }
+
+    /// The path condition of the match that held.
+    fn held(&self) -> Option<&PathMatch> {
+        self.matched?.path.as_ref()
+    }
+
+    /// For the record.
+    fn note(&self) {
+        let rule = self.rule.map_or("", |rule| &rule.name);
+        self.call.note(|record| rule.clone_into(&mut record.rule));
+    }
+
+    async fn run(self, asked: Asked, outcome: Outcome) -> Answer {
+        if let Some(abort) = self.fault(&self.policy.fault).await {
+            return self.abort(abort, asked).await;
+        }
+        let cors = match &self.policy.cors {
+            Some(policy) if matches!(outcome, Outcome::Forward(_)) => {
+                match cors::examine(policy, &asked.parts) {
+                    cors::Verdict::Answer(fields) => {
+                        let mut answer = refuse(self.call, StatusCode::OK, "", asked).await;
+                        cors::allow(answer.headers_mut(), &fields);
+                        return answer;
+                    }
+                    cors::Verdict::Forward(fields) => fields,
+                }
+            }
+            _ => Fields::new(),
+        };
+        match outcome {
+            Outcome::Forward(cluster) => self.forward(asked, cluster, cors).await,
+            Outcome::Redirect => self.redirect(asked).await,
+            Outcome::Respond { status, body } => {
+                self.flag_response(status);
+                let status = StatusCode::from_u16(status);
+                let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                let answer = refuse(self.call, status, body, asked).await;
+                self.local(answer)
+            }
+        }
+    }
+
+    /// The status alone does not say why it was given.
+    fn flag_response(&self, status: u16) {
+        match self.rule.map(|rule| &rule.action) {
+            None if status == 404 => self.call.flag(Flags::NO_ROUTE),
+            Some(Action::Forward(_)) => self.call.flag(Flags::NO_CLUSTER),
+            _ => {}
+        }
+    }
+
+    /// Waits, if this request is one that shall; what it is aborted with, if it shall be.
+    async fn fault(&self, fault: &Fault) -> Option<Abort> {
+        if let Some((time, share)) = fault.delay
+            && share.holds(fastrand::u32(..))
+        {
+            self.call.flag(Flags::DELAY_INJECTED);
+            tokio::time::sleep(time).await;
+        }
+        let (abort, share) = fault.abort?;
+        share.holds(fastrand::u32(..)).then_some(abort)
+    }
+
+    async fn abort(&self, abort: Abort, asked: Asked) -> Answer {
+        self.call.flag(Flags::FAULT_INJECTED);
+        const BODY: &str = "fault filter abort";
+        match abort {
+            Abort::Http(status) => {
+                let status = StatusCode::from_u16(status);
+                let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                refuse(self.call, status, BODY, asked).await
+            }
+            Abort::Grpc(code) if self.call.grpc => {
+                let mut answer = refuse(self.call, StatusCode::OK, "", asked).await;
+                grpc::tell(&mut answer, code, BODY);
+                answer
+            }
+            Abort::Grpc(code) => {
+                let status = StatusCode::from_u16(http_of_status(code));
+                refuse(self.call, status.unwrap_or(StatusCode::BAD_GATEWAY), BODY, asked).await
+            }
+        }
+    }
+
+    /// An answer of our own that the rule asks for.
+    fn local(&self, mut answer: Answer) -> Answer {
+        edit(answer.headers_mut(), &self.policy.response_headers);
+        answer
+    }
+
+    async fn redirect(&self, asked: Asked) -> Answer {
+        let Some(Action::Redirect(redirect)) = self.rule.map(|rule| &rule.action) else {
+            return refuse(self.call, StatusCode::INTERNAL_SERVER_ERROR, "", asked).await;
+        };
+        let of = redirect::Asked {
+            scheme: "http",
+            authority: &self.authority,
+            target: target(&asked.parts),
+            port: self.call.client.service.port(),
+        };
+        let location = redirect::location(redirect, self.held(), &of);
+        let status = StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::FOUND);
+        let mut answer = refuse(self.call, status, "", asked).await;
+        if let Ok(location) = HeaderValue::try_from(location) {
+            answer.headers_mut().insert(header::LOCATION, location);
+        }
+        self.local(answer)
+    }
+
+    async fn forward(&self, asked: Asked, id: ClusterId, cors: Fields) -> Answer {
+        let cluster = self.view.mesh.cluster(id);
+        self.call.note(|record| cluster.name.clone_into(&mut record.cluster));
+        let Asked { mut parts, body } = asked;
+        let one = parts.version != Version::HTTP_2 && self.call.client.slot.is_some();
+        let upgrade = match parts.version {
+            Version::HTTP_11 if parts.method == Method::GET && one => {
+                headers::websocket(&parts.headers)
+            }
+            _ => None,
+        };
+        let expected = Expected {
+            legacy: parts.version == Version::HTTP_10,
+            upgrade: upgrade.is_some(),
+            cors,
+        };
+        self.prepare(&mut parts, upgrade, &body, cluster.protocol);
+        for wanted in &self.policy.mirrors {
+            mirror::send(self.call, self.view, wanted, &parts, self.policy);
+        }
+        let mut tries = Tries::new(self.call, cluster, self.policy);
+        match tries.send(parts, body).await {
+            Ok(response) => {
+                let deadline = tries.into_deadline();
+                let body = |body| AnswerBody::endpoint(body, deadline, self.call);
+                self.answer_of(response.map(body), expected).await
+            }
+            Err(why) => self.failed(why, cluster.endpoints.is_empty()),
+        }
+    }
+
+    /// Makes the request one from here to an endpoint.
+    fn prepare(
+        &self,
+        parts: &mut Parts,
+        upgrade: Option<HeaderValue>,
+        body: &RequestBody,
+        protocol: Protocol,
+    ) {
+        let was_legacy = parts.version == Version::HTTP_10;
+        let http2 = protocol == Protocol::Http2;
+        headers::for_endpoint(&mut parts.headers, upgrade, http2);
+        if http_body::Body::size_hint(body).exact().is_none() {
+            parts.headers.remove(header::CONTENT_LENGTH);
+        }
+        let mut authority = None;
+        let own = self.backend.and_then(|backend| backend.policy.as_deref());
+        let rewrites = [Some(&self.policy.rewrite), own.map(|own| &own.rewrite)];
+        let mut path = None;
+        for rewrite in rewrites.into_iter().flatten() {
+            authority = rewrite.authority.as_deref().or(authority);
+            path = rewrite.path.as_ref().or(path);
+        }
+        let target = path.map(|path| rewrite::rewrite_target(path, self.held(), target(parts)));
+        self.address(parts, authority, target, http2, was_legacy);
+        self.introduce(&mut parts.headers);
+        edit(&mut parts.headers, own.map_or(&NO_EDITS, |own| &own.request_headers));
+        edit(&mut parts.headers, &self.policy.request_headers);
+    }
+
+    /// Says where the request goes, in the form that the endpoint's protocol has for it.
+    fn address(
+        &self,
+        parts: &mut Parts,
+        authority: Option<&str>,
+        target: Option<String>,
+        http2: bool,
+        was_legacy: bool,
+    ) {
+        let kept = || parts.uri.path_and_query().cloned();
+        let path = target.and_then(|target| PathAndQuery::try_from(target).ok()).or_else(kept);
+        let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let named = parts.uri.authority().is_some() || authority.is_some();
+        let authority = authority.unwrap_or(&self.authority);
+        if http2 {
+            parts.headers.remove(header::HOST);
+            let mut uri = http::uri::Parts::default();
+            uri.scheme = Some(Scheme::HTTP);
+            uri.authority = Authority::try_from(authority).ok();
+            uri.path_and_query = Some(path);
+            parts.uri = Uri::from_parts(uri).unwrap_or_default();
+            parts.version = Version::HTTP_2;
+            return;
+        }
+        if (named || (was_legacy && !parts.headers.contains_key(header::HOST)))
+            && let Ok(host) = HeaderValue::try_from(authority)
+        {
+            parts.headers.insert(header::HOST, host);
+        }
+        parts.uri = Uri::from(path);
+        parts.version = Version::HTTP_11;
+    }
+
+    /// The fields that Envoy adds in a sidecar. `x-forwarded-for` and trace context stay as they
+    /// are: there a sidecar that sends out only passes them on.
+    fn introduce(&self, headers: &mut HeaderMap) {
+        if !headers.contains_key(REQUEST_ID) {
+            let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid();
+            let mut text = uuid::Uuid::encode_buffer();
+            let text: &str = id.hyphenated().encode_lower(&mut text);
+            if let Ok(id) = HeaderValue::try_from(text) {
+                headers.insert(REQUEST_ID, id);
+            }
+        }
+        if !headers.contains_key(FORWARDED_PROTO) {
+            headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+        }
+        headers.insert(ATTEMPT_COUNT, HeaderValue::from_static("1"));
+        let id = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
+        self.call.note(|record| id.clone_into(&mut record.request_id));
+    }
+
+    fn failed(&self, why: NoAnswer, empty: bool) -> Answer {
+        let (status, text) = match why {
+            NoAnswer::ClientBody => {
+                // Where the next request would begin is not known either.
+                self.call.flag(Flags::DOWNSTREAM_PROTOCOL_ERROR);
+                let text = Bytes::from_static(b"malformed body");
+                let mut answer = answer::own(StatusCode::BAD_REQUEST, text, self.call);
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                return answer;
+            }
+            NoAnswer::Timeout => (StatusCode::GATEWAY_TIMEOUT, "upstream request timeout".into()),
+            NoAnswer::NoEndpoint => {
+                self.call.flag(Flags::NO_HEALTHY_UPSTREAM);
+                (StatusCode::SERVICE_UNAVAILABLE, "no healthy upstream".to_owned())
+            }
+            NoAnswer::Reset(reason) => {
+                let text = "upstream connect error or disconnect/reset before headers. \
+                    reset reason: ";
+                let protocol = reason == "protocol error";
+                let status = if protocol { 502 } else { 503 };
+                (
+                    StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY),
+                    format!("{text}{reason}"),
+                )
+            }
+        };
+        if !empty {
+            self.call.client.core.counters.upstream_errors.add(1);
+        }
+        answer::own(status, text.into(), self.call)
+    }
+
+    async fn answer_of(&self, response: Response<AnswerBody>, expected: Expected) -> Answer {
+        let (mut parts, body) = response.into_parts();
+        let upgrade = parts.headers.get(header::UPGRADE).cloned();
+        headers::strip(&mut parts.headers);
+        if let Some(own) = self.backend.and_then(|backend| backend.policy.as_deref()) {
+            edit(&mut parts.headers, &own.response_headers);
+        }
+        edit(&mut parts.headers, &self.policy.response_headers);
+        cors::allow(&mut parts.headers, &expected.cors);
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            let upstream = self.call.slot.take();
+            if let (true, Some(upstream)) = (expected.upgrade, upstream) {
+                *self.call.client.tunnel.borrow_mut() = Some(Tunnel(upstream));
+                parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+                let protocol = upgrade.unwrap_or(HeaderValue::from_static("websocket"));
+                parts.headers.insert(header::UPGRADE, protocol);
+                drop(body.in_part());
+                return Response::from_parts(parts, AnswerBody::tunnel(self.call));
+            }
+            drop(body.in_part());
+            self.call.flag(Flags::UPSTREAM_PROTOCOL_ERROR);
+            return answer::own(StatusCode::BAD_GATEWAY, Bytes::new(), self.call);
+        }
+        if expected.legacy && http_body::Body::size_hint(&body).exact().is_none() {
+            // An HTTP/1.0 client would take the end of the connection for the end of the body, and
+            // the connection cannot be ended from here.
+            return match Limited::new(body.in_part(), LEGACY_BODY).collect().await {
+                Ok(whole) => {
+                    Response::from_parts(parts, AnswerBody::own(whole.to_bytes(), self.call))
+                }
+                Err(_) => answer::own(StatusCode::BAD_GATEWAY, Bytes::new(), self.call),
+            };
+        }
+        Response::from_parts(parts, body)
+    }
+}
+
+/// Whom the request is for: the absolute form goes before the Host field (RFC 9112 section 3.2.2),
+/// and so does `:authority` (RFC 9113 section 8.3.1).
+fn authority(parts: &Parts) -> Result<String, &'static str> {
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err("more than one Host");
+    }
+    if !has_target(parts) {
+        return Err("malformed target");
+    }
+    if let Some(authority) = parts.uri.authority() {
+        let named = !authority.as_str().contains('@');
+        return named.then(|| authority.to_string()).ok_or("user information in the target");
+    }
+    match host {
+        Some(host) => host.to_str().map(str::to_owned).map_err(|_| "malformed Host"),
+        None if parts.version == Version::HTTP_10 => Ok(String::new()),
+        None => Err("no Host"),
+    }
+}
+
+/// Whether the target has a form that its method may have (RFC 9112 section 3.2): a name alone is
+/// for CONNECT, `*` for OPTIONS.
+fn has_target(parts: &Parts) -> bool {
+    let name_alone = parts.uri.authority().is_some() && parts.uri.scheme().is_none();
+    (!name_alone || parts.method == Method::CONNECT)
+        && (parts.uri.path() != "*" || parts.method == Method::OPTIONS)
+}
+
+fn target(parts: &Parts) -> &str {
+    parts.uri.path_and_query().map_or("/", PathAndQuery::as_str)
+}
+
+fn decide(
+    view: &View,
+    port: &ServicePort,
+    call: &Call,
+    parts: &Parts,
+    authority: &str,
+    draw: u32,
+) -> Decision {
+    let fields: Vec<(&str, &[u8])> =
+        parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+    let request = beeway_model::Request {
+        method: parts.method.as_str(),
+        scheme: "http",
+        authority,
+        target: target(parts),
+        headers: &fields,
+        source: view.workload_at(call.client.source),
+    };
+    route(port, &request, draw)
+}
+
+/// Answers without asking an endpoint. The request's body is read first, as far as that is
+/// reasonable: the connection is good for further requests only after it.
+async fn refuse(
+    call: &Rc<Call>,
+    status: StatusCode,
+    text: impl Into<Bytes>,
+    asked: Asked,
+) -> Answer {
+    let Asked { parts, body } = asked;
+    let unread = !http_body::Body::is_end_stream(&body);
+    let continues = parts.headers.contains_key(header::EXPECT);
+    let drained = !continues && unread && Limited::new(body, DRAIN_BYTES).collect().await.is_ok();
+    let mut answer = answer::own(status, text.into(), call);
+    if unread && !drained && parts.version != Version::HTTP_2 {
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
+}
