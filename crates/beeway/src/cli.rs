@@ -70,6 +70,9 @@ pub struct RunArgs {
     /// Address to serve Prometheus metrics on
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15020")]
     pub metrics: SocketAddr,
+    /// File to append a line of JSON to for each request by detour; `-` is the standard output
+    #[arg(long, value_name = "FILE")]
+    pub access_log: Option<PathBuf>,
     /// Never skip TCP between two ends on this host (for measurements)
     #[arg(long, hide = true)]
     pub no_shortcut: bool,

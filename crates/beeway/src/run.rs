@@ -24,6 +24,7 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
         cgroup: args.cgroup,
         state: args.state,
         metrics: args.metrics,
+        access_log: args.access_log,
         no_shortcut: args.no_shortcut,
         node: Some(args.node.map_or_else(host_name, Ok)?),
     })?;

@@ -114,4 +114,10 @@ proxy_status! {
     aborted,
     /// Clients found gone.
     clients_gone,
+    /// Tries after the first.
+    retries,
+    /// Copies sent to mirrors.
+    mirrored,
+    /// Copies not sent because there were too many under way.
+    mirrors_dropped,
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use beeway_dataplane::{Dataplane, Orphan};
 use beeway_model::Mesh;
 use beeway_proxy::frame::{FLAG_END, Frame, KIND_DATA};
-use beeway_proxy::{Kernel, Proxy, Stats, Worker};
+use beeway_proxy::{Kernel, Proxy, Recorder, Stats, Worker};
 use tokio::sync::watch;
 use zerocopy::IntoBytes;
 
@@ -50,6 +50,7 @@ impl Detour {
     pub(crate) fn start(
         dataplane: Arc<Dataplane>,
         mesh: watch::Receiver<Arc<Mesh>>,
+        recorder: Option<Arc<dyn Recorder>>,
     ) -> Result<Detour> {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let orphans = dataplane.orphans();
@@ -61,8 +62,9 @@ impl Detour {
             .into_iter()
             .map(|s| Worker { bus: s.bus, injector: s.injector, relays: Vec::new() })
             .collect();
-        let proxy = Proxy::start(workers, Arc::new(KernelSide(dataplane.clone())), mesh, None)
-            .context("start the userspace proxy")?;
+        let kernel = Arc::new(KernelSide(dataplane.clone()));
+        let proxy =
+            Proxy::start(workers, kernel, mesh, recorder).context("start the userspace proxy")?;
         let proxy = Arc::new(Mutex::new(Some(proxy)));
         let stopping = Arc::new(AtomicBool::new(false));
         let events = std::thread::Builder::new().name("closed".into()).spawn({

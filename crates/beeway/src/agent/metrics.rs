@@ -18,6 +18,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use beeway_dataplane::MapUse;
+use beeway_proxy::Flags;
 
 use super::Agent;
 
@@ -102,7 +103,23 @@ impl Collector for Reader {
             "detour_upstream_errors",
             "Requests that failed between proxy and endpoint",
             stats.upstream_errors,
-        )
+        )?;
+        counter(&mut encoder, "detour_retries", "Tries after the first", stats.retries)?;
+        counter(&mut encoder, "detour_mirrored", "Copies sent to mirrors", stats.mirrored)?;
+        let (name, help) = ("detour_mirrors_dropped", "Copies not sent: too many under way");
+        counter(&mut encoder, name, help, stats.mirrors_dropped)?;
+        let mut flags = encoder.encode_descriptor(
+            "detour_response_flags",
+            "Requests by what went wrong, in the letters that Envoy has for it",
+            None,
+            MetricType::Counter,
+        )?;
+        for (count, (_, letters)) in stats.flags.iter().zip(Flags::ALL) {
+            let labels = [("flag", letters)];
+            ConstCounter::new(*count).encode(flags.encode_family(&labels)?)?;
+        }
+        let lost = agent.access_log.as_ref().map_or(0, |log| log.lost());
+        counter(&mut encoder, "access_log_lost", "Records that were not logged", lost)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Configuration → [`Mesh`](beeway_model::Mesh) → tables → kernel maps, and the same mesh to the
 //! userspace proxy. Nothing flows back but counters.
 
+mod access_log;
 mod admin;
 mod configuration;
 mod detour;
@@ -16,6 +17,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 use beeway_dataplane::Dataplane;
 
+use access_log::AccessLog;
 use configuration::Follower;
 use detour::Detour;
 
@@ -32,6 +34,8 @@ pub struct RunArgs {
     pub state: PathBuf,
     /// Where metrics are served.
     pub metrics: SocketAddr,
+    /// Where requests by detour are logged.
+    pub access_log: Option<PathBuf>,
     /// Never let bytes skip TCP.
     pub no_shortcut: bool,
     /// This node's name in the configuration.
@@ -45,6 +49,7 @@ pub(crate) struct Agent {
     pub(crate) dataplane: Arc<Dataplane>,
     pub(crate) follower: Arc<Follower>,
     pub(crate) detour: Arc<Detour>,
+    pub(crate) access_log: Option<Arc<AccessLog>>,
 }
 
 /// Runs until SIGTERM or SIGINT. The kernel programs stay attached then: native and shortcut
@@ -62,8 +67,11 @@ pub fn run(args: RunArgs) -> Result<()> {
     })?);
     write_pid(&args.state)?;
     let follower = Follower::start(&args, dataplane.clone())?;
-    let detour = Arc::new(Detour::start(dataplane.clone(), follower.mesh())?);
-    let agent = Arc::new(Agent { args, started: SystemTime::now(), dataplane, follower, detour });
+    let access_log = args.access_log.as_deref().map(AccessLog::open).transpose()?;
+    let recorder = access_log.clone().map(|log| log as Arc<dyn beeway_proxy::Recorder>);
+    let detour = Arc::new(Detour::start(dataplane.clone(), follower.mesh(), recorder)?);
+    let started = SystemTime::now();
+    let agent = Arc::new(Agent { args, started, dataplane, follower, detour, access_log });
     let metrics = metrics::serve(agent.clone())?;
     admin::serve(agent.clone())?;
     tracing::info!(
