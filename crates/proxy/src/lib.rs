@@ -12,12 +12,12 @@
 //! A worker is one thread with its own sockets, streams and pool of connections to endpoints;
 //! nothing is shared between workers. All connections of a worker's relays must also use its bus.
 //!
-//! The proxy cannot close a client's connection: it is native TCP to an endpoint, and belongs to the
-//! kernel. Where closing is the only way to tell the client something (an answer cut off half-way),
-//! [`Kernel::abort`] is asked.
+//! The proxy cannot close a client's connection by bus: it is native TCP to an endpoint, and belongs
+//! to the kernel. Where closing is the only way to tell the client something (an answer cut off
+//! half-way), [`Kernel::abort`] is asked.
 //!
-//! Deliberately absent: HTTP/2, TLS, retries of what may have been seen by an endpoint, a timeout
-//! for a slow request head (the connection is not ours to close).
+//! What rules ask for besides a backend is carried out here; what it means is the model's
+//! ([`beeway_model::action`]).
 
 mod answer;
 mod attempt;
