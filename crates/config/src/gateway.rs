@@ -40,8 +40,8 @@ pub(crate) struct RouteRule {
     pub filters: Vec<Filter>,
     #[serde(default, deserialize_with = "nullable")]
     pub backend_refs: Vec<BackendRef>,
-    pub timeouts: Option<Unread>,
-    pub retry: Option<Unread>,
+    pub timeouts: Option<Box<Timeouts>>,
+    pub retry: Option<Box<Retry>>,
     pub session_persistence: Option<Unread>,
 }
 
@@ -74,25 +74,106 @@ pub(crate) struct Field {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
+pub(crate) struct Timeouts {
+    pub request: Option<String>,
+    pub backend_request: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Retry {
+    #[serde(default, deserialize_with = "nullable")]
+    pub codes: Vec<u16>,
+    pub attempts: Option<u32>,
+    pub backoff: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct Filter {
     #[serde(rename = "type")]
     pub kind: String,
-    #[serde(rename = "requestHeaderModifier")]
-    pub _request_header_modifier: Option<Unread>,
-    #[serde(rename = "responseHeaderModifier")]
-    pub _response_header_modifier: Option<Unread>,
-    #[serde(rename = "requestMirror")]
-    pub _request_mirror: Option<Unread>,
-    #[serde(rename = "requestRedirect")]
-    pub _request_redirect: Option<Unread>,
-    #[serde(rename = "urlRewrite")]
-    pub _url_rewrite: Option<Unread>,
-    #[serde(rename = "cors")]
-    pub _cors: Option<Unread>,
+    pub request_header_modifier: Option<HeaderModifier>,
+    pub response_header_modifier: Option<HeaderModifier>,
+    pub request_mirror: Option<RequestMirror>,
+    pub request_redirect: Option<RequestRedirect>,
+    pub url_rewrite: Option<UrlRewrite>,
+    pub cors: Option<Cors>,
     #[serde(rename = "externalAuth")]
     pub _external_auth: Option<Unread>,
     #[serde(rename = "extensionRef")]
     pub _extension_ref: Option<Unread>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct HeaderModifier {
+    #[serde(default, deserialize_with = "nullable")]
+    pub set: Vec<NameValue>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub add: Vec<NameValue>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub remove: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct NameValue {
+    pub name: String,
+    pub value: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct RequestMirror {
+    pub backend_ref: BackendRef,
+    pub percent: Option<u32>,
+    pub fraction: Option<Share>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Share {
+    pub numerator: u32,
+    pub denominator: Option<u32>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct RequestRedirect {
+    pub scheme: Option<String>,
+    pub hostname: Option<String>,
+    pub path: Option<PathModifier>,
+    pub port: Option<u16>,
+    pub status_code: Option<u16>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct UrlRewrite {
+    pub hostname: Option<String>,
+    pub path: Option<PathModifier>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PathModifier {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub replace_full_path: Option<String>,
+    pub replace_prefix_match: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Cors {
+    #[serde(default, deserialize_with = "nullable")]
+    pub allow_origins: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub allow_methods: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub allow_headers: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub expose_headers: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub allow_credentials: bool,
+    /// In seconds.
+    pub max_age: Option<u32>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -14,16 +14,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::sync::Arc;
 
-use beeway_model::{Action, Backend, Match, Rule, SourceMatch};
+use beeway_model::{Match, PathMatch, Rule, SourceMatch};
 use k8s_openapi::jiff::Timestamp;
 
 use crate::catalog::Catalog;
-use crate::gateway::{self, BackendRef, RouteMatch, RouteRule};
+use crate::gateway::{self, RouteMatch, RouteRule};
 use crate::layer::{Layer, compose};
 use crate::objects::{Object, Objects};
 use crate::problem::Problem;
-use crate::route_filter;
+use crate::route_action::{Origin, Reader, refusal, replaces_prefix};
 use crate::route_match::{self, Condition};
+use crate::virtual_action::Carried;
 
 /// Which of two rules is tried first: the lesser. The order of the fields is the order that the
 /// specification gives; regular expressions come after prefixes, as in Istio.
@@ -176,9 +177,27 @@ fn rules(
     let full_name: Arc<str> = format!("{}/{}", route.namespace, route.name).into();
     let mut ranked = Vec::new();
     for (index, (rule, matches)) in rules.iter().zip(matches).enumerate() {
-        let (action, detour) = action(route, index, rule, objects, catalog, problems);
+        let path = format!("spec.rules.{index}");
+        let origin = Origin {
+            kind: "HTTPRoute",
+            place: &route.place,
+            namespace: &route.namespace,
+            parents: &spec.parent_refs,
+        };
+        let mut reader = Reader { origin, objects, catalog, problems };
+        let mut carried = reader.action(&path, rule);
+        let names_prefix = replaces_prefix(&carried);
+        if names_prefix && !matches.iter().all(Condition::is_prefix) {
+            let reason = "replacePrefixMatch goes with a path of type PathPrefix alone: requests \
+                          get 500";
+            problems.push(route.place.error(&path, reason));
+            carried = refusal();
+        }
         for (at, mut condition) in matches.into_iter().enumerate() {
             let last = hostnames.len() - 1;
+            if names_prefix {
+                condition.request.path.get_or_insert_with(|| PathMatch::Segments("/".into()));
+            }
             for (n, hostname) in hostnames.iter().enumerate() {
                 let place = (index, at);
                 let precedence =
@@ -186,13 +205,10 @@ fn rules(
                 let hosts = hostname.iter().cloned().collect();
                 let request = &mut condition.request;
                 let request = if n == last { mem::take(request) } else { request.clone() };
-                let whole = Match { hosts, ..request };
+                let matches = vec![Match { hosts, ..request }];
                 let name = format!("{} rules[{index}].matches[{at}]", route.place.label());
-                let (action, detour) = (action.clone(), detour.clone());
-                ranked.push((
-                    precedence,
-                    Rule { name, matches: vec![whole], action, policy: None, detour },
-                ));
+                let Carried { action, policy, detour } = carried.clone();
+                ranked.push((precedence, Rule { name, matches, action, policy, detour }));
             }
         }
     }
@@ -252,115 +268,4 @@ fn hostname_rank(hostname: Option<&str>) -> (u8, usize) {
         Some(name) if name.starts_with('*') => (1, name.len()),
         Some(name) => (2, name.len()),
     }
-}
-
-fn action(
-    route: &Object<gateway::HttpRoute>,
-    index: usize,
-    rule: &RouteRule,
-    objects: &Objects,
-    catalog: &Catalog,
-    problems: &mut Vec<Problem>,
-) -> (Action, Option<String>) {
-    let path = format!("spec.rules.{index}");
-    for (what, there) in [
-        ("timeouts", rule.timeouts.is_some()),
-        ("retry", rule.retry.is_some()),
-        ("sessionPersistence", rule.session_persistence.is_some()),
-    ] {
-        if there {
-            let reason = format!("{what}: not carried out yet");
-            problems.push(route.place.warning(&format!("{path}.{what}"), reason));
-        }
-    }
-    let mut detour = match route_filter::of_rule(&route.place, &path, &rule.filters, problems) {
-        Ok(detour) => detour,
-        Err(answer) => return (answer, None),
-    };
-    let mut backends = Vec::new();
-    for (at, backend) in rule.backend_refs.iter().enumerate() {
-        let path = format!("{path}.backendRefs.{at}");
-        let mut cluster = match cluster(route, backend, objects, catalog) {
-            Ok(cluster) => Some(cluster),
-            Err(reason) => {
-                let reason = format!("{reason}; its share of the requests gets 500");
-                problems.push(route.place.error(&path, reason));
-                None
-            }
-        };
-        match route_filter::of_rule(&route.place, &path, &backend.filters, problems) {
-            Ok(more) => detour.extend(more),
-            Err(_) => cluster = None,
-        }
-        backends.push(Backend { cluster, weight: backend.weight.unwrap_or(1), policy: None });
-    }
-    let total: u64 = backends.iter().map(|b| u64::from(b.weight)).sum();
-    if total > u64::from(u32::MAX) {
-        let reason = format!("the weights add up to more than {}; requests get 500", u32::MAX);
-        problems.push(route.place.error(&format!("{path}.backendRefs"), reason));
-        backends.clear();
-    }
-    if backends.is_empty() {
-        let reason = "no backendRefs: requests get 500";
-        problems.push(route.place.notice(&path, reason));
-    }
-    detour.dedup();
-    (Action::Forward(backends), (!detour.is_empty()).then(|| detour.join(", ")))
-}
-
-fn cluster(
-    route: &Object<gateway::HttpRoute>,
-    backend: &BackendRef,
-    objects: &Objects,
-    catalog: &Catalog,
-) -> Result<beeway_model::ClusterId, String> {
-    let group = backend.group.as_deref().unwrap_or_default();
-    let kind = backend.kind.as_deref().unwrap_or("Service");
-    if (group, kind) != ("", "Service") {
-        return Err(format!("backend {kind} {} is of a kind that is not known", backend.name));
-    }
-    let namespace = backend.namespace.as_ref().unwrap_or(&route.namespace);
-    let name = format!("{namespace}/{}", backend.name);
-    if *namespace != route.namespace && !granted(route, namespace, &backend.name, objects) {
-        return Err(format!("no ReferenceGrant in {namespace} lets it refer to Service {name}"));
-    }
-    let Some(service) = catalog.kubernetes(namespace, &backend.name) else {
-        return Err(format!("there is no Service {name}"));
-    };
-    let Some(port) = backend.port else {
-        return Err(format!("no port is given for Service {name}"));
-    };
-    let listed = &catalog.services[service];
-    listed
-        .tcp_cluster(port)
-        .or_else(|| catalog.find(listed.host(), port, None))
-        .ok_or_else(|| format!("Service {name} has no port {port}"))
-}
-
-/// Whether a route may name a Service of another namespace: with a ReferenceGrant there, or when
-/// the route's parent is a Service of that namespace. A consumer route sends its own clients on to
-/// what they could call anyway, and the conformance tests want it without a grant.
-fn granted(
-    route: &Object<gateway::HttpRoute>,
-    namespace: &str,
-    service: &str,
-    objects: &Objects,
-) -> bool {
-    let parent = route.body.parent_refs.iter().any(|parent| {
-        parent.kind.as_deref() == Some("Service") && parent.namespace.as_deref() == Some(namespace)
-    });
-    parent
-        || objects.reference_grants.iter().filter(|grant| grant.namespace == namespace).any(
-            |grant| {
-                grant.body.from.iter().any(|from| {
-                    from.group == "gateway.networking.k8s.io"
-                        && from.kind == "HTTPRoute"
-                        && from.namespace == route.namespace
-                }) && grant.body.to.iter().any(|to| {
-                    to.group.is_empty()
-                        && to.kind == "Service"
-                        && to.name.as_deref().is_none_or(|name| name == service)
-                })
-            },
-        )
 }

@@ -34,7 +34,8 @@ pub(crate) struct VirtualService {
     pub tcp: Option<Unread>,
 }
 
-#[derive(Debug, Deserialize)]
+/// What few rules have is boxed, because there may be tens of thousands of rules.
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct HttpRule {
     #[serde(rename = "name")]
@@ -43,24 +44,23 @@ pub(crate) struct HttpRule {
     pub matches: Vec<HttpMatch>,
     #[serde(default, deserialize_with = "nullable")]
     pub route: Vec<Destination>,
-    pub direct_response: Option<DirectResponse>,
-    pub redirect: Option<Unread>,
+    pub direct_response: Option<Box<DirectResponse>>,
+    pub redirect: Option<Box<Redirect>>,
     pub delegate: Option<Unread>,
-    pub rewrite: Option<Unread>,
-    pub timeout: Option<Unread>,
-    pub retries: Option<Unread>,
-    pub fault: Option<Fault>,
-    pub mirror: Option<Unread>,
-    pub mirrors: Option<Unread>,
-    #[serde(rename = "mirrorPercentage")]
-    pub _mirror_percentage: Option<Unread>,
-    #[serde(rename = "mirrorPercent")]
-    pub _mirror_percent: Option<Unread>,
-    pub cors_policy: Option<Unread>,
-    pub headers: Option<Unread>,
+    pub rewrite: Option<Box<Rewrite>>,
+    pub timeout: Option<String>,
+    pub retries: Option<Box<Retries>>,
+    pub fault: Option<Box<Fault>>,
+    pub mirror: Option<Box<Target>>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub mirrors: Vec<MirrorPolicy>,
+    pub mirror_percentage: Option<Percent>,
+    pub mirror_percent: Option<u32>,
+    pub cors_policy: Option<Box<CorsPolicy>>,
+    pub headers: Option<Box<Headers>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct HttpMatch {
     #[serde(rename = "name")]
@@ -96,15 +96,15 @@ pub(crate) struct StringMatch {
     pub regex: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Destination {
     pub destination: Target,
     pub weight: Option<u32>,
-    pub headers: Option<Unread>,
+    pub headers: Option<Box<Headers>>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Target {
     pub host: String,
@@ -112,52 +112,138 @@ pub(crate) struct Target {
     pub port: Option<PortSelector>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub(crate) struct PortSelector {
     pub number: u16,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub(crate) struct DirectResponse {
     pub status: u16,
     pub body: Option<Body>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Body {
     pub string: Option<String>,
-    pub bytes: Option<Unread>,
+    /// Base64.
+    pub bytes: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Redirect {
+    #[serde(default, deserialize_with = "nullable")]
+    pub uri: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub authority: String,
+    pub port: Option<u16>,
+    pub derive_port: Option<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub scheme: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub redirect_code: u16,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Rewrite {
+    #[serde(default, deserialize_with = "nullable")]
+    pub uri: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub authority: String,
+    pub uri_regex_rewrite: Option<RegexRewrite>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct RegexRewrite {
+    #[serde(default, rename = "match", deserialize_with = "nullable")]
+    pub pattern: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub rewrite: String,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Retries {
+    #[serde(default, deserialize_with = "nullable")]
+    pub attempts: u32,
+    pub per_try_timeout: Option<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub retry_on: String,
+    pub retry_remote_localities: Option<bool>,
+    pub retry_ignore_previous_hosts: Option<bool>,
+    pub backoff: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct MirrorPolicy {
+    pub destination: Target,
+    pub percentage: Option<Percent>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct CorsPolicy {
+    /// Stands before `allow_origin`, even when it is empty.
+    pub allow_origins: Option<Vec<StringMatch>>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub allow_origin: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub allow_methods: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub allow_headers: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub expose_headers: Vec<String>,
+    pub max_age: Option<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub allow_credentials: bool,
+    pub unmatched_preflights: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(crate) struct Headers {
+    #[serde(default, deserialize_with = "nullable")]
+    pub request: HeaderOperations,
+    #[serde(default, deserialize_with = "nullable")]
+    pub response: HeaderOperations,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(crate) struct HeaderOperations {
+    #[serde(default, deserialize_with = "nullable")]
+    pub set: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub add: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub remove: Vec<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Fault {
     pub delay: Option<Delay>,
     pub abort: Option<Abort>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Delay {
     pub percentage: Option<Percent>,
     pub percent: Option<f64>,
-    #[serde(rename = "fixedDelay")]
-    pub _fixed_delay: Option<Unread>,
-    #[serde(rename = "exponentialDelay")]
-    pub _exponential_delay: Option<Unread>,
+    pub fixed_delay: Option<String>,
+    pub exponential_delay: Option<Unread>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Abort {
     pub http_status: Option<u16>,
-    #[serde(rename = "grpcStatus")]
-    pub _grpc_status: Option<Unread>,
-    #[serde(rename = "http2Error")]
-    pub _http2_error: Option<Unread>,
+    pub grpc_status: Option<String>,
+    pub http2_error: Option<Unread>,
     pub percentage: Option<Percent>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Percent {
     #[serde(default)]
     pub value: f64,

@@ -10,10 +10,13 @@
 //! hold for more than was written. Nothing is left out without a [`Problem`].
 
 mod catalog;
+mod cors;
 mod decode;
 mod directory;
 mod document;
+mod duration;
 mod gateway;
+mod header_edits;
 mod hostname;
 mod http_route;
 mod instance;
@@ -23,13 +26,16 @@ mod layer;
 mod loader;
 mod objects;
 mod problem;
+mod route_action;
 mod route_filter;
 mod route_match;
 mod service_entry;
 mod services;
 mod subsets;
 mod virtual_action;
+mod virtual_fault;
 mod virtual_match;
+mod virtual_policy;
 mod virtual_service;
 
 use std::io;

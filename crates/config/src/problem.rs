@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::item::Place;
+
 /// How much a problem matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -53,5 +55,63 @@ impl fmt::Display for Problem {
             write!(f, "{object}: ")?;
         }
         f.write_str(&self.reason)
+    }
+}
+
+/// Says what is wrong with one part of an object.
+#[derive(Debug)]
+pub(crate) struct Report<'a> {
+    place: &'a Place,
+    path: String,
+    problems: &'a mut Vec<Problem>,
+    /// How many there were before.
+    before: usize,
+}
+
+impl<'a> Report<'a> {
+    /// On the part at a path.
+    pub(crate) fn new(
+        place: &'a Place,
+        path: impl Into<String>,
+        problems: &'a mut Vec<Problem>,
+    ) -> Self {
+        let before = problems.len();
+        Self { place, path: path.into(), problems, before }
+    }
+
+    /// On a part below this one.
+    pub(crate) fn below(&mut self, part: &str) -> Report<'_> {
+        Report::new(self.place, self.path_of(part), self.problems)
+    }
+
+    /// Something asked for is not done.
+    pub(crate) fn error(&mut self, part: &str, reason: impl Into<String>) {
+        let problem = self.place.error(&self.path_of(part), reason);
+        self.problems.push(problem);
+    }
+
+    /// Something asked for is not carried out, and the rest is.
+    pub(crate) fn warning(&mut self, part: &str, reason: impl Into<String>) {
+        let problem = self.place.warning(&self.path_of(part), reason);
+        self.problems.push(problem);
+    }
+
+    /// Worth knowing.
+    pub(crate) fn notice(&mut self, part: &str, reason: impl Into<String>) {
+        let problem = self.place.notice(&self.path_of(part), reason);
+        self.problems.push(problem);
+    }
+
+    /// Whether an error was said, here or below.
+    pub(crate) fn failed(&self) -> bool {
+        self.problems[self.before..].iter().any(|p| p.severity == Severity::Error)
+    }
+
+    fn path_of(&self, part: &str) -> String {
+        match (&*self.path, part) {
+            (path, "") => path.to_owned(),
+            ("", part) => part.to_owned(),
+            (path, part) => format!("{path}.{part}"),
+        }
     }
 }

@@ -15,6 +15,13 @@ pub(crate) struct Condition {
     pub path_rank: (u8, usize),
 }
 
+impl Condition {
+    /// Whether its path is of type PathPrefix. (That of `/` holds for every path, and is left out.)
+    pub(crate) fn is_prefix(&self) -> bool {
+        matches!(self.request.path, None | Some(PathMatch::Segments(_)))
+    }
+}
+
 /// Reads the match at `path` of an object. Anything that is not understood is an error.
 pub(crate) fn condition(
     place: &Place,

@@ -4,8 +4,7 @@ use beeway_model::{HeaderMatch, Match, PathMatch, QueryMatch, SourceMatch, Strin
 
 use crate::istio;
 use crate::layer::check_regex;
-use crate::objects::Place;
-use crate::problem::Problem;
+use crate::problem::Report;
 
 /// One alternative, and what depends on the port and on who calls.
 #[derive(Debug, Default, Clone)]
@@ -44,10 +43,8 @@ impl Condition {
 /// The alternatives of a rule; `None`: it has none, and always holds. Alternatives for ingress
 /// gateways alone are left out.
 pub(crate) fn conditions(
-    place: &Place,
-    path: &str,
     matches: &[istio::HttpMatch],
-    problems: &mut Vec<Problem>,
+    report: &mut Report<'_>,
 ) -> Option<Vec<Condition>> {
     if matches.is_empty() {
         return None;
@@ -56,16 +53,14 @@ pub(crate) fn conditions(
         m.gateways.is_empty() || m.gateways.iter().any(|gateway| gateway == "mesh")
     };
     let read = matches.iter().enumerate().filter(|(_, m)| in_mesh(m)).map(|(index, m)| {
-        let mut reader = Reader { place, path: format!("{path}.match.{index}"), problems };
+        let mut reader = Reader { report: report.below(&format!("match.{index}")) };
         reader.condition(m)
     });
     Some(read.collect())
 }
 
 struct Reader<'a> {
-    place: &'a Place,
-    path: String,
-    problems: &'a mut Vec<Problem>,
+    report: Report<'a>,
 }
 
 impl Reader<'_> {
@@ -133,7 +128,7 @@ impl Reader<'_> {
         }
         if lower.starts_with([':', '@']) {
             let reason = format!("{field}: matching on {name} is not supported yet");
-            self.problems.push(self.place.error(&format!("{}.{field}.{name}", self.path), reason));
+            self.report.error(&format!("{field}.{name}"), reason);
             return None;
         }
         Some(lower)
@@ -148,23 +143,24 @@ impl Reader<'_> {
     }
 
     fn string(&mut self, part: &str, m: &istio::StringMatch) -> StringMatch {
-        let path = format!("{}.{part}", self.path);
-        match (&m.exact, &m.prefix, &m.regex) {
-            (None, None, None) => StringMatch::Present,
-            (Some(exact), None, None) => StringMatch::Exact(exact.clone()),
-            (None, Some(prefix), None) => StringMatch::Prefix(prefix.clone()),
-            (None, None, Some(regex)) => {
-                if let Err(reason) = check_regex(regex) {
-                    self.problems.push(self.place.error(&path, reason));
-                }
-                StringMatch::Regex(regex.clone())
-            }
-            _ => {
-                let reason = format!("{part}: only one of exact, prefix and regex");
-                self.problems.push(self.place.error(&path, reason));
-                StringMatch::Present
-            }
+        string(part, m).unwrap_or_else(|reason| {
+            self.report.error(part, reason);
+            StringMatch::Present
+        })
+    }
+}
+
+/// One of Istio's matches, or why it is none. `part` names it in the reason.
+pub(crate) fn string(part: &str, m: &istio::StringMatch) -> Result<StringMatch, String> {
+    match (&m.exact, &m.prefix, &m.regex) {
+        (None, None, None) => Ok(StringMatch::Present),
+        (Some(exact), None, None) => Ok(StringMatch::Exact(exact.clone())),
+        (None, Some(prefix), None) => Ok(StringMatch::Prefix(prefix.clone())),
+        (None, None, Some(regex)) => {
+            check_regex(regex)?;
+            Ok(StringMatch::Regex(regex.clone()))
         }
+        _ => Err(format!("{part}: only one of exact, prefix and regex")),
     }
 }
 

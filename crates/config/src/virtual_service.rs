@@ -5,15 +5,18 @@
 
 use std::collections::BTreeSet;
 
-use beeway_model::{Action, Rule, SourceMatch};
+use beeway_model::{Match, PathMatch, Rule, SourceMatch};
 
 use crate::catalog::Catalog;
 use crate::hostname::{Index, Pattern, Specificity, qualify};
 use crate::istio;
 use crate::layer::{Layer, compose, widest};
 use crate::objects::{Object, Objects};
-use crate::problem::Problem;
+use crate::problem::{Problem, Report};
+use crate::route_action::replaces_prefix;
+use crate::virtual_action::{self, Carried, Written};
 use crate::virtual_match::{Condition, conditions};
+use crate::virtual_policy::{Extras, extras, refused};
 
 /// A VirtualService that can be used.
 struct Usable<'a> {
@@ -21,8 +24,13 @@ struct Usable<'a> {
     patterns: Vec<Pattern>,
     /// Namespaces that see it; `None`: all.
     visible: Option<Vec<String>>,
-    /// For each rule its conditions; `None`: it has none, and always holds.
-    conditions: Vec<Option<Vec<Condition>>>,
+    rules: Vec<UsableRule>,
+}
+
+struct UsableRule {
+    /// `None`: it has none, and always holds.
+    conditions: Option<Vec<Condition>>,
+    extras: Option<Box<Extras>>,
 }
 
 /// Attaches every VirtualService to the ports of the services that it names.
@@ -102,8 +110,8 @@ fn layer(
     let mut rules = Vec::new();
     let mut everybody = false;
     let mut scope = Vec::new();
-    for (index, rule) in object.body.http.iter().enumerate() {
-        let matches = match &usable.conditions[index] {
+    for (index, (rule, read)) in object.body.http.iter().zip(&usable.rules).enumerate() {
+        let mut matches = match &read.conditions {
             Some(conditions) => {
                 let here = conditions.iter().filter(|c| c.port.is_none_or(|p| p == port));
                 let matches: Vec<_> =
@@ -121,12 +129,26 @@ fn layer(
         everybody |= matches.is_empty() || matches.iter().any(|m| m.sources.is_empty());
         scope.extend(matches.iter().flat_map(|m| m.sources.iter().cloned()));
         let name = format!("{} http[{index}]", object.place.label());
-        let (action, detour) =
-            crate::virtual_action::action(object, index, rule, port, catalog, problems);
-        rules.push(Rule { name, matches, action, policy: None, detour });
+        let written = Written { object, path: format!("spec.http.{index}"), rule, port };
+        let carried = virtual_action::action(&written, read.extras.as_deref(), catalog, problems);
+        if replaces_prefix(&carried) {
+            name_prefix(&mut matches);
+        }
+        let Carried { action, policy, detour } = carried;
+        rules.push(Rule { name, matches, action, policy, detour });
     }
     let scope: Vec<SourceMatch> = if everybody { Vec::new() } else { widest(scope) };
     (!rules.is_empty()).then(|| Layer { name: object.place.label().to_owned(), scope, rules })
+}
+
+/// A rule that says nothing of the path has the prefix `/`, which is left out otherwise.
+fn name_prefix(matches: &mut Vec<Match>) {
+    if matches.is_empty() {
+        matches.push(Match::default());
+    }
+    for m in matches.iter_mut().filter(|m| m.path.is_none()) {
+        m.path = Some(PathMatch::Prefix("/".to_owned()));
+    }
 }
 
 /// What can be said of an object before any service is looked at.
@@ -150,19 +172,13 @@ fn check<'a>(
     if spec.http.is_empty() {
         return None;
     }
-    let before = problems.len();
-    let mut all = Vec::new();
+    let mut report = Report::new(place, "", problems);
+    let mut rules = Vec::with_capacity(spec.http.len());
     for (index, rule) in spec.http.iter().enumerate() {
-        let path = format!("spec.http.{index}");
-        all.push(conditions(place, &path, &rule.matches, problems));
-        if let Some((part, reason)) = refused(rule) {
-            let at = if part.is_empty() { path } else { format!("{path}.{part}") };
-            problems.push(place.error(&at, reason));
-        }
+        rules.push(check_rule(object, rule, report.below(&format!("spec.http.{index}"))));
     }
-    if problems.len() > before {
-        let reason = "it is not applied as a whole, because of the errors in it";
-        problems.push(place.error("", reason));
+    if report.failed() {
+        report.error("", "it is not applied as a whole, because of the errors in it");
         return None;
     }
     let patterns = patterns(object, catalog, problems);
@@ -171,7 +187,22 @@ fn check<'a>(
         problems.push(place.notice("spec.exportTo", "no namespace sees it; it is not applied"));
         return None;
     }
-    Some(Usable { object, patterns, visible, conditions: all })
+    Some(Usable { object, patterns, visible, rules })
+}
+
+fn check_rule(
+    object: &Object<istio::VirtualService>,
+    rule: &istio::HttpRule,
+    mut report: Report<'_>,
+) -> UsableRule {
+    let conditions = conditions(&rule.matches, &mut report);
+    if rule.delegate.is_some() {
+        report.error("delegate", "delegate is not supported yet");
+    } else if let Some((part, reason)) = refused(rule) {
+        report.error(part, reason);
+    }
+    let extras = extras(rule, &object.namespace, report);
+    UsableRule { conditions, extras }
 }
 
 /// The namespaces of `exportTo`; `None`: all.
@@ -207,37 +238,4 @@ fn patterns(
         patterns.push(pattern);
     }
     patterns
-}
-
-/// Why a rule cannot be used, and which part of it is to blame.
-fn refused(rule: &istio::HttpRule) -> Option<(&'static str, String)> {
-    if rule.delegate.is_some() {
-        return Some(("delegate", "delegate is not supported yet".to_owned()));
-    }
-    let actions = usize::from(!rule.route.is_empty())
-        + usize::from(rule.redirect.is_some())
-        + usize::from(rule.direct_response.is_some());
-    if actions != 1 {
-        return Some(("", "a rule has one of route, redirect and directResponse".to_owned()));
-    }
-    let total: u64 = rule.route.iter().map(|r| u64::from(r.weight.unwrap_or(0))).sum();
-    if rule.route.len() > 1 && total == 0 {
-        return Some(("route", "the weights of several destinations add up to 0".to_owned()));
-    }
-    if total > u64::from(u32::MAX) {
-        return Some(("route", format!("the weights add up to more than {}", u32::MAX)));
-    }
-    let outside = |status: Option<u16>| status.is_some_and(|s| !(200..=599).contains(&s));
-    if outside(rule.direct_response.as_ref().map(|response| response.status)) {
-        return Some(("directResponse.status", "the status is not in 200..=599".to_owned()));
-    }
-    if outside(rule.fault.as_ref().and_then(|f| f.abort.as_ref()?.http_status)) {
-        return Some(("fault.abort.httpStatus", "the status is not in 200..=599".to_owned()));
-    }
-    None
-}
-
-/// Whether an action of a rule is [`Action::Respond`] for want of support.
-pub(crate) fn not_supported(what: &str) -> Action {
-    Action::Respond { status: 501, body: format!("beeway: {what} is not supported yet") }
 }
