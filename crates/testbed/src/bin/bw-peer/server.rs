@@ -67,7 +67,7 @@ pub struct Options {
     /// Wait this long before each answer
     #[arg(long, default_value_t = 0)]
     delay_ms: u64,
-    /// Print a line of JSON for each request
+    /// Print a line of JSON for each request, and for each body that /sum has read
     #[arg(long)]
     log: bool,
     /// Answer with the request's head where nothing else is asked for
@@ -228,7 +228,16 @@ impl Server {
             (_, "/trailers") => self.trailers(),
             (_, "/headers") => json_body(&head(&request)),
             (&Method::POST, "/echo") => Response::new(request.into_body().boxed()),
-            (&Method::POST, "/sum") => sum(request.into_body()).await,
+            (&Method::POST, "/sum") => {
+                let path = request.uri().to_string();
+                let (response, mut line) = sum(request.into_body()).await;
+                if self.options.log {
+                    line["event"] = "sum".into();
+                    line["path"] = path.into();
+                    say(&line);
+                }
+                response
+            }
             _ if is_grpc(request.headers()) => grpc_echo(request).await,
             _ if self.options.echo => json_body(&head(&request)),
             _ => self.name_and_upstreams(request).await,
@@ -396,7 +405,8 @@ impl http_body::Body for Frames {
     }
 }
 
-async fn sum(mut body: Incoming) -> Response<Body> {
+/// The answer to /sum, and what it says.
+async fn sum(mut body: Incoming) -> (Response<Body>, Value) {
     let (mut hasher, mut bytes) = (Sha256::new(), 0);
     let mut trailers = Map::new();
     while let Some(frame) = body.frame().await {
@@ -411,14 +421,16 @@ async fn sum(mut body: Incoming) -> Response<Body> {
                 }
             }
             Err(error) => {
-                let mut response = json_body(&json!({ "error": error.to_string() }));
+                let text = json!({ "error": error.to_string() });
+                let mut response = json_body(&text);
                 *response.status_mut() = StatusCode::BAD_REQUEST;
-                return response;
+                return (response, text);
             }
         }
     }
     let digest = pattern::hex(&hasher.finalize());
-    json_body(&json!({ "bytes": bytes, "sha256": digest, "trailers": trailers }))
+    let text = json!({ "bytes": bytes, "sha256": digest, "trailers": trailers });
+    (json_body(&text), text)
 }
 
 fn full(text: impl Into<Bytes>) -> Body {
