@@ -64,6 +64,58 @@ fn raw_client_sees_every_answer() {
 }
 
 #[test]
+fn server_fails_as_often_as_asked() {
+    let node = Node::new("first").expect("node");
+    let (a, b) = (node.plain_pod("a").expect("pod"), node.plain_pod("b").expect("pod"));
+    let _server = spawn_ready(http_server(&b, 8080, "b").expect("server").arg("--echo"));
+    let mut client = RawClient::connect(&a, b.addr4(8080)).expect("connect");
+    for status in [503, 503, 200, 200] {
+        let answer = client.get("b", "/first/2/key/503/some/path?q", &[]).expect("answer");
+        assert_eq!(answer.status, status);
+    }
+    assert_eq!(client.get("b", "/count/key", &[]).expect("answer").body, "4");
+    let answer = client.get("b", "/first/1/g/grpc14", &[]).expect("answer");
+    assert_eq!((answer.status, answer.headers["grpc-status"].as_str()), (200, "14"));
+    let set = "x-echo-set-header: x-one:1, x-two:2 b";
+    let answer = client.get("b", "/first/1/g/grpc14", &["x-a: b", set]).expect("answer");
+    let fields = (answer.headers["x-one"].as_str(), answer.headers["x-two"].as_str());
+    assert_eq!(fields, ("1", "2 b"));
+    let head: Value = serde_json::from_str(&answer.body).expect("JSON");
+    assert_eq!(
+        (&head["path"], &head["headers"]["x-a"]),
+        (&json!("/first/1/g/grpc14"), &json!("b"))
+    );
+    client.send("GET /first/1/r/reset HTTP/1.1\r\nhost: b\r\n\r\n").expect("send");
+    assert_eq!(client.recv_until_close().expect("end"), (String::new(), "eof".to_owned()));
+}
+
+#[test]
+fn server_speaks_http2_and_grpc_with_trailers() {
+    let node = Node::new("h2").expect("node");
+    let (a, b) = (node.plain_pod("a").expect("pod"), node.plain_pod("b").expect("pod"));
+    let _server = spawn_ready(http_server(&b, 8080, "b").expect("server"));
+    let url = b.url(8080, "/echo.Echo/Call");
+    let arguments = ["-sSi", "--http2-prior-knowledge", "-H", "content-type: application/grpc"];
+    let output = curl(&a, &[&arguments[..], &["--data-binary", "abcde", &url]].concat());
+    let output = output.expect("curl").success().expect("success").stdout;
+    for wanted in ["HTTP/2 200", "x-path: /echo.Echo/Call", "abcde", "grpc-status: 0"] {
+        assert!(output.contains(wanted), "{wanted}: {output}");
+    }
+    let url = b.url(8080, "/trailers");
+    let output = curl(&a, &["-sSi", "-H", "te: trailers", "-H", "connection: te", &url]);
+    let output = output.expect("curl").success().expect("success").stdout;
+    for wanted in ["HTTP/1.1 200", "one,two", "x-trailer: b"] {
+        assert!(output.contains(wanted), "{wanted}: {output}");
+    }
+    let mut client = RawClient::connect(&a, b.addr4(8080)).expect("connect");
+    let text = "POST /sum HTTP/1.1\r\nhost: b\r\ntransfer-encoding: chunked\r\ntrailer: x-t\r\n\r\n\
+                2\r\nab\r\n0\r\nx-t: 1\r\n\r\n";
+    let answer = client.request(text).expect("answer");
+    let answer: Value = serde_json::from_str(&answer.body).expect("JSON");
+    assert_eq!((&answer["bytes"], &answer["trailers"]), (&json!(2), &json!({"x-t": "1"})));
+}
+
+#[test]
 fn script_sends_what_the_path_spells() {
     let node = Node::new("script").expect("node");
     let (a, b) = (node.plain_pod("a").expect("pod"), node.plain_pod("b").expect("pod"));

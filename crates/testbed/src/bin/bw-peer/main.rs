@@ -4,6 +4,7 @@
 //! by the name of its errno where it has one.
 
 mod echo;
+mod flaky;
 mod listen;
 mod load;
 mod raw;
@@ -26,7 +27,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Peer {
-    /// HTTP/1.1 server
+    /// HTTP server
     Server(server::Options),
     /// Server that sends the bytes that a request's path spells
     Script(script::Options),

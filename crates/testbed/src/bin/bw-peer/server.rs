@@ -1,20 +1,28 @@
-//! `bw-peer server`: an HTTP/1.1 server whose answers can be recognised.
+//! `bw-peer server`: an HTTP server whose answers can be recognised. It speaks HTTP/1.1, and
+//! HTTP/2 to those who begin with its preface.
 //!
 //! Every answer has `x-served-by: NAME`, `x-connection: N` (the how-manieth connection it came
-//! by) and `x-peer: ADDR:PORT` (the client, as the server sees it).
+//! by) and `x-peer: ADDR:PORT` (the client, as the server sees it), and what the request asks for
+//! by `x-echo-set-header: NAME:VALUE, NAME:VALUE`.
 //!
 //! | path | answer |
 //! |---|---|
 //! | `/bytes/N`, `/chunked/N` | N bytes of the pattern, with a content-length or chunked |
 //! | `/status/CODE` | that status |
 //! | `/delay/MS/...` | the rest of the path, after a while |
+//! | `/first/N/KEY/FAILURE/...` | for the first N requests with this key a failure: a status, `grpcCODE` (200 with `grpc-status`), `reset` (the connection ends) or `hang` (nothing comes); then the rest of the path |
+//! | `/count/KEY` | how many requests had this key |
 //! | `/headers` | the request's head: `method`, `path`, `version`, `headers` |
 //! | `/stats` | `name`, `requests` (without those for /stats), `connections` |
 //! | POST `/echo` | the body, as it comes |
-//! | POST `/sum` | `bytes` and `sha256` of the body |
-//! | any other | `NAME METHOD PATH\n`, and for a GET the bodies of the upstreams |
+//! | POST `/sum` | `bytes`, `sha256` and `trailers` of the request |
+//! | `/trailers` | a body in chunks, and the trailer fields `x-trailer: NAME` |
+//! | any other, from a gRPC client | the message, `grpc-status: 0`, and `x-path` among the fields |
+//! | any other | `NAME METHOD PATH\n`, and for a GET the bodies of the upstreams; with `--echo` the request's head |
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,16 +30,18 @@ use std::time::Duration;
 
 use beeway_testbed::pattern;
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Frame;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::flaky::{Failure, Flaky};
 use crate::upstream::Upstreams;
 use crate::{listen, say};
 
@@ -57,14 +67,18 @@ pub struct Options {
     /// Wait this long before each answer
     #[arg(long, default_value_t = 0)]
     delay_ms: u64,
-    /// Print a line of JSON for each request
+    /// Print a line of JSON for each request, and for each body that /sum has read
     #[arg(long)]
     log: bool,
+    /// Answer with the request's head where nothing else is asked for
+    #[arg(long)]
+    echo: bool,
 }
 
 struct Server {
     options: Options,
     upstreams: Upstreams,
+    flaky: Flaky,
     block: Bytes,
     requests: AtomicU64,
     connections: AtomicU64,
@@ -80,6 +94,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let server = Arc::new(Server {
         upstreams: Upstreams::new(&options.upstream)?,
         options,
+        flaky: Flaky::default(),
         block: pattern::block().into(),
         requests: AtomicU64::new(0),
         connections: AtomicU64::new(0),
@@ -124,10 +139,10 @@ async fn accept(listener: tokio::net::TcpListener, server: Arc<Server>) {
         tokio::task::spawn_local(async move {
             let service = service_fn(|request| {
                 let server = Arc::clone(&server);
-                async move { Ok::<_, Infallible>(server.answer(request, peer, connection).await) }
+                async move { server.answer(request, peer, connection).await }
             });
-            let mut http = hyper::server::conn::http1::Builder::new();
-            http.timer(TokioTimer::new()).half_close(true).pipeline_flush(true);
+            let mut http = auto::Builder::new(Local);
+            http.http1().timer(TokioTimer::new()).half_close(true).pipeline_flush(true);
             let serving = http.serve_connection(TokioIo::new(stream), service);
             if let Err(error) = serving.await {
                 eprintln!("connection {connection} from {peer}: {error}");
@@ -136,16 +151,27 @@ async fn accept(listener: tokio::net::TcpListener, server: Arc<Server>) {
     }
 }
 
+/// Runs the streams of HTTP/2 on the thread of their connection.
+#[derive(Clone)]
+struct Local;
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Local {
+    fn execute(&self, stream: F) {
+        tokio::task::spawn_local(stream);
+    }
+}
+
 impl Server {
+    /// An error ends the connection without an answer.
     async fn answer(
         &self,
         request: Request<Incoming>,
         peer: SocketAddr,
         connection: u64,
-    ) -> Response<Body> {
+    ) -> io::Result<Response<Body>> {
         let path = request.uri().path().to_owned();
         if path == "/stats" {
-            return self.stamp(self.stats(), peer, connection);
+            return Ok(self.stamp(self.stats(), peer, connection));
         }
         self.requests.fetch_add(1, Ordering::Relaxed);
         if self.options.log {
@@ -157,6 +183,8 @@ impl Server {
         }
         let mut wait = self.options.delay_ms;
         let mut rest = path.as_str();
+        let wanted = set_headers(request.headers());
+        let failure = self.flaky.meet(&mut rest);
         if let Some((ms, after)) = rest.strip_prefix("/delay/").map(split_segment) {
             wait += ms.parse().unwrap_or(0);
             rest = after;
@@ -164,11 +192,19 @@ impl Server {
         if wait > 0 {
             tokio::time::sleep(Duration::from_millis(wait)).await;
         }
-        let response = match self.options.status.map(StatusCode::from_u16) {
-            Some(Ok(status)) => self.plain(status, format!("{} {status}\n", self.options.name)),
-            _ => self.route(rest, request).await,
+        let mut response = match (failure, self.options.status.map(StatusCode::from_u16)) {
+            (Some(Failure::Status(status)), _) | (None, Some(Ok(status))) => {
+                self.plain(status, format!("{} {status}\n", self.options.name))
+            }
+            (Some(Failure::Grpc(code)), _) => grpc_failure(code),
+            (Some(Failure::Reset), _) => return Err(io::ErrorKind::ConnectionReset.into()),
+            (Some(Failure::Hang), _) => std::future::pending().await,
+            (None, _) => self.route(rest, request).await,
         };
-        self.stamp(response, peer, connection)
+        for (name, value) in wanted {
+            response.headers_mut().append(name, value);
+        }
+        Ok(self.stamp(response, peer, connection))
     }
 
     async fn route(&self, path: &str, request: Request<Incoming>) -> Response<Body> {
@@ -185,12 +221,40 @@ impl Server {
         if let Some(Ok(status)) = number("/status/").map(|n| StatusCode::from_u16(n as u16)) {
             return self.plain(status, format!("{} {status}\n", self.options.name));
         }
+        if let Some(key) = path.strip_prefix("/count/") {
+            return self.plain(StatusCode::OK, self.flaky.count(key).to_string());
+        }
         match (request.method(), path) {
+            (_, "/trailers") => self.trailers(),
             (_, "/headers") => json_body(&head(&request)),
             (&Method::POST, "/echo") => Response::new(request.into_body().boxed()),
-            (&Method::POST, "/sum") => sum(request.into_body()).await,
+            (&Method::POST, "/sum") => {
+                let path = request.uri().to_string();
+                let (response, mut line) = sum(request.into_body()).await;
+                if self.options.log {
+                    line["event"] = "sum".into();
+                    line["path"] = path.into();
+                    say(&line);
+                }
+                response
+            }
+            _ if is_grpc(request.headers()) => grpc_echo(request).await,
+            _ if self.options.echo => json_body(&head(&request)),
             _ => self.name_and_upstreams(request).await,
         }
+    }
+
+    /// A body in two chunks and trailers (which HTTP/1.1 sends to who says that it takes them).
+    fn trailers(&self) -> Response<Body> {
+        let mut trailers = HeaderMap::new();
+        if let Ok(name) = HeaderValue::from_str(&self.options.name) {
+            trailers.insert("x-trailer", name);
+        }
+        let frames =
+            [Frame::data("one,".into()), Frame::data("two\n".into()), Frame::trailers(trailers)];
+        let mut response = Response::new(frames_body(frames));
+        response.headers_mut().insert("trailer", HeaderValue::from_static("x-trailer"));
+        response
     }
 
     /// `NAME METHOD PATH`, and for a GET what the upstreams answer.
@@ -253,37 +317,120 @@ fn split_segment(path: &str) -> (&str, &str) {
 
 /// The request's head as it was received.
 fn head<T>(request: &Request<T>) -> Value {
-    let mut headers = Map::new();
-    for name in request.headers().keys() {
-        let values = request.headers().get_all(name).iter();
-        let values: Vec<_> = values.map(|v| String::from_utf8_lossy(v.as_bytes())).collect();
-        headers.insert(name.to_string(), values.join(", ").into());
+    let uri = request.uri();
+    let mut headers = fields_json(request.headers());
+    // HTTP/2 has it in `:authority`.
+    if let (None, Some(authority)) = (headers.get("host"), uri.authority()) {
+        headers.insert("host".to_owned(), authority.as_str().into());
     }
+    let path = match uri.path_and_query() {
+        Some(path) if request.version() == Version::HTTP_2 => path.to_string(),
+        _ => uri.to_string(),
+    };
     json!({
         "method": request.method().as_str(),
-        "path": request.uri().to_string(),
+        "path": path,
         "version": format!("{:?}", request.version()),
         "headers": headers,
     })
 }
 
-async fn sum(mut body: Incoming) -> Response<Body> {
+fn fields_json(fields: &HeaderMap) -> Map<String, Value> {
+    let mut object = Map::new();
+    for name in fields.keys() {
+        let values = fields.get_all(name).iter();
+        let values: Vec<_> = values.map(|v| String::from_utf8_lossy(v.as_bytes())).collect();
+        object.insert(name.to_string(), values.join(", ").into());
+    }
+    object
+}
+
+/// The fields that a request wants to see in its answer.
+fn set_headers(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
+    let wanted = headers.get_all("x-echo-set-header").iter().filter_map(|v| v.to_str().ok());
+    let pairs = wanted.flat_map(|value| value.split(',')).filter_map(|pair| pair.split_once(':'));
+    let fields = pairs.filter_map(|(name, value)| {
+        Some((name.trim().parse().ok()?, HeaderValue::from_str(value.trim()).ok()?))
+    });
+    fields.collect()
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get("content-type").is_some_and(|value| value.as_bytes().starts_with(GRPC.as_bytes()))
+}
+
+const GRPC: &str = "application/grpc";
+
+/// A failed call: nothing but a head ("Trailers-Only").
+fn grpc_failure(code: u16) -> Response<Body> {
+    let mut response = Response::new(full(""));
+    let headers = response.headers_mut();
+    headers.insert("content-type", HeaderValue::from_static(GRPC));
+    headers.insert("grpc-status", code.into());
+    headers.insert("grpc-message", HeaderValue::from_static("as asked for"));
+    response
+}
+
+/// A call whose answer is its message.
+async fn grpc_echo(request: Request<Incoming>) -> Response<Body> {
+    let path = HeaderValue::from_str(request.uri().path());
+    let message = match request.into_body().collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(_) => return grpc_failure(13),
+    };
+    let trailers = HeaderMap::from_iter([("grpc-status".parse().expect("a name"), 0.into())]);
+    let mut response =
+        Response::new(frames_body([Frame::data(message), Frame::trailers(trailers)]));
+    response.headers_mut().insert("content-type", HeaderValue::from_static(GRPC));
+    response.headers_mut().extend(path.ok().map(|path| (HeaderName::from_static("x-path"), path)));
+    response
+}
+
+/// A body of these frames.
+fn frames_body<const N: usize>(frames: [Frame<Bytes>; N]) -> Body {
+    Frames(frames.into()).map_err(|never| match never {}).boxed()
+}
+
+struct Frames(VecDeque<Frame<Bytes>>);
+
+impl http_body::Body for Frames {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        std::task::Poll::Ready(self.0.pop_front().map(Ok))
+    }
+}
+
+/// The answer to /sum, and what it says.
+async fn sum(mut body: Incoming) -> (Response<Body>, Value) {
     let (mut hasher, mut bytes) = (Sha256::new(), 0);
+    let mut trailers = Map::new();
     while let Some(frame) = body.frame().await {
         match frame.map(Frame::into_data) {
             Ok(Ok(data)) => {
                 bytes += data.len() as u64;
                 hasher.update(&data);
             }
-            Ok(Err(_trailers)) => {}
+            Ok(Err(frame)) => {
+                if let Ok(fields) = frame.into_trailers() {
+                    trailers = fields_json(&fields);
+                }
+            }
             Err(error) => {
-                let mut response = json_body(&json!({ "error": error.to_string() }));
+                let text = json!({ "error": error.to_string() });
+                let mut response = json_body(&text);
                 *response.status_mut() = StatusCode::BAD_REQUEST;
-                return response;
+                return (response, text);
             }
         }
     }
-    json_body(&json!({ "bytes": bytes, "sha256": pattern::hex(&hasher.finalize()) }))
+    let digest = pattern::hex(&hasher.finalize());
+    let text = json!({ "bytes": bytes, "sha256": digest, "trailers": trailers });
+    (json_body(&text), text)
 }
 
 fn full(text: impl Into<Bytes>) -> Body {
