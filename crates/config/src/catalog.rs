@@ -1,13 +1,14 @@
 //! The services of the mesh while it is being built: ports, clusters and who stands behind them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use beeway_model::{
-    Cluster, ClusterId, Endpoint, Mesh, Protocol, Rule, Service, ServicePort, Transport,
+    Action, Cluster, ClusterId, Endpoint, Mesh, Protocol, Rule, Service, ServicePort, Transport,
 };
 
 use crate::instance::Instance;
+use crate::layer::no_route;
 use crate::objects::Place;
 use crate::problem::Problem;
 
@@ -19,6 +20,8 @@ pub(crate) struct Catalog {
     by_name: HashMap<String, ClusterId>,
     by_host: HashMap<String, usize>,
     by_frontend: HashMap<(IpAddr, u16, Transport), String>,
+    /// Clusters of ports that do not say what they speak.
+    unsaid: HashSet<ClusterId>,
 }
 
 /// A service on its way into the mesh.
@@ -48,8 +51,8 @@ pub(crate) struct Port {
     pub backings: Vec<Backing>,
     pub cluster: ClusterId,
     pub rules: Option<Vec<Rule>>,
-    /// The kind and name of what routes here.
-    pub routed_by: Option<String>,
+    /// The kind and name of what routes here, and what is spoken if nothing else says it.
+    pub routed_by: Option<(String, Protocol)>,
 }
 
 /// An endpoint and the labels that subsets select by.
@@ -81,7 +84,13 @@ impl Port {
 
     /// Whether HTTP routes can apply: what speaks something else is not looked into.
     pub(crate) fn takes_http(&self) -> bool {
-        self.transport == Transport::Tcp && self.hint != Some(Protocol::Opaque)
+        self.transport == Transport::Tcp
+            && matches!(self.hint, None | Some(Protocol::Http | Protocol::Http2))
+    }
+
+    /// What its endpoints speak; where nothing says it, HTTP, if it is asked for at all.
+    fn spoken(&self) -> Protocol {
+        self.hint.unwrap_or(Protocol::Http)
     }
 }
 
@@ -146,7 +155,7 @@ impl Catalog {
             bound_weights(&listed.place, port, problems);
             let endpoints = port.backings.iter().map(|b| b.endpoint.clone()).collect();
             let name = listed.cluster_name(number, transport, None);
-            listed.ports[at].cluster = self.cluster(name, endpoints);
+            listed.ports[at].cluster = self.of_port(&listed.ports[at], name, endpoints);
         }
         self.services.push(listed);
     }
@@ -195,21 +204,49 @@ impl Catalog {
         subset: &str,
         labels: &BTreeMap<String, String>,
     ) {
-        let listed = &self.services[service];
-        let clusters: Vec<(String, Vec<Endpoint>)> = listed
-            .ports
-            .iter()
-            .map(|port| {
-                let chosen = port
-                    .backings
-                    .iter()
-                    .filter(|b| labels.iter().all(|(key, value)| b.labels.get(key) == Some(value)));
-                let name = listed.cluster_name(port.number, port.transport, Some(subset));
-                (name, chosen.map(|b| b.endpoint.clone()).collect())
-            })
-            .collect();
-        for (name, endpoints) in clusters {
-            self.cluster(name, endpoints);
+        let listed = std::mem::take(&mut self.services[service].ports);
+        for port in &listed {
+            let chosen = port
+                .backings
+                .iter()
+                .filter(|b| labels.iter().all(|(key, value)| b.labels.get(key) == Some(value)));
+            let endpoints = chosen.map(|b| b.endpoint.clone()).collect();
+            let of = &self.services[service];
+            let name = of.cluster_name(port.number, port.transport, Some(subset));
+            self.of_port(port, name, endpoints);
+        }
+        self.services[service].ports = listed;
+    }
+
+    /// A cluster of endpoints of a port.
+    fn of_port(&mut self, port: &Port, name: String, endpoints: Vec<Endpoint>) -> ClusterId {
+        let id = self.cluster(name, port.spoken(), endpoints);
+        if port.hint.is_none() {
+            self.unsaid.insert(id);
+        }
+        id
+    }
+
+    /// Has HTTP/2 spoken to the endpoints of a TCP port, or of a subset of it, if it is HTTP at
+    /// all.
+    pub(crate) fn upgrade(&mut self, service: usize, number: u16, subset: Option<&str>) {
+        let name = self.services[service].cluster_name(number, Transport::Tcp, subset);
+        let cluster = self.by_name.get(&name).map(|id| &mut self.clusters[id.0]);
+        if let Some(cluster) = cluster.filter(|cluster| cluster.protocol == Protocol::Http) {
+            cluster.protocol = Protocol::Http2;
+        }
+    }
+
+    /// Notes that a rule sends gRPC, for clusters of which nothing else is said.
+    pub(crate) fn speaks_http2(&mut self, rule: &Rule) {
+        let backends = match &rule.action {
+            Action::Forward(backends) => &backends[..],
+            _ => &[],
+        };
+        let mirrors = rule.policy.iter().flat_map(|policy| &policy.mirrors);
+        let clusters = backends.iter().map(|b| b.cluster).chain(mirrors.map(|m| m.cluster));
+        for id in clusters.flatten().filter(|id| self.unsaid.contains(id)) {
+            self.clusters[id.0].protocol = Protocol::Http2;
         }
     }
 
@@ -229,17 +266,17 @@ impl Catalog {
         let name = cluster_name(host, port, subset);
         match self.by_name.get(&name) {
             Some(id) => *id,
-            None => self.cluster(name, Vec::new()),
+            None => self.cluster(name, Protocol::Http, Vec::new()),
         }
     }
 
-    fn cluster(&mut self, name: String, endpoints: Vec<Endpoint>) -> ClusterId {
+    fn cluster(&mut self, name: String, protocol: Protocol, endpoints: Vec<Endpoint>) -> ClusterId {
         let id = ClusterId(self.clusters.len());
         if let Some(known) = self.by_name.get(&name) {
             return *known;
         }
         self.by_name.insert(name.clone(), id);
-        self.clusters.push(Cluster { protocol: Protocol::Http, name, endpoints });
+        self.clusters.push(Cluster { name, protocol, endpoints });
         id
     }
 
@@ -249,16 +286,21 @@ impl Catalog {
         for listed in self.services {
             let ports = listed.ports.into_iter().map(|port| {
                 let protocol = port.hint.unwrap_or_else(|| match &port.routed_by {
-                    Some(route) => {
+                    Some((route, protocol)) => {
+                        let taken = if *protocol == Protocol::Http2 { "gRPC" } else { "HTTP" };
                         let reason = format!(
-                            "port {} does not say its protocol; taken as HTTP for {route}'s sake",
+                            "port {} does not say its protocol; taken as {taken} for {route}'s sake",
                             port.number
                         );
                         problems.push(listed.place.notice("spec.ports", reason));
-                        Protocol::Http
+                        *protocol
                     }
                     None => Protocol::Opaque,
                 });
+                let rules = match protocol {
+                    Protocol::Http => translated(port.rules, port.cluster, &self.clusters),
+                    _ => port.rules,
+                };
                 ServicePort {
                     stream_rules: Vec::new(),
                     name: port.name,
@@ -266,7 +308,7 @@ impl Catalog {
                     transport: port.transport,
                     protocol,
                     cluster: port.cluster,
-                    rules: port.rules,
+                    rules,
                 }
             });
             services.push(Service {
@@ -279,6 +321,34 @@ impl Catalog {
         }
         Mesh { services, clusters: self.clusters, workloads: Vec::new() }
     }
+}
+
+/// The rules of an HTTP port, where a client's connection cannot be the endpoint's because that
+/// speaks HTTP/2.
+fn translated(
+    rules: Option<Vec<Rule>>,
+    default: ClusterId,
+    clusters: &[Cluster],
+) -> Option<Vec<Rule>> {
+    let other = |id: &ClusterId| clusters[id.0].protocol == Protocol::Http2;
+    let mut rules = match rules {
+        Some(rules) => rules,
+        None if other(&default) => vec![no_route(default)],
+        None => return None,
+    };
+    for rule in &mut rules {
+        let Action::Forward(backends) = &rule.action else {
+            continue;
+        };
+        if backends.iter().filter_map(|backend| backend.cluster.as_ref()).any(other) {
+            let more = "endpoints speak HTTP/2";
+            rule.detour = Some(match rule.detour.take() {
+                Some(reason) => format!("{reason}, {more}"),
+                None => more.to_owned(),
+            });
+        }
+    }
+    Some(rules)
 }
 
 /// The weights of a cluster must add up to less than 2³² (see `beeway_model::mesh::scale`).

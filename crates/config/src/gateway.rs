@@ -5,15 +5,18 @@ use serde::Deserialize;
 use crate::decode::Unread;
 use crate::istio::nullable;
 
+pub(crate) type HttpRoute = Route<RouteMatch>;
+pub(crate) type GrpcRoute = Route<GrpcMatch>;
+
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct HttpRoute {
+#[serde(rename_all = "camelCase", bound = "M: Deserialize<'de>")]
+pub(crate) struct Route<M> {
     #[serde(default, deserialize_with = "nullable")]
     pub parent_refs: Vec<ParentRef>,
     #[serde(default, deserialize_with = "nullable")]
     pub hostnames: Vec<String>,
-    #[serde(default, deserialize_with = "nullable")]
-    pub rules: Vec<RouteRule>,
+    #[serde(default = "Vec::new", deserialize_with = "nullable")]
+    pub rules: Vec<RouteRule<M>>,
     #[serde(rename = "useDefaultGateways")]
     pub _use_default_gateways: Option<Unread>,
 }
@@ -29,13 +32,14 @@ pub(crate) struct ParentRef {
     pub port: Option<u16>,
 }
 
+/// What few rules have is boxed, because there may be tens of thousands of rules.
 #[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct RouteRule {
+#[serde(rename_all = "camelCase", bound = "M: Deserialize<'de>")]
+pub(crate) struct RouteRule<M> {
     #[serde(rename = "name")]
     pub _name: Option<Unread>,
-    #[serde(default, deserialize_with = "nullable")]
-    pub matches: Vec<RouteMatch>,
+    #[serde(default = "Vec::new", deserialize_with = "nullable")]
+    pub matches: Vec<M>,
     #[serde(default, deserialize_with = "nullable")]
     pub filters: Vec<Filter>,
     #[serde(default, deserialize_with = "nullable")]
@@ -53,6 +57,21 @@ pub(crate) struct RouteMatch {
     pub headers: Vec<Field>,
     #[serde(default, deserialize_with = "nullable")]
     pub query_params: Vec<Field>,
+    pub method: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct GrpcMatch {
+    pub method: Option<GrpcMethod>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub headers: Vec<Field>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct GrpcMethod {
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    pub service: Option<String>,
     pub method: Option<String>,
 }
 

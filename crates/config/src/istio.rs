@@ -253,8 +253,7 @@ pub(crate) struct Percent {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct DestinationRule {
     pub host: String,
-    #[serde(default, deserialize_with = "nullable")]
-    pub traffic_policy: BTreeMap<String, Unread>,
+    pub traffic_policy: Option<Box<TrafficPolicy>>,
     #[serde(default, deserialize_with = "nullable")]
     pub subsets: Vec<Subset>,
     #[serde(default, deserialize_with = "nullable")]
@@ -268,8 +267,51 @@ pub(crate) struct Subset {
     pub name: String,
     #[serde(default, deserialize_with = "nullable")]
     pub labels: Labels,
+    pub traffic_policy: Option<Box<TrafficPolicy>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct TrafficPolicy {
+    pub connection_pool: Option<ConnectionPool>,
     #[serde(default, deserialize_with = "nullable")]
-    pub traffic_policy: BTreeMap<String, Unread>,
+    pub port_level_settings: Vec<PortPolicy>,
+    pub load_balancer: Option<Unread>,
+    pub outlier_detection: Option<Unread>,
+    pub tls: Option<Unread>,
+    pub tunnel: Option<Unread>,
+    pub proxy_protocol: Option<Unread>,
+    pub retry_budget: Option<Unread>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PortPolicy {
+    pub port: PortSelector,
+    pub connection_pool: Option<ConnectionPool>,
+    pub load_balancer: Option<Unread>,
+    pub outlier_detection: Option<Unread>,
+    pub tls: Option<Unread>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct ConnectionPool {
+    pub tcp: Option<Unread>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub http: HttpPool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct HttpPool {
+    pub h2_upgrade_policy: Option<String>,
+    pub http1_max_pending_requests: Option<Unread>,
+    pub http2_max_requests: Option<Unread>,
+    pub max_requests_per_connection: Option<Unread>,
+    pub max_retries: Option<Unread>,
+    pub idle_timeout: Option<Unread>,
+    pub use_client_protocol: Option<Unread>,
+    pub max_concurrent_streams: Option<Unread>,
 }
 
 #[derive(Debug, Deserialize)]

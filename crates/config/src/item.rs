@@ -85,6 +85,7 @@ pub(crate) enum Typed {
     Pod(Arc<Written<core::Pod>>),
     EndpointSlice(Arc<Written<EndpointSlice>>),
     HttpRoute(Arc<Written<gateway::HttpRoute>>),
+    GrpcRoute(Arc<Written<gateway::GrpcRoute>>),
     ReferenceGrant(Arc<Written<gateway::ReferenceGrant>>),
     VirtualService(Arc<Written<istio::VirtualService>>),
     DestinationRule(Arc<Written<istio::DestinationRule>>),
@@ -251,6 +252,7 @@ impl Reader<'_> {
             "Pod" => Typed::Pod(self.read()?.into()),
             "EndpointSlice" => Typed::EndpointSlice(self.read()?.into()),
             "HTTPRoute" => Typed::HttpRoute(self.read_spec()?),
+            "GRPCRoute" => Typed::GrpcRoute(self.read_spec()?),
             "ReferenceGrant" => Typed::ReferenceGrant(self.read_spec()?),
             "VirtualService" => Typed::VirtualService(self.read_spec()?),
             "DestinationRule" => Typed::DestinationRule(self.read_spec()?),
@@ -312,7 +314,7 @@ impl Reader<'_> {
     }
 }
 
-/// Whether a path lies in the `match` of a VirtualService or the `matches` of an HTTPRoute.
+/// Whether a path lies in the `match` of a VirtualService or the `matches` of a route.
 fn is_condition(path: &str) -> bool {
     let mut steps = path.split('.');
     (steps.next(), steps.next()) == (Some("spec"), Some("http"))
@@ -328,7 +330,7 @@ fn unread_kind(place: &Place, group: &str, kind: &str) -> Option<Problem> {
     let read = match group {
         "" => matches!(kind, "Service" | "Pod" | "Namespace" | "Node"),
         "discovery.k8s.io" => kind == "EndpointSlice",
-        "gateway.networking.k8s.io" => matches!(kind, "HTTPRoute" | "ReferenceGrant"),
+        "gateway.networking.k8s.io" => matches!(kind, "HTTPRoute" | "GRPCRoute" | "ReferenceGrant"),
         "networking.istio.io" => {
             matches!(kind, "VirtualService" | "DestinationRule" | "ServiceEntry" | "WorkloadEntry")
         }

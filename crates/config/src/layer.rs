@@ -44,14 +44,19 @@ pub(crate) fn compose(layers: Vec<Layer>, default: ClusterId) -> (Vec<Rule>, usi
             });
         }
     }
-    rules.push(Rule {
+    rules.push(no_route(default));
+    (rules, total)
+}
+
+/// Everything that is left goes to the port's own cluster.
+pub(crate) fn no_route(cluster: ClusterId) -> Rule {
+    Rule {
         name: "no route".to_owned(),
         matches: Vec::new(),
-        action: Action::Forward(vec![Backend { cluster: Some(default), weight: 1, policy: None }]),
+        action: Action::Forward(vec![Backend { cluster: Some(cluster), weight: 1, policy: None }]),
         policy: None,
         detour: None,
-    });
-    (rules, total)
+    }
 }
 
 /// Leaves out what another source of the list covers already.

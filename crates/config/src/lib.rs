@@ -2,7 +2,7 @@
 //! [`Problem`]s out.
 //!
 //! The way of the data: text → `document` (trees that know their lines) → `item` (typed objects of
-//! one document, which a [`Loader`] keeps) → `objects` (each once) → `catalog` (services, endpoints, subsets) → `virtual_service` and `http_route` (rules)
+//! one document, which a [`Loader`] keeps) → `objects` (each once) → `catalog` (services, endpoints, subsets) → `virtual_service` and `gateway_route` (rules)
 //! → [`Mesh`]. All of it is a function of values but [`read_dir`].
 //!
 //! Whatever is wrong costs as little as it can: a bad document, that document; a bad port, that
@@ -16,9 +16,9 @@ mod directory;
 mod document;
 mod duration;
 mod gateway;
+mod gateway_route;
 mod header_edits;
 mod hostname;
-mod http_route;
 mod instance;
 mod istio;
 mod item;
@@ -77,7 +77,7 @@ fn mesh(objects: &Objects, options: &Options, mut problems: Vec<Problem>) -> Loa
     let mut catalog = services::catalog(objects, &instances, options, &mut problems);
     subsets::apply(objects, &mut catalog, &mut problems);
     virtual_service::attach(objects, &mut catalog, &mut problems);
-    http_route::attach(objects, &mut catalog, &mut problems);
+    gateway_route::attach(objects, &mut catalog, &mut problems);
     let mut mesh = catalog.finish(&mut problems);
     mesh.workloads = instances.workloads();
     problems.sort_by(|a, b| {

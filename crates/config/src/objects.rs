@@ -20,6 +20,7 @@ pub(crate) struct Objects {
     pub pods: Vec<Object<core::Pod>>,
     pub slices: Vec<Object<EndpointSlice>>,
     pub http_routes: Vec<Object<gateway::HttpRoute>>,
+    pub grpc_routes: Vec<Object<gateway::GrpcRoute>>,
     pub reference_grants: Vec<Object<gateway::ReferenceGrant>>,
     pub virtual_services: Vec<Object<istio::VirtualService>>,
     pub destination_rules: Vec<Object<istio::DestinationRule>>,
@@ -76,6 +77,7 @@ impl Objects {
             Typed::Pod(written) => self.pods.push(Object::new(place, written)),
             Typed::EndpointSlice(written) => self.slices.push(Object::new(place, written)),
             Typed::HttpRoute(written) => self.http_routes.push(Object::new(place, written)),
+            Typed::GrpcRoute(written) => self.grpc_routes.push(Object::new(place, written)),
             Typed::ReferenceGrant(written) => {
                 self.reference_grants.push(Object::new(place, written));
             }
@@ -103,6 +105,7 @@ impl Objects {
         by_name(&mut self.pods);
         by_name(&mut self.slices);
         by_name(&mut self.http_routes);
+        by_name(&mut self.grpc_routes);
         by_name(&mut self.reference_grants);
         by_name(&mut self.virtual_services);
         by_name(&mut self.destination_rules);

@@ -39,12 +39,12 @@ pub(crate) fn refusal() -> Carried {
 
 impl Reader<'_> {
     /// The action of the rule at a path of the route.
-    pub(crate) fn action(&mut self, path: &str, rule: &RouteRule) -> Carried {
+    pub(crate) fn action<M>(&mut self, path: &str, rule: &RouteRule<M>) -> Carried {
         let mut policy = Policy::default();
         let mut detour = Vec::new();
         self.time(path, rule, &mut policy, &mut detour);
         let filters = Report::new(self.origin.place, path, self.problems);
-        let Some(filtered) = route_filter::read(&rule.filters, filters) else {
+        let Some(filtered) = route_filter::read(&rule.filters, self.origin.kind, filters) else {
             return refusal();
         };
         detour.extend(&filtered.kinds);
@@ -53,7 +53,7 @@ impl Reader<'_> {
         for (at, backend) in rule.backend_refs.iter().enumerate() {
             let path = format!("{path}.backendRefs.{at}");
             let report = Report::new(self.origin.place, &*path, self.problems);
-            let filtered = route_filter::read(&backend.filters, report);
+            let filtered = route_filter::read(&backend.filters, self.origin.kind, report);
             let (cluster, filtered) = self.backend(&path, backend, filtered);
             detour.extend(&filtered.kinds);
             backends.push(Backend { cluster, weight: backend.weight.unwrap_or(1), policy: None });
@@ -149,10 +149,10 @@ impl Reader<'_> {
         Mirror { cluster: cluster.ok(), share: copies.share }
     }
 
-    fn time(
+    fn time<M>(
         &mut self,
         path: &str,
-        rule: &RouteRule,
+        rule: &RouteRule<M>,
         policy: &mut Policy,
         detour: &mut Vec<&'static str>,
     ) {

@@ -34,14 +34,18 @@ pub(crate) struct Copies<'a> {
     pub share: Fraction,
 }
 
-/// Reads filters; `None`, with problems: requests get 500.
-pub(crate) fn read<'a>(filters: &'a [Filter], mut report: Report<'_>) -> Option<Filtered<'a>> {
+/// Reads filters of a kind of route; `None`, with problems: requests get 500.
+pub(crate) fn read<'a>(
+    filters: &'a [Filter],
+    route: &str,
+    mut report: Report<'_>,
+) -> Option<Filtered<'a>> {
     let mut filtered = Filtered::default();
     let mut unknown = false;
     for (at, filter) in filters.iter().enumerate() {
         let part = format!("filters.{at}");
         let mut report = report.below(&part);
-        let Some((kind, repeats)) = kind(&filter.kind) else {
+        let Some((kind, repeats)) = kind(&filter.kind, route) else {
             let reason = format!("filter {} is not supported: its requests get 500", filter.kind);
             report.error("", reason);
             unknown = true;
@@ -68,9 +72,10 @@ pub(crate) fn read<'a>(filters: &'a [Filter], mut report: Report<'_>) -> Option<
     Some(filtered)
 }
 
-/// A known kind, and whether it may be there more than once.
-fn kind(written: &str) -> Option<(&'static str, bool)> {
+/// A kind that routes of a kind may have, and whether more than once.
+fn kind(written: &str, route: &str) -> Option<(&'static str, bool)> {
     Some(match written {
+        "RequestRedirect" | "URLRewrite" | "CORS" if route == "GRPCRoute" => return None,
         "RequestHeaderModifier" => ("RequestHeaderModifier", false),
         "ResponseHeaderModifier" => ("ResponseHeaderModifier", false),
         "RequestMirror" => ("RequestMirror", true),

@@ -270,7 +270,7 @@ pub(crate) fn hint(
         "kubernetes.io/h2c" => return Some(Protocol::Http2),
         // A WebSocket begins as an HTTP/1.1 request.
         "kubernetes.io/ws" => return Some(Protocol::Http),
-        "kubernetes.io/wss" => return Some(Protocol::Opaque),
+        "kubernetes.io/wss" => return Some(Protocol::Tls),
         _ => {}
     }
     // gRPC-Web, unlike gRPC, may travel in HTTP/1.1.
@@ -280,9 +280,8 @@ pub(crate) fn hint(
     match said.split('-').next().unwrap_or_default() {
         "http" | "http_proxy" => Some(Protocol::Http),
         "http2" | "grpc" => Some(Protocol::Http2),
-        "tcp" | "udp" | "https" | "tls" | "mongo" | "mysql" | "redis" | "hbone" => {
-            Some(Protocol::Opaque)
-        }
+        "https" | "tls" => Some(Protocol::Tls),
+        "tcp" | "udp" | "mongo" | "mysql" | "redis" | "hbone" => Some(Protocol::Opaque),
         // Servers that speak first: Istio never takes these for HTTP.
         _ if matches!(number, 25 | 587 | 3306 | 27017) => Some(Protocol::Opaque),
         _ => None,

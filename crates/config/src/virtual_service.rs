@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use beeway_model::{Match, PathMatch, Rule, SourceMatch};
+use beeway_model::{Match, PathMatch, Protocol, Rule, SourceMatch};
 
 use crate::catalog::Catalog;
 use crate::hostname::{Index, Pattern, Specificity, qualify};
@@ -97,7 +97,7 @@ fn attach_port<'a>(
     }
     let port = &mut catalog.services[service].ports[port];
     port.rules = Some(rules);
-    port.routed_by = Some(sources[0].object.place.label().to_owned());
+    port.routed_by = Some((sources[0].object.place.label().to_owned(), Protocol::Http));
 }
 
 fn layer(

@@ -1,9 +1,10 @@
-//! HTTPRoutes whose parent is a Service → rules, in the order of Gateway API's precedence.
+//! Routes of Gateway API whose parent is a Service → rules, in the order of the API's precedence.
 //!
 //! A route of the service's own namespace (producer) is for all clients; one of another namespace
 //! (consumer) is for that namespace's clients, and its routes, merged, stand there instead of the
 //! producer's (GEP-1426, "Multiple routes for a Service"). A route replaces what would be without
-//! it ("Route presence"): what none of a client's routes holds for gets 404.
+//! it ("Route presence"): what none of a client's routes holds for gets 404. Where GRPCRoutes and
+//! HTTPRoutes meet on a port, the more specific kind stands ("Route types").
 //!
 //! Each hostname and each match of a rule becomes a rule of its own, ranked by [`Precedence`]
 //! among all those of its layer. So what no rule of a closer hostname holds for may still be a
@@ -14,16 +15,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::sync::Arc;
 
-use beeway_model::{Match, PathMatch, Rule, SourceMatch};
+use beeway_model::{Match, PathMatch, Protocol, Rule, SourceMatch};
 use k8s_openapi::jiff::Timestamp;
 
 use crate::catalog::Catalog;
-use crate::gateway::{self, RouteMatch, RouteRule};
+use crate::gateway::{Route, RouteRule};
 use crate::layer::{Layer, compose};
 use crate::objects::{Object, Objects};
-use crate::problem::Problem;
+use crate::problem::{Problem, Report};
 use crate::route_action::{Origin, Reader, refusal, replaces_prefix};
-use crate::route_match::{self, Condition};
+use crate::route_match::{Alternative, Condition};
 use crate::virtual_action::Carried;
 
 /// Which of two rules is tried first: the lesser. The order of the fields is the order that the
@@ -31,7 +32,7 @@ use crate::virtual_action::Carried;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Precedence {
     hostname: Reverse<(u8, usize)>,
-    path: Reverse<(u8, usize)>,
+    path: Reverse<(usize, usize)>,
     method: Reverse<bool>,
     headers: Reverse<usize>,
     query: Reverse<usize>,
@@ -45,12 +46,23 @@ type Ranked = Vec<(Precedence, Rule)>;
 /// A service and one of its ports, by index.
 type Slot = (usize, usize);
 
-/// Attaches every HTTPRoute to the service ports that it names.
+/// Attaches every route to the service ports that it names.
 pub(crate) fn attach(objects: &Objects, catalog: &mut Catalog, problems: &mut Vec<Problem>) {
+    attach_all(&objects.grpc_routes, objects, catalog, problems);
+    attach_all(&objects.http_routes, objects, catalog, problems);
+}
+
+/// Attaches the routes of a kind. Ports that routes of another kind decide on are left to these.
+fn attach_all<M: Alternative>(
+    routes: &[Object<Route<M>>],
+    objects: &Objects,
+    catalog: &mut Catalog,
+    problems: &mut Vec<Problem>,
+) {
     // For each port the routes of each client namespace, and (None) those for everybody.
     let mut attached: BTreeMap<Slot, BTreeMap<Option<String>, Ranked>> = BTreeMap::new();
     let mut names: BTreeMap<Slot, String> = BTreeMap::new();
-    for route in &objects.http_routes {
+    for route in routes {
         let slots = slots(route, catalog, problems);
         if slots.is_empty() {
             continue;
@@ -58,6 +70,9 @@ pub(crate) fn attach(objects: &Objects, catalog: &mut Catalog, problems: &mut Ve
         let Some(rules) = rules(route, objects, catalog, problems) else {
             continue;
         };
+        if M::PROTOCOL == Protocol::Http2 {
+            rules.iter().for_each(|(_, rule)| catalog.speaks_http2(rule));
+        }
         let last = slots.len() - 1;
         let mut rules = Some(rules);
         for (at, slot) in slots.into_iter().enumerate() {
@@ -81,14 +96,14 @@ pub(crate) fn attach(objects: &Objects, catalog: &mut Catalog, problems: &mut Ve
         let producers = layers.remove(&None);
         let consumers = layers.into_iter();
         let all = consumers.chain(producers.map(|ranked| (None, ranked)));
-        let layers = all.map(|(namespace, ranked)| layer(namespace, ranked)).collect();
+        let layers = all.map(|(namespace, ranked)| layer(M::KIND, namespace, ranked)).collect();
         let port = &mut catalog.services[slot.0].ports[slot.1];
         port.rules = Some(compose(layers, port.cluster).0);
-        port.routed_by = names.remove(&slot);
+        port.routed_by = names.remove(&slot).map(|name| (name, M::PROTOCOL));
     }
 }
 
-fn layer(namespace: Option<String>, ranked: Ranked) -> Layer {
+fn layer(kind: &str, namespace: Option<String>, ranked: Ranked) -> Layer {
     // Places are sorted, not the rules, which are large.
     let (ranks, mut rules): (Vec<_>, Vec<_>) =
         ranked.into_iter().map(|(rank, rule)| (rank, Some(rule))).unzip();
@@ -97,17 +112,17 @@ fn layer(namespace: Option<String>, ranked: Ranked) -> Layer {
     let rules = order.into_iter().filter_map(|at| rules[at].take()).collect();
     match namespace {
         Some(namespace) => Layer {
-            name: format!("HTTPRoutes of {namespace}"),
+            name: format!("{kind}s of {namespace}"),
             scope: vec![SourceMatch { namespace: Some(namespace), ..Default::default() }],
             rules,
         },
-        None => Layer { name: "HTTPRoutes".to_owned(), scope: Vec::new(), rules },
+        None => Layer { name: format!("{kind}s"), scope: Vec::new(), rules },
     }
 }
 
 /// The ports that a route is for.
-fn slots(
-    route: &Object<gateway::HttpRoute>,
+fn slots<M>(
+    route: &Object<Route<M>>,
     catalog: &Catalog,
     problems: &mut Vec<Problem>,
 ) -> BTreeSet<Slot> {
@@ -144,7 +159,7 @@ fn slots(
         }
         for port in http {
             match &listed.ports[port].routed_by {
-                Some(other) => {
+                Some((other, _)) => {
                     let number = listed.ports[port].number;
                     let reason = format!("not applied to port {number}: {other} decides there");
                     problems.push(route.place.warning(&path, reason));
@@ -159,14 +174,14 @@ fn slots(
 }
 
 /// The rules of a route, one for each hostname and match; `None`: it cannot be used.
-fn rules(
-    route: &Object<gateway::HttpRoute>,
+fn rules<M: Alternative>(
+    route: &Object<Route<M>>,
     objects: &Objects,
     catalog: &Catalog,
     problems: &mut Vec<Problem>,
 ) -> Option<Ranked> {
     let spec = &route.body;
-    let default = [RouteRule::default()];
+    let default = [RouteRule::<M>::default()];
     let rules = if spec.rules.is_empty() { &default[..] } else { &spec.rules };
     let mut hostnames: Vec<Option<String>> =
         spec.hostnames.iter().map(|name| Some(name.to_ascii_lowercase())).collect();
@@ -179,7 +194,7 @@ fn rules(
     for (index, (rule, matches)) in rules.iter().zip(matches).enumerate() {
         let path = format!("spec.rules.{index}");
         let origin = Origin {
-            kind: "HTTPRoute",
+            kind: M::KIND,
             place: &route.place,
             namespace: &route.namespace,
             parents: &spec.parent_refs,
@@ -216,23 +231,22 @@ fn rules(
 }
 
 /// The conditions of each rule; `None`, with problems, when one cannot be used.
-fn all_conditions(
-    route: &Object<gateway::HttpRoute>,
-    rules: &[RouteRule],
+fn all_conditions<M: Alternative>(
+    route: &Object<Route<M>>,
+    rules: &[RouteRule<M>],
     problems: &mut Vec<Problem>,
 ) -> Option<Vec<Vec<Condition>>> {
-    let before = problems.len();
-    let any = [RouteMatch::default()];
+    let mut report = Report::new(&route.place, "spec.rules", problems);
+    let any = [M::default()];
     let mut all = Vec::new();
     for (index, rule) in rules.iter().enumerate() {
         let alternatives = if rule.matches.is_empty() { &any[..] } else { &rule.matches };
-        let read = alternatives.iter().enumerate().map(|(at, m)| {
-            let path = format!("spec.rules.{index}.matches.{at}");
-            route_match::condition(&route.place, &path, m, problems)
+        let read = alternatives.iter().enumerate().map(|(at, alternative)| {
+            alternative.condition(&mut report.below(&format!("{index}.matches.{at}")))
         });
         all.push(read.collect());
     }
-    if problems.len() > before {
+    if report.failed() {
         let reason = "it is not applied as a whole, because of the errors in it";
         problems.push(route.place.error("", reason));
         return None;
@@ -241,8 +255,8 @@ fn all_conditions(
 }
 
 impl Precedence {
-    fn of(
-        route: &Object<gateway::HttpRoute>,
+    fn of<M>(
+        route: &Object<Route<M>>,
         full_name: &Arc<str>,
         place: (usize, usize),
         hostname: Option<&str>,
