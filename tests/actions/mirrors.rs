@@ -22,11 +22,46 @@ const RULES: &str = "\
   mirrors:
   - {destination: {host: web, subset: v2}}
   - {destination: {host: second}, percentage: {value: 100}}
+- match: [{uri: {prefix: /first/0/h2/}}]
+  route: [{destination: {host: web, subset: v1}}]
+  mirror: {host: h2}
+- match: [{uri: {prefix: /first/0/h1/}}]
+  route: [{destination: {host: h2}}]
+  mirror: {host: web, subset: v1}
 - match: [{uri: {prefix: /first/0/nobody/}}]
   route: [{destination: {host: web, subset: v1}}]
   mirror: {host: nobody}
 - route: [{destination: {host: web, subset: v1}}]
 ";
+
+/// The second version again, by HTTP/2.
+const H2: &str = "\
+apiVersion: v1
+kind: Service
+metadata: {name: h2, namespace: default}
+spec:
+  clusterIP: 10.96.0.30
+  selector: {app: web, version: v2}
+  ports: [{name: http2, port: 80, targetPort: 8080}]
+";
+
+#[test]
+fn a_mirror_may_speak_another_protocol() -> Result<()> {
+    let scene = Scene::new("protocols", RULES)?;
+    scene.apply("h2.yaml", H2)?;
+    let mut raw = scene.connect()?;
+    for (key, served_by, mirror, version) in
+        [("h2", "v1", 1, "HTTP/2.0"), ("h1", "v2", 0, "HTTP/1.1")]
+    {
+        let answer = raw.get("web", &format!("/first/0/{key}/x?q"), &["x-mine: kept"])?;
+        assert_eq!((answer.status, answer.served_by()), (200, Some(served_by)), "{answer:?}");
+        let log = scene.bed.servers[mirror].wait_for_line(&format!("/first/0/{key}/x?q"), LIMIT)?;
+        let copy: Value = serde_json::from_str(&log)?;
+        let seen = (&copy["version"], &copy["headers"]["host"], &copy["headers"]["x-mine"]);
+        assert_eq!(seen, (&version.into(), &"web".into(), &"kept".into()), "{copy}");
+    }
+    Ok(())
+}
 
 #[test]
 fn copies_go_to_mirrors_and_their_answers_nowhere() -> Result<()> {

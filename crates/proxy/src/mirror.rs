@@ -6,19 +6,22 @@ use beeway_model::policy::Mirror;
 use beeway_model::{Policy, Protocol, Retry};
 use http::header::{self, HeaderValue};
 use http::request::Parts;
-use http::uri::Authority;
+use http::uri::{Authority, Scheme};
+use http::{Uri, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use crate::attempt::Tries;
 use crate::body::RequestBody;
 use crate::call::Call;
+use crate::headers;
 use crate::limits::{MIRROR_TIMEOUT, MIRRORS};
 use crate::view::View;
 use crate::worker::Core;
 
 /// Sends a copy of a request, if the draw says so, to an endpoint of the mirror. The copy's body
-/// follows what the request itself reads.
+/// follows what the request itself reads. Its head is the same: Istio has Envoy not mark the host
+/// (`-shadow`) since 1.28.
 pub(crate) fn send(
     call: &Rc<Call>,
     view: &Rc<View>,
@@ -34,7 +37,7 @@ pub(crate) fn send(
         return core.counters.mirrors_dropped.add(1);
     }
     let body = call.source.as_ref().map_or(RequestBody::Empty, |source| source.tee());
-    let head = shadow(head.clone(), view.mesh.cluster(id).protocol);
+    let head = addressed(head.clone(), view.mesh.cluster(id).protocol);
     let policy = Policy {
         timeout: Some(policy.timeout.unwrap_or(MIRROR_TIMEOUT)),
         retry: Some(Retry { attempts: 0, ..Retry::default() }),
@@ -73,25 +76,31 @@ async fn discard(call: &Call, mut body: Incoming) {
     }
 }
 
-/// The copy's head: Envoy marks the host, so that logs can tell it from the request itself.
-fn shadow(mut head: Parts, protocol: Protocol) -> Parts {
-    let marked = |host: &str| match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => {
-            format!("{name}-shadow:{port}")
-        }
-        _ => format!("{host}-shadow"),
-    };
-    if let Some(host) = head.headers.get(header::HOST).and_then(|host| host.to_str().ok())
-        && let Ok(host) = HeaderValue::try_from(marked(host))
-    {
+/// A head in the form that the mirror's protocol has for it: it was made for that of the request's
+/// own endpoint.
+fn addressed(mut head: Parts, protocol: Protocol) -> Parts {
+    let http2 = protocol == Protocol::Http2;
+    if http2 == (head.version == Version::HTTP_2) {
+        return head;
+    }
+    let path = head.uri.path_and_query().cloned();
+    if http2 {
+        let host = head.headers.remove(header::HOST);
+        headers::strip(&mut head.headers);
+        let mut uri = http::uri::Parts::default();
+        uri.scheme = Some(Scheme::HTTP);
+        uri.authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+        uri.path_and_query = path;
+        head.uri = Uri::from_parts(uri).unwrap_or_default();
+        head.version = Version::HTTP_2;
+        return head;
+    }
+    let authority = head.uri.authority().map(|authority| authority.as_str());
+    if let Some(Ok(host)) = authority.map(HeaderValue::try_from) {
         head.headers.insert(header::HOST, host);
     }
-    if let Some(authority) = head.uri.authority() {
-        let mut uri = head.uri.clone().into_parts();
-        uri.authority = Authority::try_from(marked(authority.as_str())).ok();
-        head.uri = http::Uri::from_parts(uri).unwrap_or(head.uri);
-    }
-    let _ = protocol;
+    head.uri = path.map(Uri::from).unwrap_or_default();
+    head.version = Version::HTTP_11;
     head
 }
 

@@ -23,14 +23,16 @@ pub enum Failure {
 pub struct Flaky(Mutex<BTreeMap<String, u64>>);
 
 impl Flaky {
-    /// Takes `/first/N/KEY/FAILURE` off a path that begins so, counts the request, and says how it
-    /// fails if it is one of the first.
-    pub fn meet(&self, path: &mut &str) -> Option<Failure> {
-        let mut parts = path.strip_prefix("/first/")?.splitn(4, '/');
+    /// Takes `N/KEY/FAILURE` off the front of a text, leaving a path, counts the request, and says
+    /// how it fails if it is one of the first.
+    pub fn meet(&self, text: &mut &str) -> Option<Failure> {
+        let mut parts = text.splitn(4, '/');
         let first: u64 = parts.next()?.parse().ok()?;
         let (key, failure) = (parts.next()?, parts.next()?);
-        let rest = parts.next().map_or(path.len(), |rest| path.len() - rest.len() - 1);
-        *path = if rest == path.len() { "/" } else { &path[rest..] };
+        *text = match parts.next() {
+            Some(rest) => &text[text.len() - rest.len() - 1..],
+            None => "/",
+        };
         let mut counts = self.0.lock().expect("no panic while locked");
         let count = counts.entry(key.to_owned()).or_default();
         *count += 1;

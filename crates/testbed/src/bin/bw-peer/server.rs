@@ -17,6 +17,8 @@
 //! | POST `/echo` | the body, as it comes |
 //! | POST `/sum` | `bytes`, `sha256` and `trailers` of the request |
 //! | `/trailers` | a body in chunks, and the trailer fields `x-trailer: NAME` |
+//! | any, with `x-first: N/KEY/FAILURE` | as `/first/N/KEY/FAILURE` in front of it |
+//! | any, with `delay=500ms` or `delay=1s` in its query | the same, after a while |
 //! | any other, from a gRPC client | the message, `grpc-status: 0`, and `x-path` among the fields |
 //! | any other | `NAME METHOD PATH\n`, and for a GET the bodies of the upstreams; with `--echo` the request's head |
 
@@ -184,7 +186,16 @@ impl Server {
         let mut wait = self.options.delay_ms;
         let mut rest = path.as_str();
         let wanted = set_headers(request.headers());
-        let failure = self.flaky.meet(&mut rest);
+        wait += delay(request.uri().query().unwrap_or_default());
+        let mut by_field = request.headers().get("x-first").and_then(|v| v.to_str().ok());
+        let failure = match &mut by_field {
+            Some(text) => self.flaky.meet(text),
+            None => rest.strip_prefix("/first/").and_then(|mut text| {
+                let failure = self.flaky.meet(&mut text);
+                rest = text;
+                failure
+            }),
+        };
         if let Some((ms, after)) = rest.strip_prefix("/delay/").map(split_segment) {
             wait += ms.parse().unwrap_or(0);
             rest = after;
@@ -308,6 +319,14 @@ impl Server {
     fn pattern(&self, n: u64) -> Body {
         Pattern { block: self.block.clone(), left: n }.map_err(|never| match never {}).boxed()
     }
+}
+
+/// The milliseconds that a query asks to wait.
+fn delay(query: &str) -> u64 {
+    let asked = query.split('&').find_map(|pair| pair.strip_prefix("delay=")).unwrap_or_default();
+    let number = asked.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = if asked.ends_with("ms") { 1 } else { 1000 };
+    number.parse::<u64>().map_or(0, |number| number * unit)
 }
 
 /// The first path segment and the rest, which begins with a slash.
