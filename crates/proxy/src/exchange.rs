@@ -47,7 +47,10 @@ pub(crate) async fn handle(client: &Rc<Client>, request: Request<Incoming>) -> A
     std::future::poll_fn(|cx| client.poll_answered(cx)).await;
     client.core.counters.requests.add(1);
     let draw = client.draw();
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    if parts.version == Version::HTTP_2 {
+        headers::join_cookies(&mut parts.headers);
+    }
     let (body, source) = RequestBody::of(body);
     let call = Call::new(client, &parts, source);
     let answer = answer(&call, parts, body, draw).await;
@@ -66,6 +69,10 @@ async fn answer(call: &Rc<Call>, parts: Parts, body: RequestBody, draw: u32) -> 
     };
     if request.parts.method == Method::CONNECT {
         return refuse(call, StatusCode::METHOD_NOT_ALLOWED, "", request).await;
+    }
+    if headers::has_transfer_coding(&request.parts.headers) {
+        call.flag(Flags::DOWNSTREAM_PROTOCOL_ERROR);
+        return refuse(call, StatusCode::NOT_IMPLEMENTED, "transfer coding", request).await;
     }
     let view = call.client.core.view();
     let service = call.client.service;
@@ -272,15 +279,15 @@ impl<'a> Exchange<'a> {
         let was_legacy = parts.version == Version::HTTP_10;
         let http2 = protocol == Protocol::Http2;
         headers::for_endpoint(&mut parts.headers, upgrade, http2);
-        if http_body::Body::size_hint(body).exact().is_none() {
-            parts.headers.remove(header::CONTENT_LENGTH);
-        }
+        headers::frame_request(&mut parts.headers, body, http2);
         let mut authority = None;
         let own = self.backend.and_then(|backend| backend.policy.as_deref());
-        let rewrites = [Some(&self.policy.rewrite), own.map(|own| &own.rewrite)];
+        let edits = own.map(|own| (&own.rewrite, &own.request_headers));
+        let edits = [Some((&self.policy.rewrite, &self.policy.request_headers)), edits];
         let mut path = None;
-        for rewrite in rewrites.into_iter().flatten() {
-            authority = rewrite.authority.as_deref().or(authority);
+        for (rewrite, fields) in edits.into_iter().flatten() {
+            let named = rewrite.authority.as_deref().or_else(|| headers::host_of(fields));
+            authority = named.or(authority);
             path = rewrite.path.as_ref().or(path);
         }
         let target = path.map(|path| rewrite::rewrite_target(path, self.held(), target(parts)));
@@ -306,12 +313,9 @@ impl<'a> Exchange<'a> {
         let authority = authority.unwrap_or(&self.authority);
         if http2 {
             parts.headers.remove(header::HOST);
-            let mut uri = http::uri::Parts::default();
-            uri.scheme = Some(Scheme::HTTP);
-            uri.authority = Authority::try_from(authority).ok();
-            uri.path_and_query = Some(path);
-            parts.uri = Uri::from_parts(uri).unwrap_or_default();
-            parts.version = Version::HTTP_2;
+            let named = [authority, &self.authority];
+            let named = named.iter().find_map(|name| Authority::try_from(*name).ok());
+            (parts.uri, parts.version) = http2_target(named, path);
             return;
         }
         if (named || (was_legacy && !parts.headers.contains_key(header::HOST)))
@@ -376,6 +380,12 @@ impl<'a> Exchange<'a> {
 
     async fn answer_of(&self, response: Response<AnswerBody>, expected: Expected) -> Answer {
         let (mut parts, body) = response.into_parts();
+        if headers::has_transfer_coding(&parts.headers) {
+            drop(body.in_part());
+            self.call.flag(Flags::UPSTREAM_PROTOCOL_ERROR);
+            return self.failed(NoAnswer::Reset("protocol error"), false);
+        }
+        headers::frame_answer(&mut parts.headers, &body);
         let upgrade = parts.headers.get(header::UPGRADE).cloned();
         headers::strip(&mut parts.headers);
         if let Some(own) = self.backend.and_then(|backend| backend.policy.as_deref()) {
@@ -427,10 +437,31 @@ fn authority(parts: &Parts) -> Result<String, &'static str> {
         return named.then(|| authority.to_string()).ok_or("user information in the target");
     }
     match host {
-        Some(host) => host.to_str().map(str::to_owned).map_err(|_| "malformed Host"),
+        Some(host) => match host.to_str() {
+            Ok(host) if is_host(host) => Ok(host.to_owned()),
+            _ => Err("malformed Host"),
+        },
         None if parts.version == Version::HTTP_10 => Ok(String::new()),
         None => Err("no Host"),
     }
+}
+
+/// Whether this is a value for Host (RFC 9112 section 3.2): a server must refuse any other.
+fn is_host(host: &str) -> bool {
+    host.is_empty() || (!host.contains('@') && Authority::try_from(host).is_ok())
+}
+
+/// A target in the form of HTTP/2. One without an authority is for the library like a target of
+/// HTTP/1.1.
+fn http2_target(authority: Option<Authority>, path: PathAndQuery) -> (Uri, Version) {
+    if authority.is_none() {
+        return (Uri::from(path), Version::HTTP_11);
+    }
+    let mut uri = http::uri::Parts::default();
+    uri.scheme = Some(Scheme::HTTP);
+    uri.authority = authority;
+    uri.path_and_query = Some(path);
+    (Uri::from_parts(uri).unwrap_or_default(), Version::HTTP_2)
 }
 
 /// Whether the target has a form that its method may have (RFC 9112 section 3.2): a name alone is

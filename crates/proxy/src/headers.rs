@@ -2,6 +2,7 @@
 
 use beeway_model::HeaderEdits;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http_body::Body;
 
 const HOP_BY_HOP: [HeaderName; 6] = [
     header::CONNECTION,
@@ -64,11 +65,87 @@ pub(crate) fn websocket(headers: &HeaderMap) -> Option<HeaderValue> {
     (wanted && has_token(headers, header::CONNECTION, b"upgrade")).then(|| protocol.clone())
 }
 
+/// Whether a field says where a message begins, ends or goes, or is about one connection: rules do
+/// not change those (Envoy refuses Host and pseudo fields; the rest would break its framing).
+fn is_of_message(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(name) || *name == header::CONTENT_LENGTH || *name == header::HOST
+}
+
+/// What rules that set Host mean: the authority (as Istio translates it for Envoy).
+pub(crate) fn host_of(edits: &HeaderEdits) -> Option<&str> {
+    let names = ["host", ":authority"];
+    let set = edits.set.iter().rfind(|(name, _)| names.contains(&name.as_str()));
+    set.map(|(_, value)| value.as_str())
+}
+
+/// Leaves no doubt about the length of a request's body: one Content-Length, or for an endpoint
+/// that speaks HTTP/1.1 the chunked coding, and never both (RFC 9112 section 6). The HTTP library
+/// believes what it finds here, and leaves out the body of a GET of unknown length otherwise.
+pub(crate) fn frame_request(headers: &mut HeaderMap, body: &impl Body, http2: bool) {
+    match body.size_hint().exact() {
+        Some(length) if headers.contains_key(header::CONTENT_LENGTH) => {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        Some(_) => {}
+        None => {
+            headers.remove(header::CONTENT_LENGTH);
+            if !http2 {
+                headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
+        }
+    }
+}
+
+/// The same for an answer, where Content-Length may also tell of a body that is not there (HEAD,
+/// 304).
+pub(crate) fn frame_answer(headers: &mut HeaderMap, body: &impl Body) {
+    let Some(first) = headers.get(header::CONTENT_LENGTH) else {
+        return;
+    };
+    let length = match body.size_hint().exact() {
+        _ if body.is_end_stream() => is_number(first).then(|| first.clone()),
+        length => length.map(HeaderValue::from),
+    };
+    match length {
+        Some(length) => headers.insert(header::CONTENT_LENGTH, length),
+        None => headers.remove(header::CONTENT_LENGTH),
+    };
+}
+
+fn is_number(value: &HeaderValue) -> bool {
+    !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit)
+}
+
+/// Whether a body has a transfer coding besides `chunked`. Nobody behind us would be told of it.
+pub(crate) fn has_transfer_coding(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let first = codings.next();
+    codings.next().is_some()
+        || first.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+}
+
+/// Puts the pieces of a cookie into one field, as it is outside of HTTP/2 (RFC 9113 section 8.2.3).
+pub(crate) fn join_cookies(headers: &mut HeaderMap) {
+    let mut pieces = headers.get_all(header::COOKIE).iter();
+    let (Some(first), Some(second)) = (pieces.next(), pieces.next()) else {
+        return;
+    };
+    let pieces: Vec<&[u8]> =
+        [first, second].into_iter().chain(pieces).map(HeaderValue::as_bytes).collect();
+    if let Ok(whole) = HeaderValue::from_bytes(&pieces.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, whole);
+    }
+}
+
 /// Changes fields as a rule says. Names and values that HTTP does not allow are left out; the
 /// configuration is checked for them.
 pub(crate) fn edit(headers: &mut HeaderMap, edits: &HeaderEdits) {
     for name in &edits.remove {
-        headers.remove(name.as_str());
+        if let Ok(name) = HeaderName::from_bytes(name.as_bytes())
+            && !is_of_message(&name)
+        {
+            headers.remove(name);
+        }
     }
     for (name, value) in &edits.set {
         if let Some((name, value)) = field(name, value) {
@@ -83,7 +160,7 @@ pub(crate) fn edit(headers: &mut HeaderMap, edits: &HeaderEdits) {
 }
 
 fn field(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
-    let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+    let name = HeaderName::from_bytes(name.as_bytes()).ok().filter(|name| !is_of_message(name))?;
     Some((name, HeaderValue::from_str(value).ok()?))
 }
 

@@ -292,6 +292,7 @@ impl Core {
         let from = cookies.len().saturating_sub(SWEEP_STREAMS);
         for cookie in cookies.drain(from..) {
             if self.kernel.queued(cookie).is_none() {
+                self.counters.clients_gone.add(1);
                 self.close(cookie);
             }
         }

@@ -2,6 +2,7 @@
 //! servers that are real.
 
 mod flow;
+mod hostile;
 mod http1;
 mod kit;
 mod upstream;

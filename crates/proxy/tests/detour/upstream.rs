@@ -22,6 +22,15 @@ type Answer = Response<BoxBody<Bytes, hyper::Error>>;
 /// - `/echo` sends the body back, `/length/N` N bytes, `/chunked` two pieces of unknown length,
 ///   `/trailers` trailers, `/empty` 204, `/same` 304; anything else its name and the request head.
 pub fn http(name: &'static str) -> SocketAddr {
+    start(name, false)
+}
+
+/// The same with HTTP/2.
+pub fn http2(name: &'static str) -> SocketAddr {
+    start(name, true)
+}
+
+fn start(name: &'static str, http2: bool) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
@@ -33,6 +42,13 @@ pub fn http(name: &'static str) -> SocketAddr {
                 let (socket, _) = listener.accept().await.unwrap();
                 socket.set_nodelay(true).unwrap();
                 let service = service_fn(move |request| answer(name, request));
+                if http2 {
+                    let executor = hyper_util::rt::TokioExecutor::new();
+                    let connection = hyper::server::conn::http2::Builder::new(executor)
+                        .serve_connection(TokioIo::new(socket), service);
+                    tokio::spawn(connection);
+                    continue;
+                }
                 let connection = hyper::server::conn::http1::Builder::new()
                     .preserve_header_case(true)
                     .serve_connection(TokioIo::new(socket), service);
