@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use beeway_model::{
-    Action, Cluster, ClusterId, Endpoint, Mesh, Protocol, Rule, Service, ServicePort, Transport,
+    Action, Cluster, ClusterId, Endpoint, Mesh, Protocol, Rule, Service, ServicePort, StreamRule,
+    Transport,
 };
 
 use crate::instance::Instance;
@@ -51,6 +52,7 @@ pub(crate) struct Port {
     pub backings: Vec<Backing>,
     pub cluster: ClusterId,
     pub rules: Option<Vec<Rule>>,
+    pub stream_rules: Vec<StreamRule>,
     /// The kind and name of what routes here, and what is spoken if nothing else says it.
     pub routed_by: Option<(String, Protocol)>,
 }
@@ -79,13 +81,21 @@ impl Port {
     /// A port that nothing routes yet; its cluster comes with [`Catalog::add`].
     pub(crate) fn new(name: String, number: u16, transport: Transport) -> Self {
         let (hint, backings, cluster) = (None, Vec::new(), ClusterId(0));
-        Self { name, number, transport, hint, backings, cluster, rules: None, routed_by: None }
+        let (rules, stream_rules, routed_by) = (None, Vec::new(), None);
+        Self { name, number, transport, hint, backings, cluster, rules, stream_rules, routed_by }
     }
 
     /// Whether HTTP routes can apply: what speaks something else is not looked into.
     pub(crate) fn takes_http(&self) -> bool {
         self.transport == Transport::Tcp
             && matches!(self.hint, None | Some(Protocol::Http | Protocol::Http2))
+    }
+
+    /// Whether rules for connections can apply.
+    pub(crate) fn takes_streams(&self) -> bool {
+        self.transport == Transport::Tcp
+            && self.rules.is_none()
+            && matches!(self.hint, None | Some(Protocol::Tls | Protocol::Opaque))
     }
 
     /// What its endpoints speak; where nothing says it, HTTP, if it is asked for at all.
@@ -285,24 +295,27 @@ impl Catalog {
         let mut services = Vec::new();
         for listed in self.services {
             let ports = listed.ports.into_iter().map(|port| {
-                let protocol = port.hint.unwrap_or_else(|| match &port.routed_by {
-                    Some((route, protocol)) => {
-                        let taken = if *protocol == Protocol::Http2 { "gRPC" } else { "HTTP" };
+                let protocol = match (port.hint, &port.routed_by) {
+                    // Rules by name look into what would not be looked into otherwise.
+                    (Some(Protocol::Opaque), Some((_, Protocol::Tls))) => Protocol::Tls,
+                    (Some(hint), _) => hint,
+                    (None, Some((route, protocol))) => {
                         let reason = format!(
-                            "port {} does not say its protocol; taken as {taken} for {route}'s sake",
-                            port.number
+                            "port {} does not say its protocol; taken as {} for {route}'s sake",
+                            port.number,
+                            name_of(*protocol)
                         );
                         problems.push(listed.place.notice("spec.ports", reason));
                         *protocol
                     }
-                    None => Protocol::Opaque,
-                });
+                    (None, None) => Protocol::Opaque,
+                };
                 let rules = match protocol {
                     Protocol::Http => translated(port.rules, port.cluster, &self.clusters),
                     _ => port.rules,
                 };
                 ServicePort {
-                    stream_rules: Vec::new(),
+                    stream_rules: port.stream_rules,
                     name: port.name,
                     number: port.number,
                     transport: port.transport,
@@ -320,6 +333,16 @@ impl Catalog {
             });
         }
         Mesh { services, clusters: self.clusters, workloads: Vec::new() }
+    }
+}
+
+/// A protocol, for people.
+fn name_of(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Http => "HTTP",
+        Protocol::Http2 => "gRPC",
+        Protocol::Tls => "TLS",
+        Protocol::Opaque => "TCP",
     }
 }
 

@@ -30,8 +30,55 @@ pub(crate) struct VirtualService {
     pub export_to: Vec<String>,
     #[serde(default, deserialize_with = "nullable")]
     pub http: Vec<HttpRule>,
-    pub tls: Option<Unread>,
-    pub tcp: Option<Unread>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub tls: Vec<StreamRule<TlsMatch>>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub tcp: Vec<StreamRule<TcpMatch>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(bound = "M: Deserialize<'de>")]
+pub(crate) struct StreamRule<M> {
+    #[serde(rename = "name")]
+    pub _name: Option<Unread>,
+    #[serde(default = "Vec::new", rename = "match", deserialize_with = "nullable")]
+    pub matches: Vec<M>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub route: Vec<StreamDestination>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct TlsMatch {
+    #[serde(default, deserialize_with = "nullable")]
+    pub sni_hosts: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub destination_subnets: Vec<String>,
+    pub port: Option<u16>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub source_labels: Labels,
+    pub source_namespace: Option<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub gateways: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct TcpMatch {
+    #[serde(default, deserialize_with = "nullable")]
+    pub destination_subnets: Vec<String>,
+    pub port: Option<u16>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub source_labels: Labels,
+    pub source_namespace: Option<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub gateways: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct StreamDestination {
+    pub destination: Target,
+    pub weight: Option<u32>,
 }
 
 /// What few rules have is boxed, because there may be tens of thousands of rules.
@@ -46,7 +93,7 @@ pub(crate) struct HttpRule {
     pub route: Vec<Destination>,
     pub direct_response: Option<Box<DirectResponse>>,
     pub redirect: Option<Box<Redirect>>,
-    pub delegate: Option<Unread>,
+    pub delegate: Option<Box<Delegate>>,
     pub rewrite: Option<Box<Rewrite>>,
     pub timeout: Option<String>,
     pub retries: Option<Box<Retries>>,
@@ -110,6 +157,12 @@ pub(crate) struct Target {
     pub host: String,
     pub subset: Option<String>,
     pub port: Option<PortSelector>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Delegate {
+    pub name: String,
+    pub namespace: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -317,9 +317,13 @@ impl Reader<'_> {
 /// Whether a path lies in the `match` of a VirtualService or the `matches` of a route.
 fn is_condition(path: &str) -> bool {
     let mut steps = path.split('.');
-    (steps.next(), steps.next()) == (Some("spec"), Some("http"))
-        && path.split('.').nth(3) == Some("match")
-        || path.starts_with("spec.rules.") && path.split('.').nth(3) == Some("matches")
+    let (root, list, _) = (steps.next(), steps.next(), steps.next());
+    root == Some("spec")
+        && match list {
+            Some("http" | "tls" | "tcp") => steps.next() == Some("match"),
+            Some("rules") => steps.next() == Some("matches"),
+            _ => false,
+        }
 }
 
 /// What to say of an object of a kind that is not read; `None` for the kinds that are.

@@ -33,10 +33,13 @@ mod service_entry;
 mod services;
 mod subsets;
 mod virtual_action;
+mod virtual_check;
+mod virtual_delegate;
 mod virtual_fault;
 mod virtual_match;
 mod virtual_policy;
 mod virtual_service;
+mod virtual_stream;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -45,7 +45,7 @@ pub(crate) fn action(
     };
     let mut policy = extras.policy.clone();
     for copies in &extras.mirrors {
-        let cluster = written.cluster(&copies.target, catalog);
+        let cluster = written.resolver().cluster(&copies.target, catalog);
         if let Err(reason) = &cluster {
             let path = format!("{}.{}", written.path, copies.part);
             let reason = format!("{reason}; no copies are sent");
@@ -75,11 +75,12 @@ impl Written<'_> {
                 (1, None | Some(0)) => 100,
                 (_, weight) => weight.unwrap_or(0),
             };
-            let cluster = self.cluster(&route.destination, catalog).unwrap_or_else(|reason| {
+            let resolver = self.resolver();
+            let cluster = resolver.cluster(&route.destination, catalog).unwrap_or_else(|reason| {
                 let path = format!("{}.route.{at}.destination", self.path);
                 let reason = format!("{reason}; requests sent there get 503");
                 problems.insert(self.object.place.error(&path, reason));
-                let (host, port) = self.host_and_port(&route.destination, catalog);
+                let (host, port) = resolver.host_and_port(&route.destination, catalog);
                 catalog.nowhere(&host, port, subset(&route.destination))
             });
             let policy = extras.and_then(|extras| extras.backends.get(at)?.clone());
@@ -88,8 +89,20 @@ impl Written<'_> {
         backends
     }
 
+    fn resolver(&self) -> Resolver<'_> {
+        Resolver { namespace: &self.object.namespace, port: self.port }
+    }
+}
+
+/// Finds what rules of an object of a namespace name, for a port.
+pub(crate) struct Resolver<'a> {
+    pub namespace: &'a str,
+    pub port: u16,
+}
+
+impl Resolver<'_> {
     fn host_and_port(&self, target: &istio::Target, catalog: &Catalog) -> (String, u16) {
-        let host = qualify(&target.host, &self.object.namespace);
+        let host = qualify(&target.host, self.namespace);
         let known = catalog.by_host(&host);
         // Istio: the only port of the destination, or else the port that was called.
         let only = known.filter(|listed| listed.ports.len() == 1).map(|l| l.ports[0].number);
@@ -98,7 +111,11 @@ impl Written<'_> {
     }
 
     /// The cluster of a target, or why there is none.
-    fn cluster(&self, target: &istio::Target, catalog: &Catalog) -> Result<ClusterId, String> {
+    pub(crate) fn cluster(
+        &self,
+        target: &istio::Target,
+        catalog: &Catalog,
+    ) -> Result<ClusterId, String> {
         let (host, port) = self.host_and_port(target, catalog);
         let (known, subset) = (catalog.by_host(&host), subset(target));
         catalog.find(&host, port, subset).ok_or_else(|| match (known, subset) {

@@ -18,26 +18,38 @@ pub(crate) struct Condition {
 impl Condition {
     /// The condition for callers of these namespaces (`None`: all). `None`: nobody meets it.
     pub(crate) fn seen_by(&self, visible: Option<&[String]>) -> Option<Match> {
-        let mut whole = self.request.clone();
-        let wanted = &self.source.namespace;
-        let namespaces: Vec<Option<String>> = match visible {
-            None => vec![wanted.clone()],
-            Some(visible) => visible
-                .iter()
-                .filter(|namespace| wanted.as_ref().is_none_or(|wanted| wanted == *namespace))
-                .map(|namespace| Some(namespace.clone()))
-                .collect(),
-        };
-        if namespaces.is_empty() {
-            return None;
-        }
-        let labels = &self.source.labels;
-        let sources = namespaces
-            .into_iter()
-            .map(|namespace| SourceMatch { namespace, labels: labels.clone() });
-        whole.sources = sources.filter(|source| *source != SourceMatch::default()).collect();
-        Some(whole)
+        let sources = sources(&self.source, visible)?;
+        Some(Match { sources, ..self.request.clone() })
     }
+}
+
+/// A condition on who calls, for callers of these namespaces (`None`: all). `None`: nobody meets
+/// it; empty: all do.
+pub(crate) fn sources(
+    source: &SourceMatch,
+    visible: Option<&[String]>,
+) -> Option<Vec<SourceMatch>> {
+    let wanted = &source.namespace;
+    let namespaces: Vec<Option<String>> = match visible {
+        None => vec![wanted.clone()],
+        Some(visible) => visible
+            .iter()
+            .filter(|namespace| wanted.as_ref().is_none_or(|wanted| wanted == *namespace))
+            .map(|namespace| Some(namespace.clone()))
+            .collect(),
+    };
+    if namespaces.is_empty() {
+        return None;
+    }
+    let labels = &source.labels;
+    let sources =
+        namespaces.into_iter().map(|namespace| SourceMatch { namespace, labels: labels.clone() });
+    Some(sources.filter(|source| *source != SourceMatch::default()).collect())
+}
+
+/// Whether gateways of a condition leave it to the mesh.
+pub(crate) fn in_mesh(gateways: &[String]) -> bool {
+    gateways.is_empty() || gateways.iter().any(|gateway| gateway == "mesh")
 }
 
 /// The alternatives of a rule; `None`: it has none, and always holds. Alternatives for ingress
@@ -49,10 +61,8 @@ pub(crate) fn conditions(
     if matches.is_empty() {
         return None;
     }
-    let in_mesh = |m: &istio::HttpMatch| {
-        m.gateways.is_empty() || m.gateways.iter().any(|gateway| gateway == "mesh")
-    };
-    let read = matches.iter().enumerate().filter(|(_, m)| in_mesh(m)).map(|(index, m)| {
+    let here = matches.iter().enumerate().filter(|(_, m)| in_mesh(&m.gateways));
+    let read = here.map(|(index, m)| {
         let mut reader = Reader { report: report.below(&format!("match.{index}")) };
         reader.condition(m)
     });

@@ -3,40 +3,24 @@
 //! An object that Istio would refuse, or a condition that is not understood, leaves the whole
 //! object out, with an error: a rule must not hold for more than was written.
 
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashSet};
 
-use beeway_model::{Match, PathMatch, Protocol, Rule, SourceMatch};
+use beeway_model::{Match, PathMatch, Protocol, Rule, SourceMatch, StreamRule};
 
-use crate::catalog::Catalog;
-use crate::hostname::{Index, Pattern, Specificity, qualify};
-use crate::istio;
+use crate::catalog::{Catalog, Listed};
+use crate::hostname::Index;
 use crate::layer::{Layer, compose, widest};
-use crate::objects::{Object, Objects};
-use crate::problem::{Problem, Report};
+use crate::objects::Objects;
+use crate::problem::Problem;
 use crate::route_action::replaces_prefix;
 use crate::virtual_action::{self, Carried, Written};
-use crate::virtual_match::{Condition, conditions};
-use crate::virtual_policy::{Extras, extras, refused};
-
-/// A VirtualService that can be used.
-struct Usable<'a> {
-    object: &'a Object<istio::VirtualService>,
-    patterns: Vec<Pattern>,
-    /// Namespaces that see it; `None`: all.
-    visible: Option<Vec<String>>,
-    rules: Vec<UsableRule>,
-}
-
-struct UsableRule {
-    /// `None`: it has none, and always holds.
-    conditions: Option<Vec<Condition>>,
-    extras: Option<Box<Extras>>,
-}
+use crate::virtual_check::{Usable, usable};
+use crate::virtual_match::Condition;
 
 /// Attaches every VirtualService to the ports of the services that it names.
 pub(crate) fn attach(objects: &Objects, catalog: &mut Catalog, problems: &mut Vec<Problem>) {
-    let mut usable: Vec<Usable<'_>> =
-        objects.virtual_services.iter().filter_map(|vs| check(vs, catalog, problems)).collect();
+    let mut usable = usable(&objects.virtual_services, catalog, problems);
     // Oldest first; objects without a time are younger, and in order of name as in Istio.
     usable.sort_by_key(|u| {
         let object = u.object;
@@ -46,40 +30,97 @@ pub(crate) fn attach(objects: &Objects, catalog: &mut Catalog, problems: &mut Ve
     let index = Index::of(patterns.flat_map(|(at, u)| u.patterns.iter().map(move |p| (p, at))));
     // Problems of actions are the same on every port.
     let mut found = BTreeSet::new();
+    // Objects whose rules for connections are of use, and those that name a service.
+    let (mut used, mut named) = (HashSet::new(), HashSet::new());
     for service in 0..catalog.services.len() {
+        let candidates = candidates(&usable, &index, &catalog.services[service]);
+        if candidates.is_empty() {
+            continue;
+        }
+        named.extend(candidates.iter().map(|u| u.object.place.label()));
         for port in 0..catalog.services[service].ports.len() {
             if catalog.services[service].ports[port].takes_http() {
-                let listed = &catalog.services[service];
-                let candidates = index.candidates(&listed.hosts[..listed.full_hosts]);
-                let candidates = candidates.into_iter().map(|at| &usable[at]);
-                attach_port(service, port, candidates, catalog, &mut found);
+                attach_port(service, port, &candidates, catalog, &mut found);
             }
+            if catalog.services[service].ports[port].takes_streams() {
+                let labels = attach_streams(service, port, &candidates, catalog, &mut found);
+                used.extend(labels);
+            }
+        }
+    }
+    for usable in usable.iter().filter(|usable| !usable.streams.is_empty()) {
+        let label = usable.object.place.label();
+        if named.contains(label) && !used.contains(label) {
+            let reason = "its tls and tcp rules are for no port of TCP or TLS of its hosts";
+            found.insert(usable.object.place.warning("spec", reason));
         }
     }
     problems.extend(found);
 }
 
-fn attach_port<'a>(
-    service: usize,
-    port: usize,
-    usable: impl Iterator<Item = &'a Usable<'a>>,
-    catalog: &mut Catalog,
-    problems: &mut BTreeSet<Problem>,
-) {
-    let listed = &catalog.services[service];
+/// What names a service, that which does so most closely first.
+fn candidates<'a, 'b>(
+    usable: &'b [Usable<'a>],
+    index: &Index,
+    listed: &Listed,
+) -> Vec<&'b Usable<'a>> {
     let hosts = &listed.hosts[..listed.full_hosts];
-    let mut candidates: Vec<(Specificity, &Usable<'_>)> = usable
+    let found = index.candidates(hosts).into_iter().map(|at| &usable[at]);
+    let mut candidates: Vec<_> = found
         .filter_map(|u| {
             let best = u.patterns.iter().flat_map(|p| hosts.iter().filter_map(|h| p.matches(h)));
             Some((best.max()?, u))
         })
         .collect();
-    candidates.sort_by_key(|(specificity, _)| std::cmp::Reverse(*specificity));
+    candidates.sort_by_key(|(specificity, _)| Reverse(*specificity));
+    candidates.into_iter().map(|(_, u)| u).collect()
+}
+
+/// Attaches rules for connections; the labels of the objects that have any for the port. Unlike
+/// with HTTP, those of all objects count, one after the other.
+fn attach_streams<'a>(
+    service: usize,
+    port: usize,
+    candidates: &[&Usable<'a>],
+    catalog: &mut Catalog,
+    problems: &mut BTreeSet<Problem>,
+) -> Vec<&'a str> {
+    let number = catalog.services[service].ports[port].number;
+    let mut rules: Vec<StreamRule> = Vec::new();
+    let mut labels = Vec::new();
+    for usable in candidates {
+        let before = rules.len();
+        let (object, visible) = (usable.object, usable.visible.as_deref());
+        let streams = usable.streams.iter();
+        rules.extend(streams.filter_map(|s| s.rule(object, visible, number, catalog, problems)));
+        labels.extend((rules.len() > before).then(|| object.place.label()));
+    }
+    let Some(first) = labels.first() else {
+        return labels;
+    };
+    // Rules by name are before the others whosever they are.
+    let by_name = |rule: &StreamRule| rule.matches.iter().any(|m| !m.sni.is_empty());
+    rules.sort_by_key(|rule| !by_name(rule));
+    let spoken = if by_name(&rules[0]) { Protocol::Tls } else { Protocol::Opaque };
+    let port = &mut catalog.services[service].ports[port];
+    port.routed_by = Some(((*first).to_owned(), spoken));
+    port.stream_rules = rules;
+    labels
+}
+
+fn attach_port(
+    service: usize,
+    port: usize,
+    candidates: &[&Usable<'_>],
+    catalog: &mut Catalog,
+    problems: &mut BTreeSet<Problem>,
+) {
+    let listed = &catalog.services[service];
     let (number, cluster) = (listed.ports[port].number, listed.ports[port].cluster);
     let host = listed.host().to_owned();
     let mut layers = Vec::new();
     let mut sources = Vec::new();
-    for (_, candidate) in candidates {
+    for &candidate in candidates {
         // None: none of its rules is for this port or anybody here; as if it were not there.
         if let Some(layer) = layer(candidate, number, catalog, problems) {
             layers.push(layer);
@@ -110,8 +151,8 @@ fn layer(
     let mut rules = Vec::new();
     let mut everybody = false;
     let mut scope = Vec::new();
-    for (index, (rule, read)) in object.body.http.iter().zip(&usable.rules).enumerate() {
-        let mut matches = match &read.conditions {
+    for rule in &usable.rules {
+        let mut matches = match &rule.conditions {
             Some(conditions) => {
                 let here = conditions.iter().filter(|c| c.port.is_none_or(|p| p == port));
                 let matches: Vec<_> =
@@ -128,9 +169,10 @@ fn layer(
         };
         everybody |= matches.is_empty() || matches.iter().any(|m| m.sources.is_empty());
         scope.extend(matches.iter().flat_map(|m| m.sources.iter().cloned()));
-        let name = format!("{} http[{index}]", object.place.label());
-        let written = Written { object, path: format!("spec.http.{index}"), rule, port };
-        let carried = virtual_action::action(&written, read.extras.as_deref(), catalog, problems);
+        let name = rule.name(object);
+        let path = format!("spec.http.{}", rule.index);
+        let written = Written { object: rule.object, path, rule: rule.rule(), port };
+        let carried = virtual_action::action(&written, rule.extras.as_deref(), catalog, problems);
         if replaces_prefix(&carried) {
             name_prefix(&mut matches);
         }
@@ -149,93 +191,4 @@ fn name_prefix(matches: &mut Vec<Match>) {
     for m in matches.iter_mut().filter(|m| m.path.is_none()) {
         m.path = Some(PathMatch::Prefix("/".to_owned()));
     }
-}
-
-/// What can be said of an object before any service is looked at.
-fn check<'a>(
-    object: &'a Object<istio::VirtualService>,
-    catalog: &Catalog,
-    problems: &mut Vec<Problem>,
-) -> Option<Usable<'a>> {
-    let (place, spec) = (&object.place, &object.body);
-    if !spec.gateways.is_empty() && !spec.gateways.iter().any(|g| g == "mesh") {
-        let reason = "it is for gateways only, not for the mesh; it is not applied";
-        problems.push(place.notice("spec.gateways", reason));
-        return None;
-    }
-    for (path, there) in [("tls", spec.tls.is_some()), ("tcp", spec.tcp.is_some())] {
-        if there {
-            let reason = format!("{path} routes are not supported yet; they are not applied");
-            problems.push(place.warning(&format!("spec.{path}"), reason));
-        }
-    }
-    if spec.http.is_empty() {
-        return None;
-    }
-    let mut report = Report::new(place, "", problems);
-    let mut rules = Vec::with_capacity(spec.http.len());
-    for (index, rule) in spec.http.iter().enumerate() {
-        rules.push(check_rule(object, rule, report.below(&format!("spec.http.{index}"))));
-    }
-    if report.failed() {
-        report.error("", "it is not applied as a whole, because of the errors in it");
-        return None;
-    }
-    let patterns = patterns(object, catalog, problems);
-    let visible = visible(object);
-    if visible.as_ref().is_some_and(Vec::is_empty) {
-        problems.push(place.notice("spec.exportTo", "no namespace sees it; it is not applied"));
-        return None;
-    }
-    Some(Usable { object, patterns, visible, rules })
-}
-
-fn check_rule(
-    object: &Object<istio::VirtualService>,
-    rule: &istio::HttpRule,
-    mut report: Report<'_>,
-) -> UsableRule {
-    let conditions = conditions(&rule.matches, &mut report);
-    if rule.delegate.is_some() {
-        report.error("delegate", "delegate is not supported yet");
-    } else if let Some((part, reason)) = refused(rule) {
-        report.error(part, reason);
-    }
-    let extras = extras(rule, &object.namespace, report);
-    UsableRule { conditions, extras }
-}
-
-/// The namespaces of `exportTo`; `None`: all.
-fn visible(object: &Object<istio::VirtualService>) -> Option<Vec<String>> {
-    let export_to = &object.body.export_to;
-    if export_to.is_empty() || export_to.iter().any(|to| to == "*") {
-        return None;
-    }
-    let named = export_to.iter().filter(|to| *to != "~");
-    let named = named.map(|to| if to == "." { object.namespace.clone() } else { to.clone() });
-    Some(named.collect::<BTreeSet<_>>().into_iter().collect())
-}
-
-fn patterns(
-    object: &Object<istio::VirtualService>,
-    catalog: &Catalog,
-    problems: &mut Vec<Problem>,
-) -> Vec<Pattern> {
-    let mut patterns = Vec::new();
-    for (index, host) in object.body.hosts.iter().enumerate() {
-        let qualified = qualify(host, &object.namespace);
-        let pattern = Pattern::new(&qualified);
-        let mut hosts = catalog.services.iter().flat_map(|s| &s.hosts[..s.full_hosts]);
-        if catalog.by_host(&qualified).is_none()
-            && !hosts.any(|known| pattern.matches(known).is_some())
-        {
-            let mut reason = format!("host {host} is no service of this mesh");
-            if let Some(meant) = catalog.meant_by(&qualified) {
-                reason = format!("{reason}; the full name is {meant}");
-            }
-            problems.push(object.place.warning(&format!("spec.hosts.{index}"), reason));
-        }
-        patterns.push(pattern);
-    }
-    patterns
 }

@@ -125,7 +125,11 @@ fn unsafe_objects_are_not_applied() {
             "uri: only one of exact, prefix and regex",
         ),
         ("  - name: x\n", 7, "a rule has one of route, redirect and directResponse"),
-        ("  - delegate: {name: x}\n", 7, "delegate is not supported yet"),
+        (
+            "  - delegate: {name: x}\n    redirect: {uri: /}\n",
+            8,
+            "a rule has not both delegate and redirect",
+        ),
         ("  - directResponse:\n      status: 99\n", 8, "the status is not in 200..=599"),
         (
             "  - route:\n    - destination: {host: api}\n    - destination: {host: api}\n",
