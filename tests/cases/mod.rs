@@ -34,10 +34,41 @@ pub struct Case {
     pub backend: Option<String>,
     /// Its namespace.
     pub namespace: Option<String>,
-    /// Headers that the answer must have.
-    pub answer_headers: Vec<(String, String)>,
+    /// What must reach the backend; `None`: what was sent.
+    pub expected: Option<Expected>,
+    /// Where a redirect must lead, if the case looks.
+    pub redirect: Option<Target>,
+    /// Namespaces and names of the backends that must see a copy.
+    pub mirrors: Vec<(String, String)>,
+    /// Headers that the backend is to set in its answer.
+    pub set_headers: Vec<(String, String)>,
+    /// Headers that the answer must have, with one of these values; repeated ones are joined by
+    /// commas.
+    pub answer_headers: Vec<(String, Vec<String>)>,
+    /// Spaces in them do not count.
+    pub ignore_whitespace: bool,
     /// Headers that it must not have.
     pub absent_headers: Vec<String>,
+}
+
+/// What must reach the backend.
+#[derive(Debug)]
+pub struct Expected {
+    /// Empty: any.
+    pub host: String,
+    /// Empty: any.
+    pub path: String,
+    pub headers: Vec<(String, String)>,
+    pub absent_headers: Vec<String>,
+}
+
+/// Where a redirect leads; `None`: as in the request, or the scheme's default for the port.
+#[derive(Debug)]
+pub struct Target {
+    pub scheme: Option<String>,
+    pub host: Option<String>,
+    pub port: Option<String>,
+    pub path: Option<String>,
 }
 
 impl Cases {
@@ -72,6 +103,11 @@ impl Cases {
         cases.iter().enumerate().map(read).collect()
     }
 
+    /// The cases of a source file as they are in the data.
+    pub fn values(&self, group: &str, source: &str) -> &[Value] {
+        self.files.get(&format!("{group}/{source}.go")).map_or(&[], Vec::as_slice)
+    }
+
     /// The objects of a manifest.
     pub fn manifest(&self, path: &str) -> Vec<Value> {
         let path = self.folder.join("gateway-api").join(path);
@@ -93,17 +129,20 @@ impl Case {
     fn read(label: &str, group: &str, case: &Value) -> Case {
         let (request, response) = (&case["Request"], &case["Response"]);
         let text = |value: &Value| value.as_str().map(|text| resolved(text, group));
-        let pairs = |value: &Value| {
-            let pairs = value.as_object().into_iter().flatten();
-            pairs.filter_map(|(name, value)| Some((name.clone(), text(value)?))).collect()
-        };
+        let pairs = |value: &Value| pairs(value, group);
         let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+        let texts =
+            |value: &Value| -> Vec<String> { list(value).iter().filter_map(text).collect() };
         let mut statuses: Vec<u64> =
             list(&response["StatusCodes"]).iter().filter_map(Value::as_u64).collect();
         statuses.extend(response["StatusCode"].as_u64());
         if statuses.is_empty() {
             statuses.push(200);
         }
+        let exact =
+            pairs(&response["Headers"]).into_iter().map(|(name, value)| (name, vec![value]));
+        let any = response["ValidHeaderValues"].as_object().into_iter().flatten();
+        let any = any.map(|(name, values)| (name.clone(), texts(values)));
         let name = case["TestCaseName"].as_str().map(|name| format!(" {name}")).unwrap_or_default();
         Case {
             label: format!("{label}{name}"),
@@ -114,10 +153,51 @@ impl Case {
             statuses,
             backend: text(&case["Backend"]),
             namespace: text(&case["Namespace"]),
-            answer_headers: pairs(&response["Headers"]),
-            absent_headers: list(&response["AbsentHeaders"]).iter().filter_map(text).collect(),
+            expected: case.get("ExpectedRequest").map(|expected| Expected::read(expected, group)),
+            redirect: case.get("RedirectRequest").map(Target::read),
+            mirrors: list(&case["MirroredTo"])
+                .iter()
+                .map(|mirror| &mirror["BackendRef"])
+                .filter_map(|backend| Some((text(&backend["Namespace"])?, text(&backend["Name"])?)))
+                .collect(),
+            set_headers: pairs(&case["BackendSetResponseHeaders"]),
+            answer_headers: exact.chain(any).collect(),
+            ignore_whitespace: response["IgnoreWhitespace"] == true,
+            absent_headers: texts(&response["AbsentHeaders"]),
         }
     }
+}
+
+impl Expected {
+    fn read(expected: &Value, group: &str) -> Expected {
+        let request = &expected["Request"];
+        let text =
+            |key: &str| request[key].as_str().map(|text| resolved(text, group)).unwrap_or_default();
+        let absent = expected["AbsentHeaders"].as_array().into_iter().flatten();
+        Expected {
+            host: text("Host"),
+            path: text("Path"),
+            headers: pairs(&request["Headers"], group),
+            absent_headers: absent.filter_map(|name| name.as_str().map(str::to_owned)).collect(),
+        }
+    }
+}
+
+impl Target {
+    fn read(target: &Value) -> Target {
+        let text = |key: &str| target[key].as_str().map(str::to_owned);
+        Target {
+            scheme: text("Scheme"),
+            host: text("Host"),
+            port: text("Port"),
+            path: text("Path"),
+        }
+    }
+}
+
+fn pairs(value: &Value, group: &str) -> Vec<(String, String)> {
+    let pairs = value.as_object().into_iter().flatten();
+    pairs.filter_map(|(name, v)| Some((name.clone(), resolved(v.as_str()?, group)))).collect()
 }
 
 /// What a value that was no literal in the source stands for.
