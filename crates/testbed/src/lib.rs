@@ -44,4 +44,6 @@ pub use peer::{
 pub use process::{Output, Process};
 pub use raw::{RawClient, Response};
 pub use sweep::sweep;
-pub use tools::{WrkReport, curl, nginx, nginx_with, wait_connect, wrk, wrk_with};
+pub use tools::{
+    WrkReport, curl, nghttp, nginx, nginx_http2, nginx_tls, nginx_with, wait_connect, wrk, wrk_with,
+};

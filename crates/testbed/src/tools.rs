@@ -1,6 +1,7 @@
-//! Tools of other makers, run inside pods: nginx, curl, wrk.
+//! Tools of other makers, run inside pods: nginx, curl, nghttp, wrk.
 
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -43,6 +44,71 @@ pub fn nginx_with(
     name: &str,
     adjust: impl FnOnce(Command) -> Command,
 ) -> Result<Process> {
+    start_nginx(place, port, name, Listen::Http, adjust)
+}
+
+/// [`nginx`] that speaks HTTP/2 with prior knowledge.
+pub fn nginx_http2(place: &impl Place, port: u16, name: &str) -> Result<Process> {
+    start_nginx(place, port, name, Listen::Http2, |command| command)
+}
+
+/// [`nginx`] behind TLS, with a certificate that nobody has signed.
+pub fn nginx_tls(place: &impl Place, port: u16, name: &str) -> Result<Process> {
+    start_nginx(place, port, name, Listen::Tls, |command| command)
+}
+
+/// What is spoken on nginx's port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Listen {
+    Http,
+    Http2,
+    Tls,
+}
+
+impl Listen {
+    /// Parameters of the directive `listen`.
+    fn parameters(self) -> &'static str {
+        match self {
+            Listen::Http => "",
+            Listen::Http2 => "http2",
+            Listen::Tls => "ssl",
+        }
+    }
+
+    /// Further directives of the server; makes the files that they name.
+    fn directives(self, root: &Path) -> Result<&'static str> {
+        if self != Listen::Tls {
+            return Ok("");
+        }
+        let output = std::process::Command::new(needs("openssl", "openssl")?)
+            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
+            .args([
+                "-nodes",
+                "-days",
+                "2",
+                "-subj",
+                "/CN=testbed",
+                "-keyout",
+                "key",
+                "-out",
+                "cert",
+            ])
+            .current_dir(root)
+            .output()?;
+        if !output.status.success() {
+            bail!("openssl req: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok("ssl_certificate cert; ssl_certificate_key key;")
+    }
+}
+
+fn start_nginx(
+    place: &impl Place,
+    port: u16,
+    name: &str,
+    listen: Listen,
+    adjust: impl FnOnce(Command) -> Command,
+) -> Result<Process> {
     let command = adjust(place.command(needs("nginx", "nginx-light")?));
     // Named like everything else, so that a sweep knows whose it is.
     let prefix = format!("bw{}-0-nginx", std::process::id());
@@ -52,6 +118,8 @@ pub fn nginx_with(
     for (file, length) in [("1k", 1 << 10), ("64k", 64 << 10), ("1m", 1 << 20)] {
         std::fs::write(root.join("bytes").join(file), crate::pattern::bytes(length))?;
     }
+    let parameters = listen.parameters();
+    let directives = listen.directives(root)?;
     // `user root`: the directory is open to nobody else.
     let config = format!(
         r#"daemon off; user root; worker_processes 1; pid nginx.pid; error_log stderr;
@@ -62,7 +130,7 @@ http {{
   client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
   uwsgi_temp_path uwsgi; scgi_temp_path scgi;
   server {{
-    listen 0.0.0.0:{port}; listen [::]:{port} ipv6only=on;
+    listen 0.0.0.0:{port} {parameters}; listen [::]:{port} ipv6only=on {parameters}; {directives}
     add_header x-served-by "{name}" always;
     location / {{ return 200 "{name}\n"; }}
     location /bytes/ {{ root {root}; }}
@@ -90,6 +158,12 @@ http {{
 /// Runs curl in the place's usual cgroup; its output, however it ended.
 pub fn curl(place: &impl Place, arguments: &[&str]) -> Result<Output> {
     place.command(needs("curl", "curl")?).args(arguments).output(LIMIT)
+}
+
+/// Asks for one URL often, all at once on one HTTP/2 connection with prior knowledge; the bodies.
+pub fn nghttp(place: &impl Place, url: &str, times: u32) -> Result<Output> {
+    let command = place.command(needs("nghttp", "nghttp2-client")?);
+    command.args(["-m", &times.to_string(), url]).output(LIMIT)
 }
 
 /// What wrk measured.
