@@ -4,7 +4,11 @@
  * this service most likely want. The application keeps seeing the address that it asked for.
  * Datagrams are balanced the same way, one endpoint for each socket.
  *
- * What is not a service address passes untouched. A service without endpoints refuses.
+ * Where a connection can be judged neither here nor request by request (HTTP/2, rules that look
+ * into TLS), the endpoint is a socket of the userspace proxy on this host.
+ *
+ * What is not a service address passes untouched. A service without endpoints refuses; so does one
+ * that needs the proxy when that is away.
  */
 #include "balance.h"
 
@@ -85,35 +89,85 @@ static __always_inline int send_datagram(struct bpf_sock_addr *ctx, bool v6)
 	return PASS;
 }
 
+/* The address of a listener of the proxy; false when there is none. */
+static __always_inline bool get_listener(u32 which, struct address *to)
+{
+	struct bpf_sock *sk = bpf_map_lookup_elem(&listeners, &which);
+	u32 ip, *word = (u32 *)to->ip;
+
+	if (!sk)
+		return false;
+	if (which == LISTENER_V4) {
+		map_ip4(to->ip, OWN(sk->src_ip4));
+	} else {
+		word[0] = OWN(sk->src_ip6[0]);
+		word[1] = OWN(sk->src_ip6[1]);
+		word[2] = OWN(sk->src_ip6[2]);
+		word[3] = OWN(sk->src_ip6[3]);
+	}
+	to->port = sk->src_port;
+	bpf_sk_release(sk);
+	return true;
+}
+
+/* An IPv6 socket reaches a listener of either family. */
+static __always_inline bool find_proxy(const struct address *asked, bool v6, struct address *to)
+{
+	if (v6 && !is_ip4(asked->ip) && get_listener(LISTENER_V6, to))
+		return true;
+	return get_listener(LISTENER_V4, to);
+}
+
+static __always_inline int refuse_connect(u32 counter)
+{
+	add(counter, 1);
+	bpf_set_retval(-ECONNREFUSED);
+	return REFUSE;
+}
+
+/* Where a connection to a service leads; the counter of why not, or 0. */
+static __always_inline u32 find_target(struct generation *g, const struct frontend *f,
+				       const struct address *asked, bool v6, struct address *to)
+{
+	struct endpoint *endpoint;
+
+	if (f->protocol == PROTOCOL_PROXY)
+		return find_proxy(asked, v6, to) ? 0 : COUNT_NO_LISTENER;
+	endpoint = pick_endpoint(g, f->cluster, bpf_get_prandom_u32());
+	if (!endpoint || !endpoint->port || (!v6 && !is_ip4(endpoint->ip)))
+		return COUNT_CONNECT_REFUSED;
+	copy_ip(to->ip, endpoint->ip);
+	to->port = endpoint->port;
+	return 0;
+}
+
 static __always_inline int connect_stream(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct generation *g = current_generation();
-	struct address asked = {};
-	struct endpoint *endpoint;
+	struct address asked = {}, to = {};
 	struct frontend *f;
 	struct conn *conn;
+	u32 failed;
 
 	get_address(ctx, &asked, v6);
 	f = g ? find_frontend(g, asked.ip, asked.port, IPPROTO_TCP) : NULL;
 	if (!f)
 		return PASS;
-	endpoint = pick_endpoint(g, f->cluster, bpf_get_prandom_u32());
+	failed = find_target(g, f, &asked, v6, &to);
+	if (failed)
+		return refuse_connect(failed);
 	conn = bpf_sk_storage_get(&conns, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!conn || !endpoint || (!v6 && !is_ip4(endpoint->ip))) {
-		add(conn ? COUNT_CONNECT_REFUSED : COUNT_FULL, 1);
-		bpf_set_retval(-ECONNREFUSED);
-		return REFUSE;
-	}
+	if (!conn)
+		return refuse_connect(COUNT_FULL);
 	__builtin_memset(conn, 0, sizeof(*conn));
 	conn->cookie = bpf_get_socket_cookie(ctx);
 	conn->side = SIDE_CLIENT;
 	conn->protocol = f->protocol;
 	conn->service = asked;
-	copy_ip(conn->endpoint.ip, endpoint->ip);
-	conn->endpoint.port = endpoint->port;
+	conn->endpoint = to;
 	conn->endpoint.family = asked.family;
-	put_address(ctx, endpoint->ip, endpoint->port, v6);
-	add(COUNT_CONNECT, 1);
+	put_address(ctx, to.ip, to.port, v6);
+	add(f->protocol == PROTOCOL_PROXY ? COUNT_ANCHORED : COUNT_CONNECT, 1);
 	return PASS;
 }
 

@@ -30,6 +30,7 @@ struct layouts {
 	enum reason reason;
 	enum counter counter;
 	enum protocol protocol;
+	enum listener listener;
 	enum table_flags table_flags;
 	enum method method;
 	enum state state;

@@ -19,10 +19,6 @@
 #include "lanes.h"
 #include "order.h"
 
-/* A load that the compiler does not merge with that of another branch: the verifier wants each
- * field of the context read at its own offset. */
-#define OWN(field) ({ ip = (field); barrier_var(ip); ip; })
-
 /* Local and remote address of a socket, as sockops shows them. */
 static __always_inline void
 get_ends(struct bpf_sock_ops *ctx, struct address *local, struct address *remote)
@@ -58,6 +54,22 @@ static __always_inline bool enrol(struct bpf_sock_ops *ctx, u64 cookie)
 	return true;
 }
 
+/* A client's connection to the proxy stands: leave word of what it asked for. The proxy cannot
+ * accept before: the handshake's last segment is not out yet. */
+static __always_inline void anchor(struct bpf_sock_ops *ctx, const struct conn *conn)
+{
+	struct address local = {}, remote = {}, service = conn->service;
+	struct anchor_key key = {};
+
+	get_ends(ctx, &local, &remote);
+	copy_ip(key.client, local.ip);
+	copy_ip(key.listener, remote.ip);
+	key.client_port = local.port;
+	key.listener_port = remote.port;
+	if (bpf_map_update_elem(&anchors, &key, &service, BPF_ANY))
+		add(COUNT_FULL, 1);
+}
+
 /* A client's connection stands: wait for the other end, should it be on this host. */
 static __always_inline void client_established(struct bpf_sock_ops *ctx)
 {
@@ -70,7 +82,11 @@ static __always_inline void client_established(struct bpf_sock_ops *ctx)
 	if (!sk)
 		return;
 	conn = bpf_sk_storage_get(&conns, sk, 0, 0);
-	if (!conn || conn->side != SIDE_CLIENT || conn->protocol != PROTOCOL_HTTP)
+	if (!conn || conn->side != SIDE_CLIENT)
+		return;
+	if (conn->protocol == PROTOCOL_PROXY)
+		anchor(ctx, conn);
+	if (conn->protocol != PROTOCOL_HTTP)
 		return;
 	get_ends(ctx, &local, &remote);
 	conn->source = local;

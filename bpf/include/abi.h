@@ -12,7 +12,7 @@
 #define BEEWAY_ABI_H
 
 enum limits {
-	ABI_VERSION = 4,	/* changes with any layout; pins of another version are not adopted */
+	ABI_VERSION = 5,	/* changes with any layout; pins of another version are not adopted */
 	HEAP_WORDS = 1 << 20,	/* 4 MiB a generation */
 	HEAP_SLACK = 64,	/* so that a record at the last index stays inside */
 	HEAD_BYTES = 8192,	/* request head that the kernel judges; larger ones detour */
@@ -26,6 +26,7 @@ enum limits {
 	PROBES = 16,		/* slots looked at in a hash of the heap */
 	BUSES = 16,		/* bus sockets of the userspace proxy */
 	SOCKETS = 262144,	/* sockets enrolled at once */
+	ANCHORS = 65536,	/* connections led to the proxy that it has not taken yet */
 	QUEUE_BYTES = 131072,	/* unread redirected bytes after which a shortcut yields to TCP */
 	CLOSED_QUEUE = 1 << 20,	/* bytes of the ring buffer of events */
 };
@@ -81,10 +82,16 @@ enum counter {
 	COUNT_DETOURED_BYTES,
 	COUNT_EVENTS_LOST,	/* events that did not fit the ring buffer */
 	COUNT_FULL,		/* map insertions that failed because a map is full */
+	COUNT_ANCHORED,		/* connections to a service that were led to the proxy */
+	COUNT_NO_LISTENER,	/* connections refused because the proxy did not listen */
 	COUNTERS,
 };
 
-enum protocol { PROTOCOL_OPAQUE, PROTOCOL_HTTP };
+enum protocol {
+	PROTOCOL_OPAQUE,	/* bytes are not looked at */
+	PROTOCOL_HTTP,		/* judged request by request */
+	PROTOCOL_PROXY,		/* each connection is led to the userspace proxy as a whole */
+};
 
 struct address {
 	unsigned char ip[16];
@@ -128,10 +135,13 @@ struct cluster {
 
 struct endpoint {
 	unsigned char ip[16];
-	unsigned short port;
+	unsigned short port;		/* 0: its share of the connections is refused */
 	unsigned short family;
 	unsigned int up_to;		/* sum of the weights up to and with this one */
 };
+
+/* Sockets that the proxy accepts whole connections on, by the family of their address. */
+enum listener { LISTENER_V4, LISTENER_V6, LISTENERS };
 
 /* "This address serves that cluster". `cluster` 0 is an empty slot. */
 struct member {

@@ -69,6 +69,10 @@ extern void *bpf_rdonly_cast(const void *obj, __u32 btf_id) __ksym;
 #define KERNEL_AT(type, address) \
 	((const struct type *)bpf_rdonly_cast((void *)(address), bpf_core_type_id_kernel(struct type)))
 
+/* A load into a variable `ip` that the compiler does not merge with that of another branch: the
+ * verifier wants each field of a context or socket read at its own offset. */
+#define OWN(field) ({ ip = (field); barrier_var(ip); ip; })
+
 /* enum values of enum sock_flags and tcp states that we need (include/net/tcp_states.h) */
 #define STATE_CLOSE 7
 #define STATE_CLOSE_WAIT 8

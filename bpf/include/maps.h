@@ -102,6 +102,15 @@ struct injection {
 	u32 pad;
 };
 
+/* A connection to the proxy: the two addresses that the proxy sees too. Two pods of one address
+ * cannot both talk to this host. */
+struct anchor_key {
+	u8 client[16];
+	u8 listener[16];
+	u16 client_port;
+	u16 listener_port;
+};
+
 struct datagram_key {
 	u64 cookie;
 	u8 ip[16];
@@ -245,6 +254,22 @@ MAP {
 	__type(key, u32);
 	__type(value, u64);
 } dead_end SEC(".maps");
+
+/* Where the proxy listens, by enum listener. A socket that is closed leaves by itself. */
+MAP {
+	__uint(type, BPF_MAP_TYPE_SOCKMAP);
+	__uint(max_entries, LISTENERS);
+	__type(key, u32);
+	__type(value, u64);
+} listeners SEC(".maps");
+
+/* What clients that were led to the proxy asked for. The proxy takes entries out. */
+MAP {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, ANCHORS);
+	__type(key, struct anchor_key);
+	__type(value, struct address);
+} anchors SEC(".maps");
 
 MAP {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

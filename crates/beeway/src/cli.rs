@@ -2,7 +2,7 @@
 //! are made. Arguments are validated here and get their meaning in `commands`.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -73,6 +73,11 @@ pub struct RunArgs {
     /// File to append a line of JSON to for each request by detour; `-` is the standard output
     #[arg(long, value_name = "FILE")]
     pub access_log: Option<PathBuf>,
+    /// Address of this node that its pods can reach, with a port or any port: where connections
+    /// are led that the proxy takes as a whole; may be given for IPv4 and for IPv6 [default: where
+    /// this node talks to its pods from]
+    #[arg(long = "detour-address", value_name = "ADDR[:PORT]", value_parser = detour_address)]
+    pub detour_addresses: Vec<SocketAddr>,
     /// Never skip TCP between two ends on this host (for measurements)
     #[arg(long, hide = true)]
     pub no_shortcut: bool,
@@ -174,6 +179,18 @@ fn token(text: &str) -> Result<String, String> {
     }
 }
 
+/// An address that others can connect to; without a port any will do.
+fn detour_address(text: &str) -> Result<SocketAddr, String> {
+    let address =
+        text.parse().or_else(|_| text.parse().map(|ip: IpAddr| SocketAddr::new(ip, 0))).map_err(
+            |_| "written 10.0.0.1, 10.0.0.1:15021, fd00::1 or [fd00::1]:15021".to_owned(),
+        )?;
+    if address.ip().is_unspecified() || address.ip().is_multicast() {
+        return Err("not an address of one node".into());
+    }
+    Ok(address)
+}
+
 fn header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once(':').ok_or("a header field is written `name: value`")?;
     let value = value.trim_matches([' ', '\t']);
@@ -191,6 +208,16 @@ mod tests {
     #[test]
     fn the_table_of_commands_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn detour_addresses_may_have_a_port() {
+        assert_eq!(detour_address("10.0.0.1"), Ok("10.0.0.1:0".parse().unwrap()));
+        assert_eq!(detour_address("fd00::1"), Ok("[fd00::1]:0".parse().unwrap()));
+        assert_eq!(detour_address("[fd00::1]:15021"), Ok("[fd00::1]:15021".parse().unwrap()));
+        for bad in ["0.0.0.0", "[::]:80", "ff02::1", "node", "10.0.0.1:"] {
+            assert!(detour_address(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -41,7 +41,7 @@ fn text(args: &ExplainArgs, e: &Explanation) -> Result<String> {
     let protocol = format!("{:?}", e.protocol).to_lowercase();
     let rule = match (&e.rule, e.rules) {
         (Some(rule), Some(of)) => format!("{} (rule {} of {of})", rule.name, rule.index + 1),
-        (None, Some(of)) if protocol == "http" => format!("none of {of} holds"),
+        (None, Some(of)) if protocol.starts_with("http") => format!("none of {of} holds"),
         _ => "none is attached".into(),
     };
     let mut rows = vec![
@@ -55,6 +55,9 @@ fn text(args: &ExplainArgs, e: &Explanation) -> Result<String> {
     text += &output::table(&rows, &[]);
     text += "\nconnect() leads to\n";
     match e.connect.is_empty() {
+        true if e.to_proxy => {
+            text += "  the userspace proxy of this node, which takes the connection as a whole\n";
+        }
         true => text += "  nothing: it fails with ECONNREFUSED, there is no ready endpoint\n",
         false => text += &targets(&e.connect),
     }

@@ -1,5 +1,6 @@
 //! `beeway run`: what must be there before the agent starts, so that nothing is half-started.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -19,6 +20,11 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
     if !args.config.is_dir() {
         bail!("{} is not a directory: name one with YAML files in it", args.config.display());
     }
+    for family in [SocketAddr::is_ipv4, SocketAddr::is_ipv6] {
+        if args.detour_addresses.iter().filter(|address| family(address)).count() > 1 {
+            bail!("--detour-address takes one IPv4 and one IPv6 address");
+        }
+    }
     agent::run(agent::RunArgs {
         config: args.config,
         cgroup: args.cgroup,
@@ -26,6 +32,7 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
         metrics: args.metrics,
         access_log: args.access_log,
         no_shortcut: args.no_shortcut,
+        detour_addresses: args.detour_addresses,
         node: Some(args.node.map_or_else(host_name, Ok)?),
     })?;
     Ok(ExitCode::SUCCESS)

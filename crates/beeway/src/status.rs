@@ -4,6 +4,7 @@
 pub mod show;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use beeway_config::Problem;
@@ -48,6 +49,8 @@ pub struct Status {
     pub requests: Vec<RequestCount>,
     /// What else the kernel counts.
     pub counters: BTreeMap<String, u64>,
+    /// Where clients are led whose connections the userspace proxy takes as a whole.
+    pub detour_addresses: Vec<SocketAddr>,
     /// What the userspace proxy has done and holds.
     pub proxy: ProxyStatus,
     /// What is wrong with the configuration.
@@ -120,4 +123,14 @@ proxy_status! {
     mirrored,
     /// Copies not sent because there were too many under way.
     mirrors_dropped,
+    /// Connections carried as a whole, now.
+    open_connections,
+    /// Connections taken to be carried as a whole.
+    connections,
+    /// Connections closed because the kernel did not lead them to the proxy.
+    connections_unknown,
+    /// Connections reset because there were too many.
+    connections_refused,
+    /// Connections reset because there was no endpoint for them, or none that took them.
+    connections_failed,
 }

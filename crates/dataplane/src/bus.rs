@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
+use crate::abi;
 use crate::error::{Context, Result};
 
 /// The sockets of one proxy worker.
@@ -42,7 +43,23 @@ pub(crate) fn open_dead_end(map: &MapHandle) -> Result<(TcpStream, TcpStream)> {
     Ok((shut, other))
 }
 
-fn put(map: &MapHandle, index: usize, socket: &TcpStream) -> Result<()> {
+/// Puts a listener into the map, at the place of its address family.
+pub(crate) fn open_listener(map: &MapHandle, listener: &TcpListener) -> Result<()> {
+    let address = listener.local_addr().context(|| "ask for a listener's address".into())?;
+    let index =
+        if address.is_ipv4() { abi::listener::LISTENER_V4.0 } else { abi::listener::LISTENER_V6.0 };
+    put(map, index as usize, listener)
+}
+
+/// Takes all listeners out of the map.
+pub(crate) fn close_listeners(map: &MapHandle) {
+    for index in 0..abi::listener::LISTENERS.0 {
+        // most likely there is none of this family
+        let _ = map.delete(&index.to_ne_bytes());
+    }
+}
+
+fn put(map: &MapHandle, index: usize, socket: &impl AsFd) -> Result<()> {
     let descriptor = socket.as_fd().as_raw_fd() as u64;
     map.update(&(index as u32).to_ne_bytes(), &descriptor.to_ne_bytes(), MapFlags::ANY)
         .context(|| format!("put socket {index} into the map {}", map.name().to_string_lossy()))

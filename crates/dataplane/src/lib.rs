@@ -21,7 +21,7 @@ pub mod probe;
 mod run;
 pub mod tables;
 
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Mutex;
@@ -110,8 +110,22 @@ impl Dataplane {
         Ok(sockets)
     }
 
-    /// Tells the kernel that no proxy is there: it answers 503 itself from now on.
+    /// Leads connections that the proxy takes as a whole to this socket, from now on until it
+    /// is closed or another one of its address family comes.
+    pub fn open_listener(&self, listener: &TcpListener) -> Result<()> {
+        bus::open_listener(self.loaded.map("listeners"), listener)
+    }
+
+    /// What a client asked for that was led to the proxy, by the two ends of its connection; once
+    /// for each connection. `None`: it came by itself.
+    pub fn take_anchor(&self, client: SocketAddr, listener: SocketAddr) -> Option<SocketAddr> {
+        run::take_anchor(self.loaded.map("anchors"), client, listener)
+    }
+
+    /// Tells the kernel that no proxy is there: from now on it answers 503 itself, and refuses
+    /// connections that would be led there.
     pub fn close_workers(&self) -> Result<()> {
+        bus::close_listeners(self.loaded.map("listeners"));
         self.change_settings(|settings| settings.buses = 0)
     }
 
@@ -137,7 +151,7 @@ impl Dataplane {
 
     /// How full the maps are that can fill up.
     pub fn map_use(&self) -> Vec<MapUse> {
-        ["sockets", "links", "flows", "answers", "pairs", "datagrams"]
+        ["sockets", "links", "flows", "answers", "pairs", "anchors", "datagrams"]
             .into_iter()
             .map(|name| {
                 let map = self.loaded.map(name);

@@ -115,6 +115,23 @@ pub(crate) fn orphans(flows: &MapHandle) -> Vec<Orphan> {
     flows.keys().filter_map(|key| pending(&key)).collect()
 }
 
+/// Takes a connection's entry out of the map.
+pub(crate) fn take_anchor(
+    anchors: &MapHandle,
+    client: SocketAddr,
+    listener: SocketAddr,
+) -> Option<SocketAddr> {
+    let (client, listener) = (address(client), address(listener));
+    let mut key = [client.ip, listener.ip].concat();
+    key.extend(client.port.to_ne_bytes());
+    key.extend(listener.port.to_ne_bytes());
+    let value = anchors.lookup_and_delete(&key).ok()??;
+    let ip: [u8; 16] = value.get(..16)?.try_into().ok()?;
+    let port = value.get(offset_of!(abi::address, port)..)?.get(..2)?.try_into().ok()?;
+    let ip = IpAddr::from(ip).to_canonical();
+    Some(SocketAddr::new(ip, u16::from_ne_bytes(port)))
+}
+
 /// An address as the tables have it: IPv4 as IPv4-mapped IPv6.
 pub(crate) fn address(address: SocketAddr) -> abi::address {
     let ip: Ipv6Addr = match address.ip() {
@@ -127,3 +144,10 @@ pub(crate) fn address(address: SocketAddr) -> abi::address {
         family: if address.is_ipv4() { 4 } else { 6 },
     }
 }
+
+const _: () = {
+    assert!(offset_of!(abi::anchor_key, listener) == 16);
+    assert!(offset_of!(abi::anchor_key, client_port) == 32);
+    assert!(offset_of!(abi::anchor_key, listener_port) == 34);
+    assert!(size_of::<abi::anchor_key>() == 36);
+};

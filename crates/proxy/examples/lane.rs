@@ -32,6 +32,10 @@ impl Kernel for Empty {
     }
 
     fn abort(&self, _: u64) {}
+
+    fn asked_for(&self, _: SocketAddr, _: SocketAddr) -> Option<SocketAddr> {
+        None
+    }
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -38,6 +38,18 @@ impl Client {
         }
     }
 
+    /// The client at the other end of a socket.
+    pub fn of_socket(core: &Rc<Core>, source: IpAddr, service: SocketAddr) -> Client {
+        Client {
+            core: core.clone(),
+            source,
+            service,
+            stream: None,
+            slot: None,
+            tunnel: RefCell::default(),
+        }
+    }
+
     /// The same client, whose requests follow one another.
     pub fn one_by_one(self) -> Client {
         Client { slot: Some(Slot::default()), ..self }

@@ -30,8 +30,10 @@ mod exchange;
 pub mod frame;
 mod grpc;
 mod headers;
+mod hello;
 mod injector;
 pub mod limits;
+mod listen;
 mod local;
 mod mirror;
 mod pacer;
@@ -40,15 +42,17 @@ mod preface;
 mod record;
 mod relay;
 mod service;
+mod splice;
 mod stats;
 mod stream;
 mod tunnel;
 mod upstream;
 mod view;
+mod whole;
 mod worker;
 
 use std::io;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -59,6 +63,7 @@ pub use frame::FRAME_BYTES;
 pub use record::{Flags, Record, Recorder};
 pub use stats::Stats;
 
+use listen::{Desk, Listener};
 use stats::Counters;
 use worker::Command;
 
@@ -76,6 +81,10 @@ pub trait Kernel: Send + Sync + 'static {
     /// bytes cannot be understood any more): it should see a reset, after what it has not read yet.
     /// A dataplane that ignores this leaves the client waiting.
     fn abort(&self, cookie: u64);
+
+    /// What a client asked for that was led to a listener of the proxy, by the two ends of its
+    /// connection; asked once for each. `None`: the kernel did not lead it there.
+    fn asked_for(&self, client: SocketAddr, listener: SocketAddr) -> Option<SocketAddr>;
 }
 
 /// The sockets of one worker thread.
@@ -90,9 +99,10 @@ pub struct Worker {
 }
 
 /// The running proxy. Dropping it ends all streams and joins the threads.
-#[derive(Debug)]
 pub struct Proxy {
+    listeners: Vec<Listener>,
     workers: Vec<Running>,
+    kernel: Arc<dyn Kernel>,
 }
 
 #[derive(Debug)]
@@ -111,7 +121,8 @@ impl Proxy {
         mesh: watch::Receiver<Arc<Mesh>>,
         recorder: Option<Arc<dyn Recorder>>,
     ) -> io::Result<Proxy> {
-        let mut proxy = Proxy { workers: Vec::new() };
+        let mut proxy =
+            Proxy { listeners: Vec::new(), workers: Vec::new(), kernel: kernel.clone() };
         for (index, sockets) in workers.into_iter().enumerate() {
             let (commands, inbox) = mpsc::unbounded_channel();
             let counters = Arc::new(Counters::default());
@@ -124,6 +135,17 @@ impl Proxy {
             proxy.workers.push(Running { commands, counters, thread: Some(thread) });
         }
         Ok(proxy)
+    }
+
+    /// Takes connections as a whole that clients are led to this socket with.
+    pub fn listen(&mut self, socket: TcpListener) -> io::Result<()> {
+        let desk = |worker: &Running| Desk {
+            commands: worker.commands.clone(),
+            counters: worker.counters.clone(),
+        };
+        let desks = self.workers.iter().map(desk).collect();
+        self.listeners.push(Listener::start(socket, self.kernel.clone(), desks)?);
+        Ok(())
     }
 
     /// A client's socket has closed: its stream ends. Unknown cookies are ignored.
@@ -147,6 +169,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
+        self.listeners.clear();
         for worker in &self.workers {
             let _ = worker.commands.send(Command::Stop);
         }

@@ -109,3 +109,41 @@ pub const HTTP2_STREAMS: u32 = 1024;
 
 /// Time in which a connection must show whether it is HTTP/1 or HTTP/2, once it has begun to.
 pub const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connections that one worker carries as a whole. One more is reset, and counted in
+/// [`Stats::connections_refused`](crate::Stats::connections_refused).
+pub const MAX_CONNECTIONS: u64 = 65_536;
+
+/// Send and receive buffer in the kernel of each end of a connection that is carried as a whole: a
+/// side that does not read stops the other there. The kernel doubles it for its own needs.
+pub const SOCKET_BUFFER: usize = 256 * 1024;
+
+/// Payload copied at a time in a connection that is carried as a whole, and the most that is held
+/// of it outside of the kernel, each way.
+pub const SPLICE_BYTES: usize = 64 * 1024;
+
+/// Times that one direction of a connection copies before others have their turn.
+pub const SPLICE_TURNS: usize = 8;
+
+/// TLS ClientHello. What is longer asks for no name.
+pub const HELLO_BYTES: usize = 16 * 1024;
+
+/// Time for the ClientHello. Later: the connection asks for no name.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// When an end of a connection that is carried as a whole counts as gone: after two minutes.
+pub const KEEPALIVE: Keepalive = Keepalive { idle: 60, interval: 15, probes: 4 };
+
+/// TCP keep-alive.
+#[derive(Debug, Clone, Copy)]
+pub struct Keepalive {
+    /// Seconds of silence before the first probe.
+    pub idle: u32,
+    /// Seconds between probes.
+    pub interval: u32,
+    /// Probes without an answer.
+    pub probes: u32,
+}
+
+/// Wait before the next attempt when connections cannot be accepted (no file descriptors left).
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(20);

@@ -5,6 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 
+use bytes::Bytes;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -20,6 +21,7 @@ use crate::limits::{
 use crate::local::LocalExecutor;
 use crate::preface::is_http2;
 use crate::stream::{Io, State, Stream};
+use crate::tunnel::Tunnel;
 
 /// The answer to what is no request, when the server gives none.
 const BAD_REQUEST: &[u8] =
@@ -48,17 +50,14 @@ async fn serve_requests(stream: &Rc<Stream>, io: impl AsyncRead + AsyncWrite + U
     // There still if the server has failed before the answer came.
     client.slot().take();
     let served = match served {
-        Ok(Upgraded::Yes(read)) => {
-            let tunnel = client.tunnel.take();
-            if let Some(tunnel) = tunnel
-                && let Err(error) = tunnel.run(Io(stream.clone()), read).await
-            {
+        Ok(Some(Upgraded { tunnel, io, read })) => {
+            if let Err(error) = tunnel.run(io, read).await {
                 tracing::debug!(%error, "a tunnel has failed");
             }
             // The client waits for an end that only the kernel can give it.
             return stream.core.abort(stream);
         }
-        Ok(Upgraded::No) => Ok(()),
+        Ok(None) => Ok(()),
         Err(error) => Err(error),
     };
     let connection_failed = served.is_err();
@@ -80,17 +79,19 @@ async fn serve_requests(stream: &Rc<Stream>, io: impl AsyncRead + AsyncWrite + U
     }
 }
 
-/// What an HTTP/1 connection has become.
-enum Upgraded {
-    No,
-    /// A tunnel; with bytes from the client that came after its request.
-    Yes(bytes::Bytes),
+/// An HTTP/1 connection that has become a tunnel.
+struct Upgraded<I> {
+    tunnel: Tunnel,
+    /// The client's end.
+    io: I,
+    /// Bytes from there that came after the request.
+    read: Bytes,
 }
 
-async fn serve_http1(
-    client: &Rc<Client>,
-    io: impl AsyncRead + AsyncWrite + Unpin,
-) -> hyper::Result<Upgraded> {
+async fn serve_http1<I>(client: &Rc<Client>, io: I) -> hyper::Result<Option<Upgraded<I>>>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
     let mut connection = http1::Builder::new()
         .half_close(true)
         .preserve_header_case(true)
@@ -105,10 +106,10 @@ async fn serve_http1(
         served
     })
     .await?;
-    Ok(match client.tunnel.borrow().is_some() {
-        true => Upgraded::Yes(connection.into_parts().read_buf),
-        false => Upgraded::No,
-    })
+    Ok(client.tunnel.take().map(|tunnel| {
+        let parts = connection.into_parts();
+        Upgraded { tunnel, io: parts.io.into_inner(), read: parts.read_buf }
+    }))
 }
 
 async fn serve_http2(
@@ -143,7 +144,6 @@ fn handler(
 }
 
 /// Serves a client whose connection is a socket of ours, until it ends.
-#[allow(dead_code)]
 pub(crate) async fn serve_socket(
     client: Client,
     io: impl AsyncRead + AsyncWrite + Unpin + 'static,
@@ -153,6 +153,8 @@ pub(crate) async fn serve_socket(
         return serve_http2(Rc::new(client), io).await.map_err(io::Error::other);
     }
     let client = Rc::new(client.one_by_one());
-    serve_http1(&client, io).await.map_err(io::Error::other)?;
-    Ok(())
+    match serve_http1(&client, io).await.map_err(io::Error::other)? {
+        Some(Upgraded { tunnel, io, read }) => tunnel.run(io, read).await,
+        None => Ok(()),
+    }
 }

@@ -75,6 +75,16 @@ counters! {
     mirrored,
     /// Copies not sent because of [`MIRRORS`](crate::limits::MIRRORS).
     mirrors_dropped,
+    /// Connections carried as a whole, now.
+    open_connections,
+    /// Connections taken to be carried as a whole.
+    connections,
+    /// Connections closed because the kernel did not lead them here.
+    connections_unknown,
+    /// Connections reset because of [`MAX_CONNECTIONS`](crate::limits::MAX_CONNECTIONS).
+    connections_refused,
+    /// Connections reset because there was no endpoint for them, or none that took them.
+    connections_failed,
 }
 
 impl Counters {

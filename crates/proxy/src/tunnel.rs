@@ -13,7 +13,8 @@ use crate::upstream::Upstream;
 pub(crate) struct Tunnel(pub Upstream);
 
 impl Tunnel {
-    /// Copies until the endpoint closes or the client is gone. `read`: bytes from the client that
+    /// Copies until the endpoint closes or the client is gone; that the client has no more to send
+    /// is passed on. `read`: bytes from the client that
     /// came after its request.
     pub async fn run<C>(self, mut client: C, read: Bytes) -> io::Result<()>
     where
@@ -30,8 +31,8 @@ impl Tunnel {
     }
 }
 
-/// The client has no end of its own to wait for (it is the kernel's to see), so the endpoint's end
-/// is the end.
+/// The endpoint's end is the end: a client by bus has none of its own to wait for (it is the
+/// kernel's to see).
 async fn copy<C>(client: C, endpoint: &mut TcpStream) -> io::Result<()>
 where
     C: AsyncRead + AsyncWrite + Unpin,
@@ -53,6 +54,10 @@ where
         let mut buffer = vec![0; TUNNEL_BUFFER];
         loop {
             let n = from_client.read(&mut buffer).await?;
+            if n == 0 {
+                to_endpoint.shutdown().await?;
+                return std::future::pending().await;
+            }
             to_endpoint.write_all(&buffer[..n]).await?;
         }
     };

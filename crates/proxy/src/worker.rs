@@ -18,19 +18,21 @@ use crate::Kernel;
 use crate::frame::{Decoder, FLAG_REQUEST, Piece};
 use crate::injector::Injector;
 use crate::limits::{BUS_BUFFER, MAX_STREAMS, SWEEP, SWEEP_STREAMS};
+use crate::listen::Taken;
 use crate::pacer::Pacer;
 use crate::pool::Pool;
 use crate::record::Recorder;
 use crate::stats::Counters;
 use crate::stream::{State, Stream};
 use crate::view::View;
-use crate::{relay, service};
+use crate::{relay, service, whole};
 
 /// What a worker is told from outside.
-#[derive(Debug, Clone, Copy)]
 pub(crate) enum Command {
     /// This client's socket has closed.
     Closed(u64),
+    /// A connection is to be carried as a whole.
+    Serve(Taken),
     /// End.
     Stop,
 }
@@ -173,6 +175,9 @@ async fn obey(core: Rc<Core>, mut inbox: mpsc::UnboundedReceiver<Command>) -> io
                 for command in commands.drain(..) {
                     match command {
                         Command::Closed(cookie) => core.close(cookie),
+                        Command::Serve(taken) => {
+                            tokio::task::spawn_local(whole::serve(core.clone(), taken));
+                        }
                         Command::Stop => return Ok(()),
                     }
                 }

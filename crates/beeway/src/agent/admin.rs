@@ -57,6 +57,7 @@ fn status(agent: &Agent) -> Status {
         lanes: LANES.iter().map(|lane| (lane.to_string(), counts.lane(lane))).collect(),
         requests: counts.requests,
         counters: counts.counters.into_iter().map(|(name, n)| (name.to_owned(), n)).collect(),
+        detour_addresses: agent.detour.listeners(),
         proxy: ProxyStatus::from(&agent.detour.stats()),
         problems: configuration.problems,
     }

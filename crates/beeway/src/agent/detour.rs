@@ -1,7 +1,7 @@
 //! The userspace proxy inside the agent, and what it asks of the kernel.
 
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -26,6 +26,7 @@ pub(crate) struct Detour {
     dataplane: Arc<Dataplane>,
     stopping: Arc<AtomicBool>,
     events: Mutex<Option<JoinHandle<()>>>,
+    listeners: Mutex<Vec<SocketAddr>>,
 }
 
 struct KernelSide(Arc<Dataplane>);
@@ -42,6 +43,10 @@ impl Kernel for KernelSide {
     /// The connection is not ours to reset: its client waits until its own timeout.
     fn abort(&self, cookie: u64) {
         tracing::warn!(cookie, "an answer by detour broke off; its client is left waiting");
+    }
+
+    fn asked_for(&self, client: SocketAddr, listener: SocketAddr) -> Option<SocketAddr> {
+        self.0.take_anchor(client, listener)
     }
 }
 
@@ -72,7 +77,35 @@ impl Detour {
             let stopping = stopping.clone();
             move || hear_of_closed(&dataplane, &proxy, &stopping)
         })?;
-        Ok(Detour { proxy, dataplane, stopping, events: Mutex::new(Some(events)) })
+        Ok(Detour {
+            proxy,
+            dataplane,
+            stopping,
+            events: Mutex::new(Some(events)),
+            listeners: Mutex::default(),
+        })
+    }
+
+    /// Takes connections as a whole at this address, port 0 for any, and has clients led there.
+    /// The address that it is.
+    pub(crate) fn listen(&self, address: SocketAddr) -> Result<SocketAddr> {
+        let what = || format!("listen on {address} for connections from pods");
+        let listener = TcpListener::bind(address).with_context(what)?;
+        let bound = listener.local_addr().with_context(what)?;
+        if let Some(proxy) = self.proxy.lock().expect("no panic while locked").as_mut() {
+            proxy.listen(listener.try_clone().with_context(what)?).with_context(what)?;
+            self.dataplane.open_listener(&listener)?;
+            let mut listeners = self.listeners.lock().expect("no panic while locked");
+            // one of each family is in use
+            listeners.retain(|other| other.is_ipv4() != bound.is_ipv4());
+            listeners.push(bound);
+        }
+        Ok(bound)
+    }
+
+    /// Where clients are led whose connections the proxy takes as a whole.
+    pub(crate) fn listeners(&self) -> Vec<SocketAddr> {
+        self.listeners.lock().expect("no panic while locked").clone()
     }
 
     /// Counters of the proxy.

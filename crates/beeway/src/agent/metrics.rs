@@ -18,7 +18,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use beeway_dataplane::MapUse;
-use beeway_proxy::Flags;
+use beeway_proxy::{Flags, Stats};
 
 use super::Agent;
 
@@ -108,6 +108,7 @@ impl Collector for Reader {
         counter(&mut encoder, "detour_mirrored", "Copies sent to mirrors", stats.mirrored)?;
         let (name, help) = ("detour_mirrors_dropped", "Copies not sent: too many under way");
         counter(&mut encoder, name, help, stats.mirrors_dropped)?;
+        connections(&mut encoder, &stats)?;
         let mut flags = encoder.encode_descriptor(
             "detour_response_flags",
             "Requests by what went wrong, in the letters that Envoy has for it",
@@ -166,6 +167,24 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+/// Connections that the proxy takes as a whole.
+fn connections(encoder: &mut DescriptorEncoder<'_>, stats: &Stats) -> Result<(), std::fmt::Error> {
+    let (name, help) = ("detour_connections_open", "Connections carried as a whole, now");
+    gauge(encoder, name, help, stats.open_connections)?;
+    let (name, help) = ("detour_connections", "Connections taken to be carried as a whole");
+    counter(encoder, name, help, stats.connections)?;
+    let (name, help) = ("detour_connections_broken", "Connections not carried, and why");
+    let mut broken = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (why, count) in [
+        ("unknown", stats.connections_unknown),
+        ("limit", stats.connections_refused),
+        ("no_endpoint", stats.connections_failed),
+    ] {
+        ConstCounter::new(count).encode(broken.encode_family(&[("reason", why)])?)?;
+    }
+    Ok(())
 }
 
 fn counter(

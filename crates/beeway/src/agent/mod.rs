@@ -7,6 +7,7 @@ mod access_log;
 mod admin;
 mod configuration;
 mod detour;
+mod listen;
 mod metrics;
 
 use std::net::SocketAddr;
@@ -38,6 +39,9 @@ pub struct RunArgs {
     pub access_log: Option<PathBuf>,
     /// Never let bytes skip TCP.
     pub no_shortcut: bool,
+    /// Where clients are led whose connections the proxy takes as a whole: at most one address of
+    /// each family. Empty: found out.
+    pub detour_addresses: Vec<SocketAddr>,
     /// This node's name in the configuration.
     pub node: Option<String>,
 }
@@ -70,6 +74,7 @@ pub fn run(args: RunArgs) -> Result<()> {
     let access_log = args.access_log.as_deref().map(AccessLog::open).transpose()?;
     let recorder = access_log.clone().map(|log| log as Arc<dyn beeway_proxy::Recorder>);
     let detour = Arc::new(Detour::start(dataplane.clone(), follower.mesh(), recorder)?);
+    listen::start(&args, &detour, follower.mesh())?;
     let started = SystemTime::now();
     let agent = Arc::new(Agent { args, started, dataplane, follower, detour, access_log });
     let metrics = metrics::serve(agent.clone())?;

@@ -29,6 +29,8 @@ pub struct Explanation {
     pub protocol: Protocol,
     /// The endpoints that connect() chooses from.
     pub connect: Vec<Target>,
+    /// connect() leads to the userspace proxy instead, which takes the connection as a whole.
+    pub to_proxy: bool,
     /// The rule that holds.
     pub rule: Option<RuleName>,
     /// How many rules the service port has; none attached: everything goes to its endpoints.
@@ -109,11 +111,16 @@ impl Lane {
 /// Answers the question.
 pub fn answer(mesh: &Mesh, tables: &Tables, asked: &Asked<'_>) -> Explanation {
     let connect = connect(mesh, tables, asked);
+    let to_proxy = interpret::is_for_proxy(tables, asked.address);
     let draws = draws(asked);
     let (_, first) = draws.first().copied().unwrap_or_default();
     let decided = route(asked.port, &asked.request(), first);
     let rules = asked.port.rules.as_deref();
-    let http = asked.port.protocol == Protocol::Http;
+    let http = match asked.port.protocol {
+        Protocol::Http => true,
+        Protocol::Http2 => to_proxy,
+        Protocol::Tls | Protocol::Opaque => false,
+    };
     let rule = decided.rule.filter(|_| http).map(|index| {
         let rule = &rules.unwrap_or_default()[index];
         RuleName { index, name: rule.name.clone(), detour: rule.detour.clone() }
@@ -122,7 +129,7 @@ pub fn answer(mesh: &Mesh, tables: &Tables, asked: &Asked<'_>) -> Explanation {
         true => {
             draws.iter().map(|(s, draw)| share(mesh, tables, asked, &connect, *s, *draw)).collect()
         }
-        false => vec![opaque(mesh, asked, &connect)],
+        false => vec![opaque(mesh, asked, &connect, to_proxy)],
     };
     let name = format!("{}/{}:{}", asked.service.namespace, asked.service.name, asked.port.number);
     let notices = tables.notices().iter().filter(|notice| notice.service == name);
@@ -133,6 +140,7 @@ pub fn answer(mesh: &Mesh, tables: &Tables, asked: &Asked<'_>) -> Explanation {
         address: asked.address,
         protocol: asked.port.protocol,
         connect,
+        to_proxy,
         rule,
         rules: rules.map(<[_]>::len),
         outcomes,
@@ -219,6 +227,9 @@ fn share(
     let decided = route(asked.port, &asked.request(), draw);
     let bytes = asked.bytes();
     let mut lanes: Vec<Lane> = Vec::new();
+    if interpret::is_for_proxy(tables, asked.address) {
+        lanes.push(whole("detour"));
+    }
     for target in connect {
         let verdict =
             interpret::decide(tables, asked.address, target.address, asked.source_ip, &bytes, draw);
@@ -273,9 +284,20 @@ fn forward(mesh: &Mesh, asked: &Asked<'_>, id: ClusterId, share: f64, lanes: Vec
 }
 
 /// What is not HTTP/1.1 goes where its connection goes.
-fn opaque(mesh: &Mesh, asked: &Asked<'_>, connect: &[Target]) -> Share {
-    let lane = Lane {
-        lane: "native",
+fn opaque(mesh: &Mesh, asked: &Asked<'_>, connect: &[Target], to_proxy: bool) -> Share {
+    let lanes = match (to_proxy, connect.is_empty()) {
+        (true, _) => vec![whole("detour")],
+        (false, true) => Vec::new(),
+        (false, false) => vec![whole("native")],
+    };
+    let share = forward(mesh, asked, asked.port.cluster, 1.0, lanes);
+    Share { endpoints: connect.to_vec(), ..share }
+}
+
+/// The lane of a connection whose bytes the kernel does not look at.
+fn whole(lane: &'static str) -> Lane {
+    Lane {
+        lane,
         reason: "opaque",
         why: why("opaque").to_owned(),
         router_asked: false,
@@ -283,10 +305,7 @@ fn opaque(mesh: &Mesh, asked: &Asked<'_>, connect: &[Target]) -> Share {
         // the kernel enrols sockets of HTTP services only
         same_node: false,
         agrees: true,
-    };
-    let lanes = if connect.is_empty() { Vec::new() } else { vec![lane] };
-    let share = forward(mesh, asked, asked.port.cluster, 1.0, lanes);
-    Share { endpoints: connect.to_vec(), ..share }
+    }
 }
 
 fn lane(

@@ -70,7 +70,8 @@ pub fn decide(
     }
 }
 
-/// The endpoint that connect() chooses for a service address and a draw.
+/// The endpoint that connect() chooses for a service address and a draw; `None` where it refuses
+/// or leads to the userspace proxy.
 pub fn pick_endpoint(
     tables: &Tables,
     service: SocketAddr,
@@ -90,7 +91,20 @@ pub fn pick_endpoint(
     let endpoint = record(chosen);
     let ip = std::net::Ipv6Addr::from(tables.ip(endpoint));
     let port = tables.half(at!(endpoint, endpoint.port), 0);
+    if port == 0 {
+        return None;
+    }
     Some(SocketAddr::new(IpAddr::V6(ip).to_canonical(), port))
+}
+
+/// Whether connect() leads to the userspace proxy instead, with any draw.
+pub fn is_for_proxy(tables: &Tables, service: SocketAddr) -> bool {
+    let frontend = tables.find_frontend(service, transport_number(Transport::Tcp));
+    frontend.is_some_and(|frontend| {
+        let at = offset_of!(abi::frontend, protocol);
+        let word = tables.word(frontend + (at / 4) as u32).to_ne_bytes();
+        u32::from(word[at % 4]) == abi::protocol::PROTOCOL_PROXY.0
+    })
 }
 
 /// The first of `count` ascending values that is above `point`.

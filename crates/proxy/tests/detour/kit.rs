@@ -92,6 +92,10 @@ impl Kernel for Pretence {
     fn abort(&self, cookie: u64) {
         self.note(|said| said.aborted.push(cookie));
     }
+
+    fn asked_for(&self, _: SocketAddr, _: SocketAddr) -> Option<SocketAddr> {
+        None
+    }
 }
 
 /// What has arrived for one client.

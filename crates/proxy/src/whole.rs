@@ -1,0 +1,84 @@
+//! Connections that are routed as a whole: by the address that the client asked for, by who calls,
+//! and by the name in its TLS ClientHello.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use beeway_model::{Connection, Protocol, route_stream};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::client::Client;
+use crate::hello::{self, Hello};
+use crate::limits::{CONNECT_TIMEOUT, SOCKET_BUFFER};
+use crate::listen::{Orderly, Taken, end_in_order, prepare};
+use crate::service::serve_socket;
+use crate::splice::{Carried, splice};
+use crate::worker::Core;
+
+/// Serves a connection to its end. Whatever goes wrong is a reset for its client.
+pub(crate) async fn serve(core: Rc<Core>, taken: Taken) {
+    let Taken { socket, client, service, held: _held } = taken;
+    let carried = match TcpStream::from_std(socket) {
+        Ok(socket) => carry(&core, socket, client, service).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = carried {
+        tracing::debug!(%client, %service, %error, "a connection has broken");
+    }
+}
+
+async fn carry(
+    core: &Rc<Core>,
+    mut socket: TcpStream,
+    client: SocketAddr,
+    service: SocketAddr,
+) -> io::Result<()> {
+    let hello = match protocol(core, service) {
+        Some(Protocol::Http | Protocol::Http2) => {
+            let client = Client::of_socket(core, client.ip().to_canonical(), service);
+            return serve_socket(client, Orderly(socket)).await;
+        }
+        Some(Protocol::Tls) => hello::read(&mut socket).await?,
+        Some(Protocol::Opaque) | None => Hello::default(),
+    };
+    let mut server = match route(core, client, service, hello.name.as_deref()) {
+        Some(endpoint) => connect(endpoint).await,
+        None => Err(io::Error::other("there is no endpoint for it")),
+    }
+    .inspect_err(|_| core.counters.connections_failed.add(1))?;
+    let carried = Carried { up: &core.counters.bytes_in, down: &core.counters.bytes_out };
+    splice(&mut socket, &mut server, hello.bytes, &carried).await?;
+    end_in_order(&socket);
+    end_in_order(&server);
+    Ok(())
+}
+
+fn protocol(core: &Core, service: SocketAddr) -> Option<Protocol> {
+    Some(core.view().frontend(service.ip(), service.port())?.protocol)
+}
+
+/// The endpoint for a connection by the rules of now; `None`: there is none.
+fn route(
+    core: &Core,
+    client: SocketAddr,
+    service: SocketAddr,
+    sni: Option<&str>,
+) -> Option<SocketAddr> {
+    let view = core.view();
+    let port = view.frontend(service.ip(), service.port())?;
+    let source = view.workload_at(client.ip().to_canonical());
+    let connection = Connection { destination: service.ip(), sni, source };
+    let cluster = route_stream(port, &connection, fastrand::u32(..))?;
+    Some(view.mesh.cluster(cluster).pick(fastrand::u32(..))?.address)
+}
+
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_recv_buffer_size(SOCKET_BUFFER as u32)?;
+    prepare(&socket)?;
+    tokio::time::timeout(CONNECT_TIMEOUT, socket.connect(address)).await?
+}
