@@ -3,16 +3,21 @@
 
 #[path = "../bed/mod.rs"]
 mod bed;
+#[path = "../calls/mod.rs"]
+mod calls;
 
 mod bodies;
 mod cors;
 mod delegate;
 mod failures;
 mod faults;
+mod grpc;
 mod headers;
 mod introduction;
 mod mirrors;
+mod records;
 mod redirects;
+mod responses;
 mod retries;
 mod rewrites;
 mod scene;

@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use beeway_testbed::{RawClient, pattern, upload};
+use beeway_testbed::{Load, RawClient, pattern, upload};
 
 use crate::bed::{LIMIT, WEB};
 use crate::scene::{API, Scene};
@@ -109,6 +109,25 @@ fn a_body_is_sent_again_if_it_is_not_too_long() -> Result<()> {
             assert_eq!(report["reply"]["sha256"], pattern::sha256(bytes), "{what}");
         }
     }
+    Ok(())
+}
+
+/// When everything fails, retries do not multiply what the endpoints have to bear.
+#[test]
+fn retries_have_a_budget() -> Result<()> {
+    const REQUESTS: u64 = 200;
+    let scene = Scene::new("budget", &rule("all", "{attempts: 5, retryOn: 5xx, backoff: 200ms}"))?;
+    let path = "/all/first/99999/all/503";
+    let report = Load::new(format!("http://{WEB}{path}"), REQUESTS)
+        .header("Host: web")
+        .connections(REQUESTS as u32)
+        .run(&scene.bed.client)?;
+    assert_eq!(report.status.get("503"), Some(&REQUESTS), "{report:?}");
+    let tries = scene.count(&scene.bed.v1, "all")?;
+    // five retries each would make it six times as many
+    assert!((REQUESTS + 10..REQUESTS * 3).contains(&tries), "{tries} tries of {REQUESTS} requests");
+    let records = std::fs::read_to_string(scene.bed.state.path().join("access.log"))?;
+    assert!(records.contains("\"response_flags\":\"UO\""), "who was left out is told");
     Ok(())
 }
 

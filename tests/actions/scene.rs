@@ -109,6 +109,20 @@ impl Scene {
         raw.get("api", path, headers).with_context(|| format!("GET {path}"))
     }
 
+    /// Waits for the record of a request for a path.
+    pub fn record(&self, path: &str) -> Result<Value> {
+        let end = Instant::now() + LIMIT;
+        loop {
+            let text = std::fs::read_to_string(self.bed.state.path().join("access.log"))?;
+            let mut records = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+            if let Some(record) = records.find(|record: &Value| record["path"] == path) {
+                return Ok(record);
+            }
+            ensure!(Instant::now() < end, "no record of {path} in {text}");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
     /// How many requests with a key a server has met, asked for past the mesh.
     pub fn count(&self, pod: &Pod, key: &str) -> Result<u64> {
         let mut raw = RawClient::connect_in(&self.bed.client, pod.addr4(8080), false)?;

@@ -258,7 +258,8 @@ pub fn start_agent(node: &Node, config: &Path, state: &Path) -> Result<Process> 
         .arg(state)
         .arg("--cgroup")
         .arg(node.mesh().path())
-        .args(["--metrics", "127.0.0.1:0", "--node", "node-1"])
+        .args(["--metrics", "127.0.0.1:0", "--node", "node-1", "--access-log"])
+        .arg(state.join("access.log"))
         .spawn()?;
     let ready = agent.wait_for_line("ready", LIMIT);
     if ready.is_err() {

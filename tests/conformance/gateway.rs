@@ -19,7 +19,7 @@ use crate::world::World;
 const INFRA: &str = "gateway-conformance-infra";
 
 /// The source files that are replayed as they are.
-const REPLAYED: [&str; 22] = [
+const REPLAYED: [&str; 23] = [
     "httproute-303-redirect",
     "httproute-307-redirect",
     "httproute-308-redirect",
@@ -41,6 +41,7 @@ const REPLAYED: [&str; 22] = [
     "httproute-timeout-request",
     "grpcroute-exact-method-matching",
     "grpcroute-header-matching",
+    "grpcroute-named-rule",
     "grpcroute-request-header-modifier",
 ];
 
@@ -164,8 +165,7 @@ fn gateway_cases_of_actions_are_answered_as_gateway_api_says() -> Result<()> {
         world.route(&routes(&cases, source))?;
         replayed += if source.starts_with("grpcroute-") {
             let to = target(&world, source, 0).expect("a target");
-            let client = world.pod(INFRA, "client");
-            grpc::replay(&world, client, to, source, cases.values("tests", source))?
+            grpc::replay(world.pod(INFRA, "client"), to, cases.values("tests", source))?
         } else {
             replay(&world, source, &cases.of("tests", source))?
         };

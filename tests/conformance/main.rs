@@ -5,6 +5,8 @@
 
 #[path = "../bed/mod.rs"]
 mod bed;
+#[path = "../calls/mod.rs"]
+mod calls;
 #[path = "../cases/mod.rs"]
 mod cases;
 

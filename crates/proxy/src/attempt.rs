@@ -66,7 +66,7 @@ impl<'a> Tries<'a> {
     pub fn new(call: &'a Rc<Call>, cluster: &'a Cluster, policy: &'a Policy) -> Tries<'a> {
         static USUAL: LazyLock<Retry> = LazyLock::new(Retry::default);
         let retry = policy.retry.as_ref().unwrap_or(&USUAL);
-        let deadline = Deadline::new(policy.timeout);
+        let deadline = Deadline::new(call.limit(policy.timeout));
         Tries { call, cluster, retry, deadline, failed: Vec::new() }
     }
 

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::request::Parts;
 use http::{Method, Version};
@@ -11,6 +11,13 @@ use crate::body::Source;
 use crate::client::Client;
 use crate::record::{Flags, Record};
 use crate::upstream::Slot;
+
+/// What a request's head says of the answer that it wants.
+struct Asked {
+    grpc: bool,
+    patience: Option<Duration>,
+    bare: bool,
+}
 
 /// A request that is being answered.
 pub(crate) struct Call {
@@ -21,6 +28,8 @@ pub(crate) struct Call {
     pub source: Option<Rc<Source>>,
     /// The client speaks gRPC: what is said to it must be gRPC too.
     pub grpc: bool,
+    /// How long a gRPC client waits for the answer, if it says so.
+    patience: Option<Duration>,
     /// A HEAD: its answer has no body, whatever it says.
     bare: bool,
     flags: Cell<Flags>,
@@ -34,21 +43,25 @@ impl Call {
     pub fn new(client: &Rc<Client>, parts: &Parts, source: Option<Rc<Source>>) -> Rc<Call> {
         let wanted = client.core.recorder.is_some();
         let record = wanted.then(|| Box::new(begin(client, parts)));
-        let grpc = crate::grpc::is_grpc(&parts.headers);
-        let bare = parts.method == Method::HEAD;
-        Call::noted(client, client.slot(), source, (grpc, bare), record)
+        let asked = Asked {
+            grpc: crate::grpc::is_grpc(&parts.headers),
+            patience: crate::grpc::timeout(&parts.headers),
+            bare: parts.method == Method::HEAD,
+        };
+        Call::noted(client, client.slot(), source, asked, record)
     }
 
     /// A request beside a client's own, of which nothing is noted.
     pub fn aside(of: &Call) -> Rc<Call> {
-        Call::noted(&of.client, Slot::default(), None, (of.grpc, of.bare), None)
+        let asked = Asked { grpc: of.grpc, patience: None, bare: of.bare };
+        Call::noted(&of.client, Slot::default(), None, asked, None)
     }
 
     fn noted(
         client: &Rc<Client>,
         slot: Slot,
         source: Option<Rc<Source>>,
-        (grpc, bare): (bool, bool),
+        Asked { grpc, patience, bare }: Asked,
         record: Option<Box<Record>>,
     ) -> Rc<Call> {
         client.core.active.set(client.core.active.get() + 1);
@@ -57,12 +70,20 @@ impl Call {
             slot,
             source,
             grpc,
+            patience: patience.filter(|_| grpc),
             bare,
             flags: Cell::default(),
             sent: Cell::default(),
             started: Instant::now(),
             record: RefCell::new(record),
         })
+    }
+
+    /// The time for an answer: the rule's limit, and for gRPC what the client waits for if that is
+    /// less (Istio gives Envoy the limit as `max_grpc_timeout`).
+    pub fn limit(&self, rule: Option<Duration>) -> Option<Duration> {
+        let given = |limit: Option<Duration>| limit.filter(|limit| !limit.is_zero());
+        given(rule).into_iter().chain(given(self.patience)).min()
     }
 
     /// Notes what went wrong.

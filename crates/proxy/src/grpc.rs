@@ -1,16 +1,24 @@
 //! gRPC clients look at `grpc-status`, not at the HTTP status
 //! (gRPC over HTTP2, "Responses"; HTTP to gRPC Status Code Mapping).
 
+use std::time::Duration;
+
 use beeway_model::action::grpc;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// Whether a request is one of gRPC.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|kind| grpc::is_grpc(kind.as_bytes()))
+}
+
+/// How long the client waits.
+pub(crate) fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    grpc::parse_timeout(headers.get(TIMEOUT)?.as_bytes())
 }
 
 /// The status in an answer's head.
