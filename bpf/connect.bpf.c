@@ -58,14 +58,6 @@ remember_datagram(u64 cookie, const struct endpoint *endpoint, const struct addr
 	add(COUNT_DATAGRAM, 1);
 }
 
-/* The same socket keeps its endpoint: its cookie is the draw. */
-static __always_inline u32 draw_of(u64 cookie)
-{
-	u64 mixed = cookie * 0x9E3779B97F4A7C15ull;
-
-	return mixed >> 32;
-}
-
 static __always_inline int send_datagram(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct generation *g = current_generation();
@@ -79,7 +71,8 @@ static __always_inline int send_datagram(struct bpf_sock_addr *ctx, bool v6)
 	if (!f)
 		return PASS;
 	cookie = bpf_get_socket_cookie(ctx);
-	endpoint = pick_endpoint(g, f->cluster, draw_of(cookie));
+	/* the same socket keeps its endpoint: its cookie is the draw */
+	endpoint = pick_endpoint(g, f->cluster, mix(cookie));
 	if (!endpoint || (!v6 && !is_ip4(endpoint->ip))) {
 		bpf_set_retval(-ECONNREFUSED);
 		return REFUSE;

@@ -12,7 +12,7 @@
 #define BEEWAY_ABI_H
 
 enum limits {
-	ABI_VERSION = 5,	/* changes with any layout; pins of another version are not adopted */
+	ABI_VERSION = 6,	/* changes with any layout; pins of another version are not adopted */
 	HEAP_WORDS = 1 << 20,	/* 4 MiB a generation */
 	HEAP_SLACK = 64,	/* so that a record at the last index stays inside */
 	HEAD_BYTES = 8192,	/* request head that the kernel judges; larger ones detour */
@@ -26,6 +26,7 @@ enum limits {
 	PROBES = 16,		/* slots looked at in a hash of the heap */
 	BUSES = 16,		/* bus sockets of the userspace proxy */
 	SOCKETS = 262144,	/* sockets enrolled at once */
+	UPSTREAMS = 65536,	/* the proxy's connections to endpoints that may skip TCP */
 	ANCHORS = 65536,	/* connections led to the proxy that it has not taken yet */
 	QUEUE_BYTES = 131072,	/* unread redirected bytes after which a shortcut yields to TCP */
 	CLOSED_QUEUE = 1 << 20,	/* bytes of the ring buffer of events */
@@ -323,7 +324,7 @@ struct event {
 
 /* --- state of connections ------------------------------------------------------------------- */
 
-enum side { SIDE_CLIENT = 1, SIDE_SERVER = 2 };
+enum side { SIDE_CLIENT = 1, SIDE_SERVER = 2, SIDE_PROXY = 3 };
 
 /* Where a connection's socket storage is in its stream of requests. */
 enum phase {

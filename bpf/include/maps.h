@@ -38,7 +38,7 @@ struct conn {
 	struct framing framing;
 	struct framing before;	/* as it was before that message */
 	u8 side;
-	u8 protocol;
+	u8 protocol;		/* of a server: PROTOCOL_PROXY when its client is the proxy */
 	u8 lane;		/* of the request under way */
 	u8 followed;		/* its native answers are, in `answers` */
 };
@@ -76,6 +76,8 @@ struct pair_key {
 struct end {
 	u64 cookie;
 	u64 sock;
+	u32 proxy;		/* it is a connection of the userspace proxy */
+	u32 pad;
 };
 
 /* A connection with both ends on this host; by the client's cookie. */
@@ -169,7 +171,7 @@ struct settings {
 	u32 abi;
 	u32 buses;		/* in use */
 	u32 shortcut;		/* 0: never */
-	u32 pad;
+	u32 proxy;		/* process of the userspace proxy */
 	u64 generation;		/* number of the one in force, for the next agent */
 };
 
@@ -187,6 +189,14 @@ MAP {
 	__type(key, u64);
 	__type(value, u64);
 } sockets SEC(".maps");
+
+/* The proxy's connections to endpoints. What they receive by TCP is not looked at. */
+MAP {
+	__uint(type, BPF_MAP_TYPE_SOCKHASH);
+	__uint(max_entries, UPSTREAMS);
+	__type(key, u64);
+	__type(value, u64);
+} upstreams SEC(".maps");
 
 MAP {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -311,6 +321,12 @@ MAP {
 	__type(key, u32);
 	__type(value, struct settings);
 } settings SEC(".maps");
+
+/* Cookies are not drawn at random: both ends of connections on this host take them in turn. */
+static __always_inline u32 mix(u64 cookie)
+{
+	return cookie * 0x9E3779B97F4A7C15ull >> 32;
+}
 
 static __always_inline struct generation *current_generation(void)
 {
