@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use beeway_model::action::rewrite::check_substitution;
 use beeway_model::policy::{Abort, Fraction, Rewrite};
 use beeway_model::{
     Action, BackendPolicy, HeaderEdits, PathRewrite, Policy, Redirect, RedirectPort, Retry, RetryOn,
@@ -434,19 +435,7 @@ fn regex_rewrite(regex: &istio::RegexRewrite) -> Result<PathRewrite, String> {
         return Err("uriRegexRewrite has both match and rewrite".to_owned());
     }
     check_regex(&regex.pattern)?;
-    let groups = regex::Regex::new(&regex.pattern).map_or(0, |regex| regex.captures_len());
-    let mut escapes = regex.rewrite.split('\\').skip(1);
-    while let Some(escape) = escapes.next() {
-        match escape.chars().next() {
-            // Two backslashes: what is between them is empty, and the next piece is plain text.
-            None if escapes.next().is_some() => {}
-            Some(digit) if digit.to_digit(10).is_some_and(|group| (group as usize) < groups) => {}
-            Some(digit) if digit.is_ascii_digit() => {
-                return Err(format!("`{}` has no group {digit}", regex.pattern));
-            }
-            _ => return Err("after a backslash comes a digit or a backslash".to_owned()),
-        }
-    }
+    check_substitution(&regex.pattern, &regex.rewrite)?;
     Ok(PathRewrite::Regex { pattern: regex.pattern.clone(), substitution: regex.rewrite.clone() })
 }
 
@@ -500,20 +489,6 @@ fn retry_on(text: &str, report: &mut Report<'_>) -> (Vec<RetryOn>, Vec<u16>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn substitutions_name_groups_that_are_there() {
-        let read = |rewrite: &str| {
-            let (pattern, rewrite) = ("/(a+)/".to_owned(), rewrite.to_owned());
-            regex_rewrite(&istio::RegexRewrite { pattern, rewrite }).is_ok()
-        };
-        for good in ["/b", r"\0\1", r"a\\b", r"\\", r"\1\\1"] {
-            assert!(read(good), "{good}");
-        }
-        for bad in ["", r"\2", r"a\", r"\x", r"\\\"] {
-            assert!(!read(bad), "{bad}");
-        }
-    }
 
     #[test]
     fn authorities_have_ports() {

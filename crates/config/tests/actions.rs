@@ -546,7 +546,7 @@ fn refused_virtual_services() {
             "rewrite: {uri: /a, uriRegexRewrite: {match: a, rewrite: b}}",
             "only one of uri and uriRegexRewrite",
         ),
-        (r"rewrite: {uriRegexRewrite: {match: a, rewrite: '\1'}}", "`a` has no group 1"),
+        (r"rewrite: {uriRegexRewrite: {match: a, rewrite: '\1'}}", "\"a\" has no group 1"),
         (
             "rewrite: {authority: a}, headers: {request: {set: {host: b}}}",
             "the authority is set more than once",
