@@ -52,19 +52,20 @@ pub(crate) fn extras(
         return None;
     }
     let mut reader = Reader { rule, extras: Extras::default(), report: report.below("") };
-    reader.fault();
-    if reader.extras.answer.is_none() {
-        reader.headers();
-        reader.rewrite();
-        reader.answer();
-        reader.time();
-        reader.mirrors(namespace);
-        reader.destinations();
-    }
+    let abort = reader.fault();
+    reader.headers();
+    reader.rewrite();
+    reader.answer();
+    reader.time();
+    reader.mirrors(namespace);
+    reader.destinations();
     let mut extras = reader.extras;
     if let Some(policy) = &rule.cors_policy {
         extras.policy.cors = Some(cors::istio(policy, report.below("corsPolicy")));
         extras.detour.push("corsPolicy");
+    }
+    if abort.is_some() {
+        extras = Extras { answer: abort, ..Extras::default() };
     }
     Some(Box::new(extras))
 }
@@ -121,23 +122,20 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn fault(&mut self) {
-        let Some(fault) = &self.rule.fault else {
-            return;
-        };
-        let policy = &mut self.extras.policy;
-        policy.fault = virtual_fault::read(fault, &mut self.report.below("fault"));
-        // An abort of every request is an answer, which needs no proxy.
+    /// An abort of every request is an answer, which needs no proxy.
+    fn fault(&mut self) -> Option<Action> {
+        let fault = self.rule.fault.as_ref()?;
+        let fault = virtual_fault::read(fault, &mut self.report.below("fault"));
         if let (None, None, Some((Abort::Http(status), share))) =
-            (policy.fault.delay, &self.rule.cors_policy, policy.fault.abort)
+            (fault.delay, &self.rule.cors_policy, fault.abort)
             && share.numerator == share.denominator
         {
-            policy.fault.abort = None;
-            let body = "fault filter abort".to_owned();
-            self.extras.answer = Some(Action::Respond { status, body });
+            return Some(Action::Respond { status, body: "fault filter abort".to_owned() });
         }
-        self.extras.detour.extend(policy.fault.delay.map(|_| "fault.delay"));
-        self.extras.detour.extend(policy.fault.abort.map(|_| "fault.abort"));
+        self.extras.detour.extend(fault.delay.map(|_| "fault.delay"));
+        self.extras.detour.extend(fault.abort.map(|_| "fault.abort"));
+        self.extras.policy.fault = fault;
+        None
     }
 
     fn headers(&mut self) {

@@ -562,6 +562,10 @@ fn refused_virtual_services() {
         ("timeout: 1", "invalid type: integer `1`, expected a string; it is not applied"),
         ("timeout: 10us", "10us is less than 1ms"),
         ("timeout: soon", "`soon` is no duration"),
+        (
+            "timeout: soon, fault: {abort: {httpStatus: 500, percentage: {value: 100}}}",
+            "`soon` is no duration",
+        ),
         ("retries: {attempts: 0, retryOn: 5xx}", "retries are described, and attempts are 0"),
         ("retries: {attempts: 1, retryOn: sometimes}", "retryOn sometimes is not known"),
         ("fault: {}", "a fault has an abort or a delay"),
