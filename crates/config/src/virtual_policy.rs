@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use beeway_model::action::rewrite::check_substitution;
 use beeway_model::policy::{Abort, Fraction, Rewrite};
 use beeway_model::{
     Action, BackendPolicy, HeaderEdits, PathRewrite, Policy, Redirect, RedirectPort, Retry, RetryOn,
@@ -51,19 +52,20 @@ pub(crate) fn extras(
         return None;
     }
     let mut reader = Reader { rule, extras: Extras::default(), report: report.below("") };
-    reader.fault();
-    if reader.extras.answer.is_none() {
-        reader.headers();
-        reader.rewrite();
-        reader.answer();
-        reader.time();
-        reader.mirrors(namespace);
-        reader.destinations();
-    }
+    let abort = reader.fault();
+    reader.headers();
+    reader.rewrite();
+    reader.answer();
+    reader.time();
+    reader.mirrors(namespace);
+    reader.destinations();
     let mut extras = reader.extras;
     if let Some(policy) = &rule.cors_policy {
         extras.policy.cors = Some(cors::istio(policy, report.below("corsPolicy")));
         extras.detour.push("corsPolicy");
+    }
+    if abort.is_some() {
+        extras = Extras { answer: abort, ..Extras::default() };
     }
     Some(Box::new(extras))
 }
@@ -120,23 +122,20 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn fault(&mut self) {
-        let Some(fault) = &self.rule.fault else {
-            return;
-        };
-        let policy = &mut self.extras.policy;
-        policy.fault = virtual_fault::read(fault, &mut self.report.below("fault"));
-        // An abort of every request is an answer, which needs no proxy.
+    /// An abort of every request is an answer, which needs no proxy.
+    fn fault(&mut self) -> Option<Action> {
+        let fault = self.rule.fault.as_ref()?;
+        let fault = virtual_fault::read(fault, &mut self.report.below("fault"));
         if let (None, None, Some((Abort::Http(status), share))) =
-            (policy.fault.delay, &self.rule.cors_policy, policy.fault.abort)
+            (fault.delay, &self.rule.cors_policy, fault.abort)
             && share.numerator == share.denominator
         {
-            policy.fault.abort = None;
-            let body = "fault filter abort".to_owned();
-            self.extras.answer = Some(Action::Respond { status, body });
+            return Some(Action::Respond { status, body: "fault filter abort".to_owned() });
         }
-        self.extras.detour.extend(policy.fault.delay.map(|_| "fault.delay"));
-        self.extras.detour.extend(policy.fault.abort.map(|_| "fault.abort"));
+        self.extras.detour.extend(fault.delay.map(|_| "fault.delay"));
+        self.extras.detour.extend(fault.abort.map(|_| "fault.abort"));
+        self.extras.policy.fault = fault;
+        None
     }
 
     fn headers(&mut self) {
@@ -434,19 +433,7 @@ fn regex_rewrite(regex: &istio::RegexRewrite) -> Result<PathRewrite, String> {
         return Err("uriRegexRewrite has both match and rewrite".to_owned());
     }
     check_regex(&regex.pattern)?;
-    let groups = regex::Regex::new(&regex.pattern).map_or(0, |regex| regex.captures_len());
-    let mut escapes = regex.rewrite.split('\\').skip(1);
-    while let Some(escape) = escapes.next() {
-        match escape.chars().next() {
-            // Two backslashes: what is between them is empty, and the next piece is plain text.
-            None if escapes.next().is_some() => {}
-            Some(digit) if digit.to_digit(10).is_some_and(|group| (group as usize) < groups) => {}
-            Some(digit) if digit.is_ascii_digit() => {
-                return Err(format!("`{}` has no group {digit}", regex.pattern));
-            }
-            _ => return Err("after a backslash comes a digit or a backslash".to_owned()),
-        }
-    }
+    check_substitution(&regex.pattern, &regex.rewrite)?;
     Ok(PathRewrite::Regex { pattern: regex.pattern.clone(), substitution: regex.rewrite.clone() })
 }
 
@@ -500,20 +487,6 @@ fn retry_on(text: &str, report: &mut Report<'_>) -> (Vec<RetryOn>, Vec<u16>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn substitutions_name_groups_that_are_there() {
-        let read = |rewrite: &str| {
-            let (pattern, rewrite) = ("/(a+)/".to_owned(), rewrite.to_owned());
-            regex_rewrite(&istio::RegexRewrite { pattern, rewrite }).is_ok()
-        };
-        for good in ["/b", r"\0\1", r"a\\b", r"\\", r"\1\\1"] {
-            assert!(read(good), "{good}");
-        }
-        for bad in ["", r"\2", r"a\", r"\x", r"\\\"] {
-            assert!(!read(bad), "{bad}");
-        }
-    }
 
     #[test]
     fn authorities_have_ports() {

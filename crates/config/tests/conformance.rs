@@ -36,7 +36,7 @@ const REPLAYED: [&str; 18] = [
     "httproute-weight",
 ];
 
-const ACTION: &str = "what a rule does, not what it matches";
+const ACTION: &str = "what a rule does, not what it matches; tests/conformance looks at that";
 const GATEWAY: &str = "what a Gateway's listener does; a Service has no such thing";
 const COMPUTED: &str = "the source computes its requests; the data has none of them";
 
@@ -136,7 +136,7 @@ fn translated(cases: &Cases, source: &str) -> (Loaded, Vec<Gateway>) {
     for (number, mut object) in base.into_iter().chain(own).enumerate() {
         match object["kind"].as_str() {
             Some("Gateway") => objects.push(Gateway::as_service(&object, number + 1)),
-            Some("HTTPRoute") => {
+            Some("HTTPRoute" | "GRPCRoute") => {
                 for parent in object["spec"]["parentRefs"].as_array_mut().expect("parents") {
                     parent["group"] = "".into();
                     parent["kind"] = "Service".into();
@@ -230,6 +230,59 @@ fn north_south_cases_are_decided_as_gateway_api_says() {
         }
     }
     println!("{replayed} cases of {} source files", REPLAYED.len());
+}
+
+const GRPC_REPLAYED: [&str; 3] =
+    ["grpcroute-exact-method-matching", "grpcroute-header-matching", "grpcroute-named-rule"];
+
+const GRPC_LEFT_OUT: [(&str, &str); 3] = [
+    ("grpcroute-listener-hostname-matching", GATEWAY),
+    ("grpcroute-request-header-modifier", ACTION),
+    ("grpcroute-weight", COMPUTED),
+];
+
+#[test]
+fn grpc_cases_are_decided_as_gateway_api_says() {
+    let Some(cases) = Cases::find() else { return };
+    let sources: Vec<&str> =
+        cases.sources("tests").into_iter().filter(|s| s.starts_with("grpcroute-")).collect();
+    assert_all_named(&sources, &GRPC_REPLAYED, &GRPC_LEFT_OUT);
+    for source in GRPC_REPLAYED {
+        let (loaded, _) = translated(&cases, source);
+        for value in cases.values("tests", source) {
+            let method = ["Echo", "EchoTwo", "EchoThree"]
+                .into_iter()
+                .find(|method| value.get(format!("{method}Request")).is_some())
+                .expect("one of the methods");
+            let metadata = value["RequestMetadata"]["Metadata"].as_object();
+            let headers: Vec<(&str, &[u8])> = metadata
+                .into_iter()
+                .flatten()
+                .map(|(name, value)| (&**name, value.as_str().expect("text").as_bytes()))
+                .collect();
+            let target = format!("/gateway_api_conformance.echo_basic.grpcecho.GrpcEcho/{method}");
+            let request = Request {
+                method: "POST",
+                scheme: "http",
+                authority: "example.com",
+                target: &target,
+                headers: &headers,
+                source: None,
+            };
+            let answer = match route(port(&loaded, "same-namespace"), &request, 0).outcome {
+                Outcome::Forward(cluster) => loaded.mesh.cluster(cluster).name.clone(),
+                // Which clients take for UNIMPLEMENTED.
+                other => format!("{other:?}"),
+            };
+            let wanted = match value["Backend"].as_str() {
+                Some(backend) => {
+                    format!("{backend}.gateway-conformance-infra.svc.cluster.local:8080")
+                }
+                None => format!("{:?}", Outcome::Respond { status: 404, body: String::new() }),
+            };
+            assert_eq!(answer, wanted, "{source}: {value}");
+        }
+    }
 }
 
 /// Weights: each backend's share of evenly spread draws.

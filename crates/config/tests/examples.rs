@@ -112,6 +112,24 @@ fn the_canary_file_takes_the_place_of_the_other() {
     assert_eq!(v3.count(), 99);
 }
 
+/// A file that asks for all that can be asked for.
+fn everything() -> (PathBuf, String) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/everything.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    (path, text)
+}
+
+#[test]
+fn everything_is_understood() {
+    let Loaded { mesh, problems } = load(&[everything()], &Options::default());
+    assert_eq!(problems, []);
+    let ports = mesh.services.iter().flat_map(|service| &service.ports);
+    let counts: Vec<(usize, usize)> = ports
+        .map(|port| (port.rules.as_ref().map_or(0, Vec::len), port.stream_rules.len()))
+        .collect();
+    assert_eq!(counts, [(9, 0), (0, 0), (0, 1), (0, 1), (2, 0), (2, 0)]);
+}
+
 #[test]
 fn conformance_files_load() {
     let dir = workspace().join("../shared/conformance");
@@ -206,6 +224,7 @@ impl Random {
 #[test]
 fn mutilated_files_never_panic() {
     let files = read_dir(&workspace().join("examples")).unwrap();
+    let everything = [everything()];
     let tokens = [
         "---\n",
         "- ",
@@ -231,7 +250,8 @@ fn mutilated_files_never_panic() {
     ];
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     for round in 0..400 {
-        let mut mutated = files.clone();
+        // Every other time the one in which most can go wrong.
+        let mut mutated = if round % 2 == 0 { everything.to_vec() } else { files.clone() };
         let at = random.below(mutated.len());
         let text = &mut mutated[at].1;
         for _ in 0..=random.below(3) {
