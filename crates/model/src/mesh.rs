@@ -170,15 +170,36 @@ impl Service {
 impl Cluster {
     /// The endpoint that a uniformly distributed draw chooses, in proportion to the weights.
     pub fn pick(&self, draw: u32) -> Option<&Endpoint> {
-        let total: u64 = self.endpoints.iter().map(|e| u64::from(e.weight)).sum();
-        let mut point = scale(draw, total);
-        self.endpoints.iter().find(|e| {
-            let weight = u64::from(e.weight);
-            let hit = point < weight;
-            point = point.saturating_sub(weight);
-            hit
-        })
+        weighted(self.endpoints.iter(), draw)
     }
+
+    /// [`Cluster::pick`] among those that have not failed, as long as there are any: first those of
+    /// other workloads, then other addresses of the same. (Istio has Envoy draw again up to five
+    /// times, which finds most of them.)
+    pub fn pick_other(&self, failed: &[SocketAddr], draw: u32) -> Option<&Endpoint> {
+        let has_failed = |endpoint: &&Endpoint| failed.contains(&endpoint.address);
+        let workloads: Vec<&str> =
+            self.endpoints.iter().filter(has_failed).map(|e| e.workload.as_str()).collect();
+        let others = self.endpoints.iter().filter(|endpoint| !has_failed(endpoint));
+        let known = |endpoint: &&Endpoint| workloads.contains(&endpoint.workload.as_str());
+        weighted(others.clone().filter(|endpoint| !known(endpoint)), draw)
+            .or_else(|| weighted(others, draw))
+            .or_else(|| self.pick(draw))
+    }
+}
+
+fn weighted<'a>(
+    mut endpoints: impl Iterator<Item = &'a Endpoint> + Clone,
+    draw: u32,
+) -> Option<&'a Endpoint> {
+    let total: u64 = endpoints.clone().map(|e| u64::from(e.weight)).sum();
+    let mut point = scale(draw, total);
+    endpoints.find(|e| {
+        let weight = u64::from(e.weight);
+        let hit = point < weight;
+        point = point.saturating_sub(weight);
+        hit
+    })
 }
 
 /// Maps a draw from the whole range of `u32` onto `0..total`: `draw × total / 2³²`.
@@ -187,4 +208,55 @@ impl Cluster {
 /// one backend everywhere. The tables and the kernel take totals below 2³² alone.
 pub fn scale(draw: u32, total: u64) -> u64 {
     ((u128::from(draw) * u128::from(total)) >> 32) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_that_has_failed_is_picked_last() {
+        let endpoint = |address: &str, workload: &str, weight| Endpoint {
+            address: address.parse().expect("an address"),
+            weight,
+            workload: workload.to_owned(),
+            node: None,
+        };
+        let cluster = Cluster {
+            name: "c".to_owned(),
+            protocol: Protocol::Http,
+            endpoints: vec![
+                endpoint("10.0.0.1:80", "a", 1),
+                endpoint("[fd00::1]:80", "a", 1),
+                endpoint("10.0.0.2:80", "b", 1),
+                endpoint("10.0.0.3:80", "c", 2),
+            ],
+        };
+        let picked = |failed: &[&str]| {
+            let failed: Vec<SocketAddr> =
+                failed.iter().map(|address| address.parse().expect("an address")).collect();
+            // in the middle of each hundredth, so that none lies on a boundary
+            let draws = (0..100_u64).map(|n| (((2 * n + 1) << 31) / 100) as u32);
+            let picks = draws.map(|draw| cluster.pick_other(&failed, draw).expect("an endpoint"));
+            let mut counts = BTreeMap::new();
+            for endpoint in picks {
+                *counts.entry(endpoint.address.to_string()).or_insert(0) += 1;
+            }
+            counts.into_iter().collect::<Vec<_>>()
+        };
+        let wanted = |counts: &[(&str, i32)]| {
+            counts.iter().map(|(address, n)| ((*address).to_owned(), *n)).collect::<Vec<_>>()
+        };
+        let all = [("10.0.0.1:80", 20), ("10.0.0.2:80", 20), ("10.0.0.3:80", 40)];
+        let all = [&all[..], &[("[fd00::1]:80", 20)]].concat();
+        assert_eq!(picked(&[]), wanted(&all));
+        // not by another address of the same workload either
+        let rest = [("10.0.0.2:80", 33), ("10.0.0.3:80", 67)];
+        assert_eq!(picked(&["10.0.0.1:80"]), wanted(&rest));
+        assert_eq!(picked(&["10.0.0.1:80", "10.0.0.2:80"]), wanted(&[("10.0.0.3:80", 100)]));
+        // unless there is no other
+        let three = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"];
+        assert_eq!(picked(&three), wanted(&[("[fd00::1]:80", 100)]));
+        assert_eq!(picked(&[&three[..], &["[fd00::1]:80"]].concat()), wanted(&all));
+    }
 }

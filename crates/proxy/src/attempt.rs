@@ -110,16 +110,8 @@ impl<'a> Tries<'a> {
 
     /// One that has not failed yet, as long as there is one.
     fn endpoint(&self) -> Option<SocketAddr> {
-        /// Draws until an endpoint is taken that has failed before (as Istio configures Envoy).
-        const DRAWS: usize = 5;
-        let mut address = self.cluster.pick(fastrand::u32(..))?.address;
-        for _ in 0..DRAWS {
-            if !self.failed.contains(&address) {
-                break;
-            }
-            address = self.cluster.pick(fastrand::u32(..))?.address;
-        }
-        Some(address)
+        let endpoint = self.cluster.pick_other(&self.failed, fastrand::u32(..));
+        endpoint.map(|endpoint| endpoint.address)
     }
 
     /// The body of another try, if there is to be one.
