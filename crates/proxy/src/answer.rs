@@ -107,7 +107,7 @@ impl Answering {
             call.slot.drive(cx);
             item = Pin::new(&mut self.body).poll_frame(cx);
         }
-        if item.is_pending() && self.deadline.poll(cx, call.request_has_ended()).is_ready() {
+        if item.is_pending() && self.deadline.poll(cx, call).is_ready() {
             return Poll::Ready(Some(Err(CutOff::Timeout)));
         }
         item.map(|item| item.map(|item| item.map_err(CutOff::Endpoint)))
@@ -128,7 +128,12 @@ impl Body for AnswerBody {
             Kind::Endpoint(answering) => answering.poll(cx, call),
         };
         match &item {
-            Poll::Ready(Some(Ok(frame))) => call.count_sent(frame.data_ref().map_or(0, Bytes::len)),
+            Poll::Ready(Some(Ok(frame))) => {
+                if frame.is_trailers() {
+                    *over = Over::Read;
+                }
+                call.count_sent(frame.data_ref().map_or(0, Bytes::len));
+            }
             Poll::Ready(Some(Err(error))) => {
                 tracing::debug!(%error, "an answer was cut off");
                 call.client.core.counters.upstream_errors.add(1);

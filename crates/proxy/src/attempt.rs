@@ -100,6 +100,8 @@ impl<'a> Tries<'a> {
             };
             body = again;
             drop(tried);
+            // With the rest of its answer, if there is one.
+            self.call.slot.take();
             self.pause(attempt).await?;
             if let Ok(count) = HeaderValue::try_from((attempt + 1).to_string()) {
                 head.headers.insert(ATTEMPT_COUNT, count);
@@ -205,11 +207,10 @@ impl<'a> Tries<'a> {
             if let std::task::Poll::Ready(done) = what.as_mut().poll(cx) {
                 return std::task::Poll::Ready(Ok(done));
             }
-            let started = call.request_has_ended();
-            if deadline.poll(cx, started).is_ready() {
+            if deadline.poll(cx, call).is_ready() {
                 return std::task::Poll::Ready(Err(Lapsed::Request));
             }
-            this_try.poll(cx, started).map(|()| Err(Lapsed::Try))
+            this_try.poll(cx, call).map(|()| Err(Lapsed::Try))
         })
         .await
     }
@@ -220,7 +221,10 @@ impl<'a> Tries<'a> {
             Protocol::Http2 => self.once_http2(address, request, &mut limit).await,
             _ => self.once_http1(address, request, &mut limit).await,
         };
+        let broken = self.call.source.as_ref().is_some_and(|source| source.is_broken());
         match tried {
+            // A connection of HTTP/2 fails in another way than for its own reasons.
+            Ok(Tried::Failed(_) | Tried::Garbage) if broken => Tried::ClientBody,
             Ok(tried) => tried,
             Err(Lapsed::Request) => Tried::TimedOut,
             Err(Lapsed::Try) => Tried::Failed(Failure::TimedOut { sent: true }),

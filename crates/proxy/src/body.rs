@@ -17,25 +17,41 @@ use crate::limits::{MIRROR_BUFFER, REPLAY_BYTES};
 pub(crate) enum RequestBody {
     /// Nothing follows the head.
     Empty,
-    /// What the client sends; `next` counts the pieces taken so far.
-    Source { source: Rc<Source>, next: usize },
+    /// What the client sends, for the try of this number.
+    Source { source: Rc<Source>, attempt: u32 },
     /// A mirror's copy.
     Tee(Rc<Tee>),
 }
 
-/// Where a request's body comes from.
+/// Where a request's body comes from. One try at a time reads it, the newest.
 pub(crate) struct Source {
     body: RefCell<Incoming>,
-    /// What has been read, for another try.
+    attempt: Cell<u32>,
+    /// What has been read, for another try, and how much of it this try has taken.
     kept: RefCell<Vec<Piece>>,
+    next: Cell<usize>,
     kept_bytes: Cell<usize>,
     /// Another try is possible.
     keeping: Cell<bool>,
-    /// The end has been read.
-    ended: Cell<bool>,
+    state: Cell<Reading>,
     /// Bytes read.
     pub received: Cell<u64>,
+    /// Bytes that this try has taken.
+    taken: Cell<u64>,
+    /// The try that waits for more.
+    reader: RefCell<Option<Waker>>,
+    /// Who waits for the end.
+    waiting: RefCell<Option<Waker>>,
     tees: RefCell<Vec<Rc<Tee>>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    Open,
+    /// The end has been read.
+    Ended,
+    /// What the client sent is no body: there is no whole of it.
+    Broken,
 }
 
 #[derive(Clone)]
@@ -69,6 +85,10 @@ enum TeeState {
 pub(crate) enum BodyError {
     /// The client's bytes are no body.
     Client(hyper::Error),
+    /// The same, found before.
+    Broken,
+    /// Another try reads it now.
+    Superseded,
     /// A mirror fell behind.
     Mirror,
 }
@@ -81,14 +101,19 @@ impl RequestBody {
         }
         let source = Rc::new(Source {
             body: RefCell::new(body),
+            attempt: Cell::new(0),
             kept: RefCell::default(),
+            next: Cell::new(0),
             kept_bytes: Cell::new(0),
             keeping: Cell::new(false),
-            ended: Cell::new(false),
+            state: Cell::new(Reading::Open),
             received: Cell::new(0),
+            taken: Cell::new(0),
+            reader: RefCell::default(),
+            waiting: RefCell::default(),
             tees: RefCell::default(),
         });
-        (RequestBody::Source { source: source.clone(), next: 0 }, Some(source))
+        (RequestBody::Source { source: source.clone(), attempt: 0 }, Some(source))
     }
 }
 
@@ -98,21 +123,48 @@ impl Source {
         self.keeping.set(true);
     }
 
-    /// There will be no other try.
+    /// There will be no other try. What this one has not taken yet stays until it has.
     pub fn let_go(&self) {
         self.keeping.set(false);
-        self.kept.borrow_mut().clear();
+        self.forget();
     }
 
-    /// The body of another try; `None`: too much has been read.
+    fn forget(&self) {
+        if !self.keeping.get() && self.next.get() >= self.kept.borrow().len() {
+            self.kept.take();
+            self.next.set(0);
+        }
+    }
+
+    /// The body of another try; `None`: too much has been read. Earlier tries get no more of it: an
+    /// HTTP/2 connection may still be sending one that has been answered.
     pub fn again(self: &Rc<Self>) -> Option<RequestBody> {
         let possible = self.keeping.get() || self.received.get() == 0;
-        possible.then(|| RequestBody::Source { source: self.clone(), next: 0 })
+        if !possible || self.is_broken() {
+            return None;
+        }
+        let attempt = self.attempt.get() + 1;
+        self.attempt.set(attempt);
+        self.next.set(0);
+        self.taken.set(0);
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+        Some(RequestBody::Source { source: self.clone(), attempt })
     }
 
-    /// Whether the client has sent all of it.
-    pub fn has_ended(&self) -> bool {
-        self.ended.get()
+    /// Whether what the client has sent is no body.
+    pub fn is_broken(&self) -> bool {
+        self.state.get() == Reading::Broken
+    }
+
+    /// Whether the client has sent all of it; wakes the caller when it has.
+    pub fn poll_ended(&self, cx: &Context<'_>) -> bool {
+        let ended = self.state.get() != Reading::Open;
+        if !ended {
+            note_waker(&self.waiting, cx);
+        }
+        ended
     }
 
     /// A copy of all that is read from now on, for a mirror.
@@ -123,17 +175,28 @@ impl Source {
         RequestBody::Tee(tee)
     }
 
-    fn poll(&self, cx: &mut Context<'_>, next: &mut usize) -> Poll<Option<Item>> {
-        if let Some(piece) = self.kept.borrow().get(*next) {
-            *next += 1;
-            return Poll::Ready(Some(Ok(piece.clone().into())));
+    fn poll(&self, cx: &mut Context<'_>, attempt: u32) -> Poll<Option<Item>> {
+        if attempt != self.attempt.get() {
+            return Poll::Ready(Some(Err(BodyError::Superseded)));
         }
-        if self.ended.get() {
-            return Poll::Ready(None);
+        let kept = self.kept.borrow().get(self.next.get()).cloned();
+        if let Some(piece) = kept {
+            self.next.set(self.next.get() + 1);
+            self.taken.set(self.taken.get() + piece.length() as u64);
+            self.forget();
+            return Poll::Ready(Some(Ok(piece.into())));
+        }
+        match self.state.get() {
+            Reading::Open => {}
+            Reading::Ended => return Poll::Ready(None),
+            Reading::Broken => return Poll::Ready(Some(Err(BodyError::Broken))),
         }
         let mut body = self.body.borrow_mut();
         let frame = match Pin::new(&mut *body).poll_frame(cx) {
-            Poll::Pending => return Poll::Pending,
+            Poll::Pending => {
+                note_waker(&self.reader, cx);
+                return Poll::Pending;
+            }
             Poll::Ready(frame) => frame,
         };
         // Without this the end of a body of known length would only be seen by asking once more,
@@ -143,48 +206,81 @@ impl Source {
         let frame = match frame {
             None => None,
             Some(Ok(frame)) => {
-                self.note(&frame, next);
+                self.note(&frame);
                 Some(Ok(frame))
             }
             Some(Err(error)) => {
-                self.keeping.set(false);
-                self.tees.take().iter().for_each(|tee| tee.end(TeeState::Broken));
-                Some(Err(BodyError::Client(error)))
+                self.end(Reading::Broken);
+                return Poll::Ready(Some(Err(BodyError::Client(error))));
             }
         };
         if last {
-            self.ended.set(true);
-            self.tees.take().iter().for_each(|tee| tee.end(TeeState::Ended));
+            self.end(Reading::Ended);
         }
         Poll::Ready(frame)
     }
 
-    fn note(&self, frame: &Frame<Bytes>, next: &mut usize) {
+    fn end(&self, state: Reading) {
+        self.state.set(state);
+        let tees = match state {
+            Reading::Ended => TeeState::Ended,
+            _ => TeeState::Broken,
+        };
+        self.tees.take().iter().for_each(|tee| tee.end(tees));
+        if let Some(waiting) = self.waiting.take() {
+            waiting.wake();
+        }
+    }
+
+    fn note(&self, frame: &Frame<Bytes>) {
         let piece = match (frame.data_ref(), frame.trailers_ref()) {
             (Some(data), _) => Piece::Data(data.clone()),
             (_, Some(trailers)) => Piece::Trailers(trailers.clone()),
             _ => return,
         };
-        let length = frame.data_ref().map_or(0, Bytes::len);
-        self.received.set(self.received.get() + length as u64);
-        self.tees.borrow_mut().retain(|tee| tee.push(piece.clone(), length));
+        let length = piece.length() as u64;
+        self.received.set(self.received.get() + length);
+        self.taken.set(self.taken.get() + length);
+        self.tees.borrow_mut().retain(|tee| tee.push(piece.clone()));
         if !self.keeping.get() {
             return;
         }
-        self.kept_bytes.set(self.kept_bytes.get() + length);
+        self.kept_bytes.set(self.kept_bytes.get() + piece.cost());
         if self.kept_bytes.get() > REPLAY_BYTES {
             self.let_go();
         } else {
             self.kept.borrow_mut().push(piece);
-            *next += 1;
+            self.next.set(self.next.get() + 1);
         }
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        // The client is gone, or nobody wants the rest.
+        self.tees.take().iter().for_each(|tee| tee.end(TeeState::Broken));
+    }
+}
+
+impl Piece {
+    /// Bytes of the body.
+    fn length(&self) -> usize {
+        match self {
+            Piece::Data(data) => data.len(),
+            Piece::Trailers(_) => 0,
+        }
+    }
+
+    /// Bytes that keeping it takes: a body may come in chunks of one byte.
+    fn cost(&self) -> usize {
+        self.length() + size_of::<Piece>()
     }
 }
 
 impl Tee {
     /// Whether more is wanted.
-    fn push(&self, piece: Piece, length: usize) -> bool {
-        self.bytes.set(self.bytes.get() + length);
+    fn push(&self, piece: Piece) -> bool {
+        self.bytes.set(self.bytes.get() + piece.cost());
         let room = self.bytes.get() <= MIRROR_BUFFER && self.state.get() == TeeState::Open;
         if room {
             self.waiting.borrow_mut().push_back(piece);
@@ -211,16 +307,21 @@ impl Tee {
             return Poll::Ready(Some(Err(BodyError::Mirror)));
         }
         if let Some(piece) = self.waiting.borrow_mut().pop_front() {
-            if let Piece::Data(data) = &piece {
-                self.bytes.set(self.bytes.get() - data.len());
-            }
+            self.bytes.set(self.bytes.get() - piece.cost());
             return Poll::Ready(Some(Ok(piece.into())));
         }
         if self.state.get() == TeeState::Ended {
             return Poll::Ready(None);
         }
-        *self.waker.borrow_mut() = Some(cx.waker().clone());
+        note_waker(&self.waker, cx);
         Poll::Pending
+    }
+}
+
+fn note_waker(slot: &RefCell<Option<Waker>>, cx: &Context<'_>) {
+    match &mut *slot.borrow_mut() {
+        Some(waker) => waker.clone_from(cx.waker()),
+        none => *none = Some(cx.waker().clone()),
     }
 }
 
@@ -239,10 +340,10 @@ impl Body for RequestBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Item>> {
-        match &mut *self {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Item>> {
+        match &*self {
             RequestBody::Empty => Poll::Ready(None),
-            RequestBody::Source { source, next } => source.poll(cx, next),
+            RequestBody::Source { source, attempt } => source.poll(cx, *attempt),
             RequestBody::Tee(tee) => tee.poll(cx),
         }
     }
@@ -250,8 +351,10 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             RequestBody::Empty => true,
-            RequestBody::Source { source, next } => {
-                source.ended.get() && *next >= source.kept.borrow().len()
+            RequestBody::Source { source, attempt } => {
+                source.state.get() == Reading::Ended
+                    && source.attempt.get() == *attempt
+                    && source.next.get() >= source.kept.borrow().len()
             }
             RequestBody::Tee(tee) => {
                 tee.state.get() == TeeState::Ended && tee.waiting.borrow().is_empty()
@@ -262,18 +365,14 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             RequestBody::Empty => SizeHint::with_exact(0),
-            // What is left in the source is the whole before anything was read.
-            RequestBody::Source { source, next: 0 } => {
-                let left = source.body.borrow().size_hint();
-                match left.exact() {
-                    Some(left) => SizeHint::with_exact(left + source.received.get()),
-                    None => SizeHint::default(),
-                }
+            RequestBody::Source { source, .. } => {
+                let unread = source.body.borrow().size_hint().exact();
+                let read = source.received.get() - source.taken.get();
+                unread.map_or_else(SizeHint::default, |unread| SizeHint::with_exact(read + unread))
             }
             RequestBody::Tee(tee) => {
                 tee.length.map_or_else(SizeHint::default, SizeHint::with_exact)
             }
-            RequestBody::Source { .. } => SizeHint::default(),
         }
     }
 }
@@ -282,6 +381,8 @@ impl std::fmt::Display for BodyError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             BodyError::Client(error) => write!(f, "the client's body: {error}"),
+            BodyError::Broken => f.write_str("the client's body is broken"),
+            BodyError::Superseded => f.write_str("the request is tried again"),
             BodyError::Mirror => f.write_str("a mirror fell behind"),
         }
     }

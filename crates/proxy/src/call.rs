@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::task::Context;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::request::Parts;
@@ -32,6 +33,8 @@ pub(crate) struct Call {
     patience: Option<Duration>,
     /// A HEAD: its answer has no body, whatever it says.
     bare: bool,
+    /// Nobody will be told any more.
+    finished: Cell<bool>,
     flags: Cell<Flags>,
     sent: Cell<u64>,
     started: Instant,
@@ -51,10 +54,14 @@ impl Call {
         Call::noted(client, client.slot(), source, asked, record)
     }
 
-    /// A request beside a client's own, of which nothing is noted.
+    /// A request beside a client's own, of which nothing is noted. It holds nothing of the client's:
+    /// not its stream, nor the connection to the endpoint, which reads the body that is copied.
     pub fn aside(of: &Call) -> Rc<Call> {
+        let client = Rc::new(of.client.aside());
         let asked = Asked { grpc: of.grpc, patience: None, bare: of.bare };
-        Call::noted(&of.client, Slot::default(), None, asked, None)
+        let call = Call::noted(&client, Slot::default(), None, asked, None);
+        call.finished.set(true);
+        call
     }
 
     fn noted(
@@ -72,6 +79,7 @@ impl Call {
             grpc,
             patience: patience.filter(|_| grpc),
             bare,
+            finished: Cell::new(false),
             flags: Cell::default(),
             sent: Cell::default(),
             started: Instant::now(),
@@ -105,15 +113,19 @@ impl Call {
         self.sent.set(self.sent.get() + bytes as u64);
     }
 
-    /// Whether the client has sent all of the request.
-    pub fn request_has_ended(&self) -> bool {
-        self.source.as_ref().is_none_or(|source| source.has_ended())
+    /// Whether the client has sent all of the request; wakes the caller when it has.
+    pub fn poll_sent(&self, cx: &Context<'_>) -> bool {
+        self.source.as_ref().is_none_or(|source| source.poll_ended(cx))
     }
 
     /// The answer has ended, `whole` or not.
     pub fn finish(&self, whole: bool) {
+        if self.finished.replace(true) {
+            return;
+        }
         let core = &self.client.core;
-        if !whole && !self.bare && self.flags.get().is_empty() {
+        let delayed = [Flags::default(), Flags::DELAY_INJECTED];
+        if !whole && !self.bare && delayed.contains(&self.flags.get()) {
             self.flag(Flags::DOWNSTREAM_CONNECTION_TERMINATION);
         }
         core.counters.count_flags(self.flags.get());
@@ -133,9 +145,7 @@ impl Drop for Call {
         let core = &self.client.core;
         core.active.set(core.active.get() - 1);
         // The client went away before there was an answer.
-        if self.record.borrow().is_some() {
-            self.finish(false);
-        }
+        self.finish(false);
     }
 }
 

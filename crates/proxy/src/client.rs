@@ -55,6 +55,18 @@ impl Client {
         Client { slot: Some(Slot::default()), ..self }
     }
 
+    /// The client's name without its connection.
+    pub fn aside(&self) -> Client {
+        Client {
+            core: self.core.clone(),
+            source: self.source,
+            service: self.service,
+            stream: None,
+            slot: None,
+            tunnel: RefCell::default(),
+        }
+    }
+
     /// Lets the connection to the endpoint make progress.
     pub fn drive(&self, cx: &mut Context<'_>) {
         if let Some(slot) = &self.slot {

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Sleep;
 
+use crate::call::Call;
+
 /// A time limit that is not running yet, or is.
 #[derive(Default)]
 pub(crate) struct Deadline {
@@ -19,10 +21,10 @@ impl Deadline {
         Deadline { limit: limit.filter(|limit| !limit.is_zero()), running: None }
     }
 
-    /// Resolves when time is up. The clock starts with the first call with `started`.
-    pub fn poll(&mut self, cx: &mut Context<'_>, started: bool) -> Poll<()> {
+    /// Resolves when time is up. The clock starts when the client has sent all of the request.
+    pub fn poll(&mut self, cx: &mut Context<'_>, call: &Call) -> Poll<()> {
         let Some(limit) = self.limit else { return Poll::Pending };
-        if !started {
+        if self.running.is_none() && !call.poll_sent(cx) {
             return Poll::Pending;
         }
         let running = self.running.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));

@@ -243,7 +243,9 @@ impl<'a> Exchange<'a> {
         let Asked { mut parts, body } = asked;
         let one = parts.version != Version::HTTP_2 && self.call.client.slot.is_some();
         let upgrade = match parts.version {
-            Version::HTTP_11 if parts.method == Method::GET && one => {
+            Version::HTTP_11
+                if parts.method == Method::GET && one && matches!(body, RequestBody::Empty) =>
+            {
                 headers::websocket(&parts.headers)
             }
             _ => None,
@@ -255,7 +257,8 @@ impl<'a> Exchange<'a> {
         };
         self.prepare(&mut parts, upgrade, &body, cluster.protocol);
         for wanted in &self.policy.mirrors {
-            mirror::send(self.call, self.view, wanted, &parts, self.policy);
+            let http2 = cluster.protocol == Protocol::Http2;
+            mirror::send(self.call, self.view, wanted, (&parts, http2), self.policy);
         }
         let mut tries = Tries::new(self.call, cluster, self.policy);
         match tries.send(parts, body).await {
@@ -397,6 +400,8 @@ impl<'a> Exchange<'a> {
             let upstream = self.call.slot.take();
             if let (true, Some(upstream)) = (expected.upgrade, upstream) {
                 *self.call.client.tunnel.borrow_mut() = Some(Tunnel(upstream));
+                self.call.note(|record| record.status = parts.status.as_u16());
+                self.call.finish(true);
                 parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
                 let protocol = upgrade.unwrap_or(HeaderValue::from_static("websocket"));
                 parts.headers.insert(header::UPGRADE, protocol);
@@ -453,7 +458,7 @@ fn is_host(host: &str) -> bool {
 
 /// A target in the form of HTTP/2. One without an authority is for the library like a target of
 /// HTTP/1.1.
-fn http2_target(authority: Option<Authority>, path: PathAndQuery) -> (Uri, Version) {
+pub(crate) fn http2_target(authority: Option<Authority>, path: PathAndQuery) -> (Uri, Version) {
     if authority.is_none() {
         return (Uri::from(path), Version::HTTP_11);
     }

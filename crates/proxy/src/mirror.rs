@@ -6,7 +6,7 @@ use beeway_model::policy::Mirror;
 use beeway_model::{Policy, Protocol, Retry};
 use http::header::{self, HeaderValue};
 use http::request::Parts;
-use http::uri::{Authority, Scheme};
+use http::uri::{Authority, PathAndQuery};
 use http::{Uri, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -14,19 +14,20 @@ use hyper::body::Incoming;
 use crate::attempt::Tries;
 use crate::body::RequestBody;
 use crate::call::Call;
+use crate::exchange::http2_target;
 use crate::headers;
 use crate::limits::{MIRROR_TIMEOUT, MIRRORS};
 use crate::view::View;
 use crate::worker::Core;
 
 /// Sends a copy of a request, if the draw says so, to an endpoint of the mirror. The copy's body
-/// follows what the request itself reads. Its head is the same: Istio has Envoy not mark the host
-/// (`-shadow`) since 1.28.
+/// follows what the request itself reads. Its head is the same (Istio has Envoy not mark the host
+/// with `-shadow` since 1.28): as it is for the request's own endpoint, which speaks HTTP/2 or not.
 pub(crate) fn send(
     call: &Rc<Call>,
     view: &Rc<View>,
     mirror: &Mirror,
-    head: &Parts,
+    (head, http2): (&Parts, bool),
     policy: &Policy,
 ) {
     let core = &call.client.core;
@@ -37,9 +38,14 @@ pub(crate) fn send(
         return core.counters.mirrors_dropped.add(1);
     }
     let body = call.source.as_ref().map_or(RequestBody::Empty, |source| source.tee());
-    let head = addressed(head.clone(), view.mesh.cluster(id).protocol);
+    let mut head = head.clone();
+    match (http2, view.mesh.cluster(id).protocol == Protocol::Http2) {
+        (false, true) => to_http2(&mut head),
+        (true, false) => to_http1(&mut head, &body),
+        _ => {}
+    }
     let policy = Policy {
-        timeout: Some(policy.timeout.unwrap_or(MIRROR_TIMEOUT)),
+        timeout: policy.timeout.filter(|time| !time.is_zero()).or(Some(MIRROR_TIMEOUT)),
         retry: Some(Retry { attempts: 0, ..Retry::default() }),
         ..Policy::default()
     };
@@ -76,32 +82,25 @@ async fn discard(call: &Call, mut body: Incoming) {
     }
 }
 
-/// A head in the form that the mirror's protocol has for it: it was made for that of the request's
-/// own endpoint.
-fn addressed(mut head: Parts, protocol: Protocol) -> Parts {
-    let http2 = protocol == Protocol::Http2;
-    if http2 == (head.version == Version::HTTP_2) {
-        return head;
-    }
-    let path = head.uri.path_and_query().cloned();
-    if http2 {
-        let host = head.headers.remove(header::HOST);
-        headers::strip(&mut head.headers);
-        let mut uri = http::uri::Parts::default();
-        uri.scheme = Some(Scheme::HTTP);
-        uri.authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
-        uri.path_and_query = path;
-        head.uri = Uri::from_parts(uri).unwrap_or_default();
-        head.version = Version::HTTP_2;
-        return head;
-    }
-    let authority = head.uri.authority().map(|authority| authority.as_str());
-    if let Some(Ok(host)) = authority.map(HeaderValue::try_from) {
+/// Puts a head for an endpoint of HTTP/1.1 into the form of HTTP/2.
+fn to_http2(head: &mut Parts) {
+    headers::for_endpoint(&mut head.headers, None, true);
+    let host = head.headers.remove(header::HOST);
+    let host = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let path = head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+    (head.uri, head.version) = http2_target(host, path);
+}
+
+/// The reverse.
+fn to_http1(head: &mut Parts, body: &RequestBody) {
+    let host = head.uri.authority().map_or("", Authority::as_str);
+    if let Ok(host) = HeaderValue::try_from(host) {
         head.headers.insert(header::HOST, host);
     }
-    head.uri = path.map(Uri::from).unwrap_or_default();
-    head.version = Version::HTTP_11;
-    head
+    let path = head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+    (head.uri, head.version) = (Uri::from(path), Version::HTTP_11);
+    headers::for_endpoint(&mut head.headers, None, false);
+    headers::frame_request(&mut head.headers, body, false);
 }
 
 /// Counts a copy under way.

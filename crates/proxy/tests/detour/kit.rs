@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use beeway_model::*;
 use beeway_proxy::frame::{FLAG_END, FLAG_REQUEST, Frame, KIND_DATA};
-use beeway_proxy::{FRAME_BYTES, Kernel, Proxy, Worker};
+use beeway_proxy::{FRAME_BYTES, Kernel, Proxy, Record, Recorder, Worker};
 use tokio::sync::watch;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -120,8 +120,28 @@ pub struct Kit {
     sent: HashMap<u64, u64>,
 }
 
+/// Hands records to the test.
+struct Recording(Mutex<std::sync::mpsc::Sender<Record>>);
+
+impl Recorder for Recording {
+    fn record(&self, record: Record) {
+        // The test may have seen enough.
+        let _ = self.0.lock().unwrap().send(record);
+    }
+}
+
 impl Kit {
     pub fn new(mesh: Mesh) -> Kit {
+        Kit::start(mesh, None)
+    }
+
+    /// With what is told of each request.
+    pub fn recording(mesh: Mesh) -> (Kit, std::sync::mpsc::Receiver<Record>) {
+        let (sender, records) = std::sync::mpsc::channel();
+        (Kit::start(mesh, Some(Arc::new(Recording(Mutex::new(sender))))), records)
+    }
+
+    fn start(mesh: Mesh, recorder: Option<Arc<dyn Recorder>>) -> Kit {
         let kernel = Arc::new(Pretence::default());
         let (bus, bus_theirs) = pair();
         let (injector, injector_theirs) = pair();
@@ -136,7 +156,7 @@ impl Kit {
         let theirs = injector_theirs.try_clone().unwrap();
         let worker = Worker { bus: bus_theirs, injector: injector_theirs, relays };
         let (sender, receiver) = watch::channel(Arc::new(mesh));
-        let proxy = Proxy::start(vec![worker], kernel.clone(), receiver, None).unwrap();
+        let proxy = Proxy::start(vec![worker], kernel.clone(), receiver, recorder).unwrap();
         let (received, sent) = Default::default();
         Kit { proxy, kernel, bus, injector, injector_theirs: theirs, mesh: sender, received, sent }
     }

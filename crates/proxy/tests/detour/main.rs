@@ -1,6 +1,7 @@
 //! The proxy between a kernel that is only pretended (plain sockets carry the frames) and upstream
 //! servers that are real.
 
+mod again;
 mod flow;
 mod hostile;
 mod http1;

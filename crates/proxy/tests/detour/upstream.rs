@@ -5,6 +5,8 @@ use std::convert::Infallible;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -13,9 +15,9 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 
-type Answer = Response<BoxBody<Bytes, hyper::Error>>;
+pub type Answer = Response<BoxBody<Bytes, hyper::Error>>;
 
 /// A hyper server on a thread of its own, for as long as the test process runs.
 ///
@@ -43,14 +45,47 @@ fn start(name: &'static str, http2: bool) -> SocketAddr {
                 socket.set_nodelay(true).unwrap();
                 let service = service_fn(move |request| answer(name, request));
                 if http2 {
-                    let executor = hyper_util::rt::TokioExecutor::new();
-                    let connection = hyper::server::conn::http2::Builder::new(executor)
+                    let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                         .serve_connection(TokioIo::new(socket), service);
                     tokio::spawn(connection);
                     continue;
                 }
                 let connection = hyper::server::conn::http1::Builder::new()
                     .preserve_header_case(true)
+                    .serve_connection(TokioIo::new(socket), service);
+                tokio::spawn(connection);
+            }
+        });
+    });
+    address
+}
+
+/// An HTTP/2 server that does with its nth request what the test says, and lets bodies come in
+/// `window` bytes at a time.
+pub fn scripted<F>(
+    window: u32,
+    script: impl Fn(usize, Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+) -> SocketAddr
+where
+    F: Future<Output = Answer> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            loop {
+                let (socket, _) = listener.accept().await.unwrap();
+                let (script, asked) = (script.clone(), asked.clone());
+                let service = service_fn(move |request| {
+                    let answer = script(asked.fetch_add(1, Ordering::Relaxed), request);
+                    async { Ok::<_, Infallible>(answer.await) }
+                });
+                let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .initial_stream_window_size(window)
                     .serve_connection(TokioIo::new(socket), service);
                 tokio::spawn(connection);
             }
@@ -87,13 +122,13 @@ async fn answer(name: &str, request: Request<Incoming>) -> Result<Answer, Infall
     })
 }
 
-fn status(status: u16) -> Answer {
+pub fn status(status: u16) -> Answer {
     let mut response = full(Bytes::new());
     *response.status_mut() = status.try_into().unwrap();
     response
 }
 
-fn full(body: Bytes) -> Answer {
+pub fn full(body: Bytes) -> Answer {
     Response::new(Full::new(body).map_err(|never| match never {}).boxed())
 }
 
