@@ -67,7 +67,7 @@ static __always_inline void client_established(struct bpf_sock_ops *ctx)
 	conn->source = local;
 	if (!enrol(ctx, conn->cookie))
 		return;
-	announce(ctx, conn->cookie, &local, &remote, false);
+	announce(ctx, sk, conn->cookie, &local, &remote, false);
 }
 
 /* A server's connection stands; when its client is one of ours, tell each of the other. */

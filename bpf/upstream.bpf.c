@@ -64,7 +64,7 @@ static __always_inline void upstream_established(struct bpf_sock_ops *ctx)
 	}
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 	get_ends(ctx, &local, &remote);
-	announce(ctx, cookie, &local, &remote, true);
+	announce(ctx, sk, cookie, &local, &remote, true);
 }
 
 static __always_inline void upstream_closed(struct bpf_sock_ops *ctx)

@@ -31,7 +31,7 @@ get_ends(struct bpf_sock_ops *ctx, struct address *local, struct address *remote
 
 /* The connecting end stands: tell the other one, which stands a moment later. */
 static __always_inline void
-announce(struct bpf_sock_ops *ctx, u64 cookie, const struct address *local,
+announce(struct bpf_sock_ops *ctx, struct bpf_sock *sk, u64 cookie, const struct address *local,
 	 const struct address *remote, bool proxy)
 {
 	struct pair_key key = {};
@@ -44,7 +44,7 @@ announce(struct bpf_sock_ops *ctx, u64 cookie, const struct address *local,
 	key.client_seq = ctx->snd_nxt;
 	key.server_seq = ctx->rcv_nxt;
 	end.cookie = cookie;
-	end.sock = (u64)bpf_skc_to_tcp_sock(ctx->sk);
+	end.sock = (u64)bpf_skc_to_tcp_sock(sk);
 	end.proxy = proxy;
 	if (bpf_map_update_elem(&pairs, &key, &end, BPF_ANY))
 		add(COUNT_FULL, 1);
