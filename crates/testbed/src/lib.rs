@@ -24,6 +24,7 @@
 
 mod cgroup;
 mod command;
+mod grpc;
 mod netns;
 mod node;
 pub mod pattern;
@@ -35,6 +36,7 @@ mod tools;
 
 pub use cgroup::Cgroup;
 pub use command::Command;
+pub use grpc::{GrpcClient, grpc_server};
 pub use netns::Netns;
 pub use node::{Node, Place, Pod, PodOptions};
 pub use peer::{

@@ -349,3 +349,155 @@ pub(super) fn push_frontends<'a>(
 pub(super) fn is_judged(port: &ServicePort) -> bool {
     port.protocol == Protocol::Http && port.transport == Transport::Tcp
 }
+
+#[cfg(test)]
+mod tests {
+    use beeway_model::{Backend, HeaderMatch, Service, StringMatch};
+
+    use super::*;
+    use crate::tables::interpret::pick_endpoint;
+    use crate::tables::{Tables, compile};
+
+    fn mesh(clusters: &[&[&str]], rules: Option<Vec<Rule>>) -> Mesh {
+        let endpoint = |(address, weight): (&&str, u32)| Endpoint {
+            address: address.parse().unwrap(),
+            weight,
+            workload: String::new(),
+            node: None,
+        };
+        let clusters = clusters.iter().map(|addresses| Cluster {
+            protocol: Protocol::Http,
+            name: String::new(),
+            endpoints: addresses.iter().zip([1, 5, 3].into_iter().cycle()).map(endpoint).collect(),
+        });
+        let port = ServicePort {
+            stream_rules: Vec::new(),
+            name: String::new(),
+            number: 80,
+            transport: Transport::Tcp,
+            protocol: Protocol::Http,
+            cluster: ClusterId(0),
+            rules,
+        };
+        let service = Service {
+            namespace: "default".to_owned(),
+            name: "shop".to_owned(),
+            hosts: Vec::new(),
+            addresses: vec!["10.96.0.1".parse().unwrap(), "fd00::60".parse().unwrap()],
+            ports: vec![port],
+        };
+        Mesh { services: vec![service], clusters: clusters.collect(), workloads: Vec::new() }
+    }
+
+    fn rule(m: Match, backends: &[(Option<usize>, u32)]) -> Rule {
+        let backends = backends.iter().map(|(cluster, weight)| Backend {
+            cluster: cluster.map(ClusterId),
+            weight: *weight,
+            policy: None,
+        });
+        let action = Action::Forward(backends.collect());
+        Rule { name: String::new(), matches: vec![m], action, policy: None, detour: None }
+    }
+
+    /// Every endpoint that an address leads to.
+    fn endpoints(tables: &Tables, service: &str) -> Vec<String> {
+        let draws = (0..64u32).map(|n| n << 26);
+        let mut found: Vec<String> = draws
+            .filter_map(|draw| {
+                let service = service.parse().unwrap();
+                Some(pick_endpoint(tables, service, Transport::Tcp, draw)?.to_string())
+            })
+            .collect();
+        found.sort();
+        found.dedup();
+        found
+    }
+
+    #[test]
+    fn a_draw_picks_the_endpoint_that_the_model_picks() {
+        let addresses: Vec<String> = (1..=37).map(|n| format!("10.1.0.{n}:8080")).collect();
+        let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        let mesh = mesh(&[&addresses], None);
+        let tables = compile(&mesh, 1).unwrap();
+        let service = "10.96.0.1:80".parse().unwrap();
+        for draw in (0..5000u32).map(|n| n.wrapping_mul(858_993)).chain([u32::MAX]) {
+            let picked = pick_endpoint(&tables, service, Transport::Tcp, draw);
+            assert_eq!(picked, mesh.clusters[0].pick(draw).map(|e| e.address), "{draw}");
+        }
+        assert_eq!(pick_endpoint(&tables, service, Transport::Udp, 0), None);
+    }
+
+    #[test]
+    fn an_address_leads_to_endpoints_of_its_family() {
+        let both = compile(&mesh(&[&["10.1.0.1:1", "[fd00::1]:1"]], None), 1).unwrap();
+        assert_eq!(endpoints(&both, "10.96.0.1:80"), ["10.1.0.1:1"]);
+        assert_eq!(endpoints(&both, "[fd00::60]:80"), ["[fd00::1]:1"]);
+        let old = compile(&mesh(&[&["10.1.0.1:1"]], None), 1).unwrap();
+        assert_eq!(endpoints(&old, "[fd00::60]:80"), ["10.1.0.1:1"]);
+        // connect() refuses for an IPv4 client; the detour can still reach it
+        let new = compile(&mesh(&[&["[fd00::1]:1"]], None), 1).unwrap();
+        assert_eq!(endpoints(&new, "10.96.0.1:80"), ["[fd00::1]:1"]);
+    }
+
+    #[test]
+    fn connect_goes_where_most_requests_go() {
+        let header =
+            HeaderMatch { name: "x".to_owned(), value: StringMatch::Present, invert: false };
+        let canary = Match { headers: vec![header], ..Match::default() };
+        let clusters: [&[&str]; 4] = [&["10.0.0.9:1"], &["10.0.0.1:1"], &["10.0.0.2:1"], &[]];
+        let pick = |rules: Vec<Rule>| {
+            endpoints(&compile(&mesh(&clusters, Some(rules)), 1).unwrap(), "10.96.0.1:80")
+        };
+        let canary = |cluster| rule(canary.clone(), &[(Some(cluster), 1)]);
+        let rest = |backends: &[_]| rule(Match::default(), backends);
+        assert_eq!(pick(vec![canary(2), rest(&[(Some(1), 1)])]), ["10.0.0.1:1"]);
+        assert_eq!(pick(vec![rest(&[(Some(1), 1), (Some(2), 9)])]), ["10.0.0.2:1"]);
+        assert_eq!(pick(vec![rest(&[(Some(3), 9), (None, 9), (Some(2), 1)])]), ["10.0.0.2:1"]);
+        assert_eq!(pick(vec![canary(2)]), ["10.0.0.9:1"]);
+        let empty: [&[&str]; 2] = [&[], &["10.0.0.1:1"]];
+        let tables = compile(&mesh(&empty, Some(vec![canary(1)])), 1).unwrap();
+        assert_eq!(endpoints(&tables, "10.96.0.1:80"), ["10.0.0.1:1"]);
+    }
+
+    #[test]
+    fn weights_past_32_bits_keep_their_proportion() {
+        let mut mesh = mesh(&[&["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"]], None);
+        for endpoint in &mut mesh.clusters[0].endpoints {
+            endpoint.weight = u32::MAX;
+        }
+        let tables = compile(&mesh, 1).unwrap();
+        let service = "10.96.0.1:80".parse().unwrap();
+        for (draw, last) in [(0, 1), (0x5000_0000, 1), (0x6000_0000, 2), (u32::MAX, 3)] {
+            let picked = pick_endpoint(&tables, service, Transport::Tcp, draw).unwrap();
+            assert_eq!(picked.to_string(), format!("10.0.0.{last}:1"));
+        }
+    }
+
+    #[test]
+    fn an_address_has_one_owner() {
+        let mut mesh = mesh(&[&["10.0.0.1:1"], &["10.0.0.2:1"]], None);
+        let mut other = mesh.services[0].clone();
+        other.name = "other".to_owned();
+        other.ports[0].cluster = ClusterId(1);
+        mesh.services.push(other);
+        let tables = compile(&mesh, 1).unwrap();
+        assert_eq!(endpoints(&tables, "10.96.0.1:80"), ["10.0.0.1:1"]);
+        assert_eq!(tables.notices().len(), 2);
+        assert_eq!(tables.notices()[0].service, "default/other:80");
+        assert!(tables.notices()[0].reason.contains("default/shop"));
+    }
+
+    #[test]
+    fn too_many_endpoints_are_an_error() {
+        let mut mesh = mesh(&[&[]], None);
+        let endpoint = |n: u32| Endpoint {
+            address: SocketAddr::from((n.to_be_bytes(), 80)),
+            weight: 1,
+            workload: String::new(),
+            node: None,
+        };
+        mesh.clusters[0].endpoints = (0..100_000).map(endpoint).collect();
+        let Err(Error::HeapFull { needed, limit }) = compile(&mesh, 1) else { panic!("it fits") };
+        assert!(needed > limit);
+    }
+}
