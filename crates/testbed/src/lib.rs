@@ -45,5 +45,6 @@ pub use process::{Output, Process, needs};
 pub use raw::{RawClient, Response};
 pub use sweep::sweep;
 pub use tools::{
-    WrkReport, curl, grpc_client, nghttp, nginx, nginx_http2, nginx_tls, nginx_with, wait_connect, wrk, wrk_with,
+    WrkReport, curl, grpc_client, nghttp, nginx, nginx_http2, nginx_tls, nginx_with, wait_connect,
+    wrk, wrk_with,
 };
