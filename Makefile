@@ -62,7 +62,7 @@ test: root setup ## Build everything, then run every test: kernel and traffic te
 fuzz: root setup ## Try random configurations on kernel, tables and router until stopped
 	BEEWAY_FUZZ=1 cargo test --locked -p beeway-dataplane --test kernel differential -- --nocapture
 
-bench: root build ## Measure against no mesh and Envoy into bench/results (19 minutes)
+bench: root build ## Measure against no mesh and other proxies into bench/results (18 minutes)
 	@.ci/packages bench
 	$(RELEASE)/beeway-bench run
 

@@ -66,6 +66,8 @@ pub mod template {
     pub const INBOUND: &str = include_str!("../../../bench/envoy/inbound.yaml");
     /// The one Envoy on the node.
     pub const GATEWAY: &str = include_str!("../../../bench/envoy/gateway.yaml");
+    /// The same with the rules of the detour's part, for HTTP/1.1 and for gRPC.
+    pub const DETOUR: &str = include_str!("../../../bench/envoy/detour.yaml");
     /// The same with a list of virtual hosts, for which `@HOSTS@` stands.
     pub const ROUTES: &str = include_str!("../../../bench/envoy/routes.yaml");
 }
@@ -86,7 +88,8 @@ pub fn start(
     let path = folder.join(format!("envoy-{}.yaml", place.ip4()));
     std::fs::write(&path, config).with_context(|| format!("write {}", path.display()))?;
     let process = place
-        .command("setpriv")
+        .command("prlimit")
+        .args([crate::bed::DESCRIPTORS, "setpriv"])
         .args(["--regid", GROUP, "--clear-groups"])
         .arg(binary)
         .arg("-c")

@@ -13,6 +13,10 @@ pub fn describe(plan: &Plan) -> Machine {
         ("wrk".to_owned(), version("wrk", "--version", "debian/")),
         ("nginx".to_owned(), version("/usr/sbin/nginx", "-v", "nginx/")),
     ];
+    versions.push(("haproxy".to_owned(), version("/usr/sbin/haproxy", "-v", "")));
+    versions.push(("h2load".to_owned(), version("h2load", "--version", "nghttp2/")));
+    let grpcio = "import grpc; print(grpc.__version__)";
+    versions.push(("grpcio".to_owned(), said("/usr/bin/python3", &["-c", grpcio])));
     let has = |kind: BedKind| plan.variants.iter().any(|variant| variant.bed() == kind);
     if has(BedKind::Sidecars) || has(BedKind::Gateway) {
         let version =

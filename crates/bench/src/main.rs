@@ -4,11 +4,13 @@
 //! proxies. All beds stand for the whole run and are idle but for the one that is measured, so
 //! that variants can be interleaved ([`run`]) without paying for their start each time. What was
 //! measured becomes raw results ([`results`]), and from these alone the pages are made
-//! ([`summary`], [`report`]). Cost over the number of routes has beds of its own ([`routes`]).
+//! ([`summary`], [`report`]). Cost over the number of routes ([`routes`]) and the detour beside other
+//! proxies ([`detour`]) have beds of their own.
 
 mod bed;
 mod connect;
 mod cpu;
+mod detour;
 mod envoy;
 mod kernel;
 mod machine;
@@ -93,6 +95,14 @@ enum Verb {
         /// A file that says how.
         plan: PathBuf,
     },
+    /// Hold many connections until standard input ends. Runs inside a pod.
+    #[command(hide = true)]
+    Hold {
+        /// Where to.
+        to: SocketAddr,
+        /// How many.
+        count: u32,
+    },
     /// Read and compile a configuration; prints medians as JSON. Runs pinned to a CPU.
     #[command(hide = true)]
     Compile {
@@ -104,22 +114,24 @@ enum Verb {
     },
 }
 
-/// What can be measured by itself; the results of the other part stay as they are.
+/// What can be measured by itself; the results of the other parts stay as they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
     /// The variants side by side.
     Lanes,
     /// Cost over the number of routes.
     Routes,
+    /// The detour beside other proxies.
+    Detour,
 }
 
 #[derive(clap::Args)]
 struct RunArgs {
-    /// A smoke version of three minutes: fewer and shorter runs, results under target/.
+    /// A smoke version of four minutes: fewer and shorter runs, results under target/.
     #[arg(long)]
     quick: bool,
     /// The parts to measure.
-    #[arg(long, value_delimiter = ',', value_enum, default_values = ["lanes", "routes"])]
+    #[arg(long, value_delimiter = ',', value_enum, default_values = ["lanes", "routes", "detour"])]
     parts: Vec<Part>,
     /// The variants to measure.
     #[arg(long, value_delimiter = ',', value_enum)]
@@ -127,13 +139,13 @@ struct RunArgs {
     /// The numbers of routes: 10 for one service, 1000x10 for a thousand services.
     #[arg(long, value_delimiter = ',')]
     routes: Vec<Size>,
-    /// The numbers of connections.
+    /// The numbers of connections of lanes and of the detour.
     #[arg(long, value_delimiter = ',')]
     connections: Vec<u32>,
     /// How many times each cell is measured.
     #[arg(long)]
     rounds: Option<u32>,
-    /// Length of one measurement of lanes in seconds; over routes it is 1 s.
+    /// Length of one measurement of lanes and of the detour in seconds; over routes it is 1 s.
     #[arg(long)]
     seconds: Option<u32>,
     /// Where the results go.
@@ -173,6 +185,7 @@ impl RunArgs {
             plan.variants = self.variants;
         }
         if !self.connections.is_empty() {
+            plan.detour.connections.clone_from(&self.connections);
             plan.connections = self.connections;
         }
         if !self.routes.is_empty() {
@@ -180,7 +193,9 @@ impl RunArgs {
         }
         plan.rounds = self.rounds.unwrap_or(plan.rounds);
         plan.routes.rounds = self.rounds.unwrap_or(plan.routes.rounds);
+        plan.detour.rounds = self.rounds.unwrap_or(plan.detour.rounds);
         plan.seconds = self.seconds.unwrap_or(plan.seconds);
+        plan.detour.seconds = self.seconds.unwrap_or(plan.detour.seconds);
         plan.agent = self.agent;
         plan.envoy = self.envoy;
         plan
@@ -219,6 +234,7 @@ fn serve(verb: Verb) -> Result<()> {
             let plan = serde_json::from_str(&std::fs::read_to_string(&plan)?)?;
             print(&routes::change::run(&plan)?)
         }
+        Verb::Hold { to, count } => detour::hold::run(to, count),
         Verb::Compile { directory, count } => print(&routes::compile::run(&directory, count)?),
     }
 }
@@ -240,18 +256,22 @@ fn measure(arguments: RunArgs) -> Result<()> {
     let plan = arguments.plan();
     std::fs::create_dir_all(&out).with_context(|| format!("make {}", out.display()))?;
     let path = out.join("bench.json");
-    let all = parts.contains(&Part::Lanes) && parts.contains(&Part::Routes);
+    let all = [Part::Lanes, Part::Routes, Part::Detour].iter().all(|part| parts.contains(part));
     let mut results = match path.exists() && !all {
         true => read_results(&path)?,
         false => run::nothing(&plan),
     };
     if parts.contains(&Part::Lanes) {
-        let routes = results.routes.take();
-        results = Results { routes, ..run::run(&plan)? };
+        let (routes, detour) = (results.routes.take(), results.detour.take());
+        results = Results { routes, detour, ..run::run(&plan)? };
         write_results(&path, &results)?;
     }
     if parts.contains(&Part::Routes) {
         results.routes = Some(routes::run(&plan)?);
+        write_results(&path, &results)?;
+    }
+    if parts.contains(&Part::Detour) {
+        results.detour = Some(detour::run(&plan)?);
         write_results(&path, &results)?;
     }
     report::write_pages(&out, &results, &notes)?;

@@ -37,7 +37,12 @@ pub struct Agent {
 
 /// The file of the three routes that Envoy has too: its name and its text.
 pub fn three_routes(client: &Pod, servers: [&Pod; 2]) -> (String, String) {
-    let text = CONFIG
+    file(CONFIG, client, servers)
+}
+
+/// A file made from a template in which the addresses of the pods are missing.
+pub fn file(template: &str, client: &Pod, servers: [&Pod; 2]) -> (String, String) {
+    let text = template
         .replace("@CLIENT@", &client.ip4().to_string())
         .replace("@V1@", &servers[0].ip4().to_string())
         .replace("@V2@", &servers[1].ip4().to_string());

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::connect::Cost;
 use crate::mesh::Lanes;
-use crate::routes;
 use crate::variant::{Mode, Variant};
+use crate::{detour, routes};
 
 /// One run of the bench.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,6 +23,9 @@ pub struct Results {
     /// Cost over the number of routes.
     #[serde(default)]
     pub routes: Option<routes::Results>,
+    /// The detour beside other proxies.
+    #[serde(default)]
+    pub detour: Option<detour::Results>,
 }
 
 /// The machine and the versions of what runs on it.
@@ -100,16 +103,21 @@ pub struct Sample {
 /// The least share of requests that must have taken the lane that a sample stands for.
 const IN_LANE: f64 = 0.999;
 
+/// Whether nearly all requests took a lane, by the kernel's own counters.
+pub fn in_lane(lanes: &Lanes, lane: &str, requests: u64) -> bool {
+    let taken = lanes.get(lane).copied().unwrap_or(0);
+    // Requests under way when wrk stops are in the kernel's count only.
+    let all = lanes.values().sum::<u64>().max(requests);
+    requests > 0 && taken as f64 >= all as f64 * IN_LANE
+}
+
 impl Sample {
     /// Whether the kernel's own counters prove that the sample measures what its variant says.
     pub fn proven(&self) -> bool {
         let Some(lane) = self.variant.lane() else {
             return true;
         };
-        let taken = self.lanes.get(lane).copied().unwrap_or(0);
-        // Requests under way when wrk stops are in the kernel's count only.
-        let all = self.lanes.values().sum::<u64>().max(self.requests);
-        self.requests > 0 && taken as f64 >= all as f64 * IN_LANE
+        in_lane(&self.lanes, lane, self.requests)
     }
 
     /// The sample and the lanes that it took, for a complaint.

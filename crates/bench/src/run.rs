@@ -13,7 +13,7 @@ use crate::mesh::Lanes;
 use crate::results::{ConnectRound, Results, Sample, Settings};
 use crate::routes;
 use crate::variant::{BedKind, Mode, Variant};
-use crate::{check_stop, envoy, machine, mesh};
+use crate::{check_stop, detour, envoy, machine, mesh};
 
 /// How long the machine is watched at rest before each round.
 pub const REST: Duration = Duration::from_millis(500);
@@ -33,6 +33,8 @@ pub struct Plan {
     pub connects: (u32, u32),
     /// What to measure over routes.
     pub routes: routes::Settings,
+    /// What to measure of the detour beside other proxies.
+    pub detour: detour::Settings,
     /// The Beeway binary.
     pub agent: PathBuf,
     /// The folder of Envoy.
@@ -40,15 +42,16 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// 7 variants × 4 numbers × 2 modes × 5 rounds × 3 s: 16 minutes with what lies between.
+    /// 7 variants × 4 numbers × 2 modes × 5 rounds × 1 s: 7 minutes with what lies between.
     pub fn full() -> Self {
         Self {
             variants: Variant::ALL.to_vec(),
             connections: vec![1, 16, 64, 256],
             rounds: 5,
-            seconds: 3,
+            seconds: 1,
             connects: (21, 2000),
             routes: routes::Settings::full(),
+            detour: detour::Settings::full(),
             agent: "target/release/beeway".into(),
             envoy: envoy::FOLDER.into(),
         }
@@ -58,7 +61,8 @@ impl Plan {
     pub fn quick() -> Self {
         let connections = vec![1, 64];
         let (connects, routes) = ((5, 1000), routes::Settings::quick());
-        Self { connections, rounds: 3, seconds: 1, connects, routes, ..Self::full() }
+        let detour = detour::Settings::quick();
+        Self { connections, rounds: 3, connects, routes, detour, ..Self::full() }
     }
 }
 
@@ -77,6 +81,7 @@ pub fn nothing(plan: &Plan) -> Results {
         samples: Vec::new(),
         connects: Vec::new(),
         routes: None,
+        detour: None,
     }
 }
 
@@ -144,6 +149,31 @@ pub trait Subject {
     fn cpu_time(&self) -> Result<Duration>;
 }
 
+/// What a bed and its machine did while something ran.
+#[derive(Debug)]
+pub struct Observed {
+    /// Requests by lane.
+    pub lanes: Lanes,
+    /// CPU time of the bed and of the kernel's threads.
+    pub spent: Duration,
+    /// The busy share of each CPU.
+    pub busy: Vec<f64>,
+    /// How long it ran.
+    pub wall: Duration,
+}
+
+/// Runs something and watches the bed meanwhile.
+pub fn observe<T>(bed: &impl Subject, work: impl FnOnce() -> Result<T>) -> Result<(T, Observed)> {
+    let lanes = bed.lanes()?;
+    let (own, threads) = (bed.cpu_time()?, kernel_threads());
+    let (before, start) = (Snapshot::take()?, Instant::now());
+    let done = work()?;
+    let (busy, wall) = (before.busy_since()?, start.elapsed());
+    let spent = bed.cpu_time()?.saturating_sub(own) + kernel_threads_since(&threads);
+    let lanes = mesh::growth(&lanes, &bed.lanes()?);
+    Ok((done, Observed { lanes, spent, busy, wall }))
+}
+
 /// What a measurement is of.
 #[derive(Debug, Clone, Copy)]
 pub struct Cell {
@@ -165,12 +195,7 @@ pub fn measure_once(
     load: impl FnOnce() -> Result<WrkReport>,
 ) -> Result<Sample> {
     let Cell { variant, mode, connections, round } = cell;
-    let lanes = bed.lanes()?;
-    let (own, threads) = (bed.cpu_time()?, kernel_threads());
-    let (before, start) = (Snapshot::take()?, Instant::now());
-    let report = load()?;
-    let (busy, wall) = (before.busy_since()?, start.elapsed());
-    let spent = bed.cpu_time()?.saturating_sub(own) + kernel_threads_since(&threads);
+    let (report, Observed { lanes, spent, busy, wall }) = observe(bed, load)?;
     let restless = idle_busy * busy.len() as f64;
     let machine = (busy.iter().sum::<f64>() - restless).max(0.0) * wall.as_secs_f64();
     let per_request = |seconds: f64| seconds * 1e6 / report.requests.max(1) as f64;
@@ -184,7 +209,7 @@ pub fn measure_once(
         connections,
         round,
         requests: report.requests,
-        lanes: mesh::growth(&lanes, &bed.lanes()?),
+        lanes,
         rps: report.rps,
         p50_us: report.p50_us,
         p90_us: report.p90_us,

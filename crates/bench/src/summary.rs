@@ -1,8 +1,8 @@
 //! From raw results to medians, ratios and verdicts. Pure.
 
 use crate::results::{Results, Sample};
-use crate::routes;
 use crate::variant::{Mode, Variant};
+use crate::{detour, routes};
 
 /// A cell's medians over its rounds.
 #[derive(Debug, Clone, PartialEq)]
@@ -162,6 +162,7 @@ pub fn verdicts(results: &Results) -> Vec<Verdict> {
     let lanes = AIMS.iter().map(|aim| judge(results, aim));
     lanes
         .chain([judge_connect(results)])
+        .chain(detour::summary::verdicts(results.detour.as_ref()))
         .chain(routes::summary::verdicts(results.routes.as_ref()))
         .collect()
 }
@@ -289,6 +290,7 @@ pub mod tests {
             ],
             connects: vec![round(22.0), round(21.5), round(40.0)],
             routes: None,
+            detour: None,
         }
     }
 
@@ -334,7 +336,7 @@ pub mod tests {
         let verdicts = verdicts(&example());
         let met: Vec<_> = verdicts.iter().map(|verdict| verdict.met).collect();
         assert_eq!(met[..6], [Some(true), None, None, None, None, Some(true)]);
-        assert_eq!(met[6..], [None; 5]);
+        assert_eq!(met[6..], [None; 10]);
         assert_eq!(connect_cost(&example()), Some((2.0, 2.0)));
     }
 

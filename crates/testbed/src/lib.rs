@@ -40,12 +40,13 @@ pub use grpc::{GrpcClient, grpc_server};
 pub use netns::Netns;
 pub use node::{Node, Place, Pod, PodOptions};
 pub use peer::{
-    Load, LoadReport, http_server, peer_binary, script_server, slurp, spawn_ready, tcp_echo,
-    tcp_ping, udp_echo, udp_send, upload,
+    Load, LoadReport, grpc_echo, http_server, peer_binary, script_server, slurp, spawn_ready,
+    tcp_echo, tcp_ping, udp_echo, udp_send, upload,
 };
-pub use process::{Output, Process};
+pub use process::{Output, Process, needs};
 pub use raw::{RawClient, Response};
 pub use sweep::sweep;
 pub use tools::{
-    WrkReport, curl, nghttp, nginx, nginx_http2, nginx_tls, nginx_with, wait_connect, wrk, wrk_with,
+    WrkReport, curl, grpc_client, nghttp, nginx, nginx_http2, nginx_tls, nginx_with, wait_connect,
+    wrk, wrk_with,
 };

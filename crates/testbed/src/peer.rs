@@ -88,6 +88,12 @@ pub fn http_server(place: &impl Place, port: u16, name: &str) -> Result<Command>
     Ok(listen(place, "server", port)?.args(["--name", name]))
 }
 
+/// `bw-peer grpc` on all addresses: a unary method gets its message back; start it with
+/// [`spawn_ready`].
+pub fn grpc_echo(place: &impl Place, port: u16, name: &str) -> Result<Command> {
+    Ok(listen(place, "grpc", port)?.args(["--name", name]))
+}
+
 /// `bw-peer script` on all addresses: sends what a request's path spells; start it with
 /// [`spawn_ready`].
 pub fn script_server(place: &impl Place, port: u16) -> Result<Command> {

@@ -222,6 +222,12 @@ impl Process {
         cpu_time(self.pid())
     }
 
+    /// The memory (bytes) of the process and its running children; pages that they share with each
+    /// other or with other processes count in part (the proportional set size).
+    pub fn memory(&self) -> Result<u64> {
+        memory(self.pid())
+    }
+
     fn complaint(&self, what: &str) -> anyhow::Error {
         anyhow!(
             "{} ({}): {what}\nstdout: {}\nstderr: {}",
@@ -310,6 +316,16 @@ fn cpu_time(pid: u32) -> Result<Duration> {
     Ok(total)
 }
 
+/// Proportional set size of a process and, recursively, of its running children.
+fn memory(pid: u32) -> Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))
+        .with_context(|| format!("process {pid} is gone"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let own = kib.with_context(|| format!("no Pss of process {pid}"))? << 10;
+    Ok(own + children(pid).into_iter().map(|child| memory(child).unwrap_or(0)).sum::<u64>())
+}
+
 /// The running children of a process.
 fn children(pid: u32) -> Vec<u32> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
@@ -330,7 +346,7 @@ fn descendants(pid: u32) -> Vec<u32> {
 }
 
 /// Where a tool is; if it is missing, an error that names its Debian package.
-pub(crate) fn needs(program: &str, package: &str) -> Result<OsString> {
+pub fn needs(program: &str, package: &str) -> Result<OsString> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     // nginx lives in sbin, which is not in everybody's path.
     let extra = ["/usr/sbin", "/sbin", "/usr/local/sbin"].map(std::path::PathBuf::from);

@@ -1,4 +1,4 @@
-//! Tools of other makers, run inside pods: nginx, curl, nghttp, wrk.
+//! Tools of other makers, run inside pods: nginx, curl, nghttp, wrk, gRPC's client library.
 
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -30,8 +30,9 @@ pub fn wait_connect(place: &impl Place, to: SocketAddr, limit: Duration) -> Resu
     })?
 }
 
-/// Starts an nginx that answers every path with `<name>\n` and a header `x-served-by: <name>`,
-/// and `/bytes/<n>`, for n of 1k, 64k and 1m, with a static file of the [`crate::pattern`].
+/// Starts an nginx that answers every path with `<name>\n`, a header `x-served-by: <name>` and the
+/// request's `x-canary` if it has one, and `/bytes/<n>`, for n of 1k, 64k and 1m, with a static file
+/// of the [`crate::pattern`].
 /// It listens on all addresses; returns when it accepts connections.
 pub fn nginx(place: &impl Place, port: u16, name: &str) -> Result<Process> {
     nginx_with(place, port, name, |command| command)
@@ -123,7 +124,8 @@ fn start_nginx(
     // `user root`: the directory is open to nobody else.
     let config = format!(
         r#"daemon off; user root; worker_processes 1; pid nginx.pid; error_log stderr;
-events {{ worker_connections 4096; }}
+worker_rlimit_nofile 20480;
+events {{ worker_connections 16384; }}
 http {{
   access_log off; keepalive_requests 1000000000; keepalive_timeout 1h; sendfile on;
   default_type text/plain;
@@ -132,6 +134,7 @@ http {{
   server {{
     listen 0.0.0.0:{port} {parameters}; listen [::]:{port} ipv6only=on {parameters}; {directives}
     add_header x-served-by "{name}" always;
+    add_header x-canary $http_x_canary always;
     location / {{ return 200 "{name}\n"; }}
     location /bytes/ {{ root {root}; }}
   }}
@@ -164,6 +167,20 @@ pub fn curl(place: &impl Place, arguments: &[&str]) -> Result<Output> {
 pub fn nghttp(place: &impl Place, url: &str, times: u32) -> Result<Output> {
     let command = place.command(needs("nghttp", "nghttp2-client")?);
     command.args(["-m", &times.to_string(), url]).output(LIMIT)
+}
+
+/// Unary gRPC calls by a client library, Debian's python3-grpcio: one after the other on each
+/// connection, each compared with what a [`crate::grpc_echo`] sends back. Further arguments:
+/// `--metadata KEY=VALUE`, `--connections N`, `--seconds S` (else one call a connection). Its output
+/// is one line of JSON; it fails when a call does.
+pub fn grpc_client(place: &impl Place, to: SocketAddr) -> Result<Command> {
+    let prefix = format!("bw{}-0-grpc", std::process::id());
+    let directory = tempfile::Builder::new().prefix(&prefix).tempdir()?;
+    let script = directory.path().join("grpc_unary.py");
+    std::fs::write(&script, include_str!("grpc_unary.py"))?;
+    // Debian's modules are for its own interpreter; another one may come first in PATH.
+    let command = place.command("/usr/bin/python3").arg(&script).arg(to.to_string());
+    Ok(command.keep(directory))
 }
 
 /// What wrk measured.

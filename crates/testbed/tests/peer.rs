@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use beeway_testbed::{
-    Load, Node, Place, RawClient, curl, http_server, nginx, pattern, script_server, slurp,
-    spawn_ready, tcp_echo, tcp_ping, udp_echo, udp_send, upload, wrk,
+    Load, Node, Place, RawClient, curl, grpc_client, grpc_echo, http_server, nginx, pattern,
+    script_server, slurp, spawn_ready, tcp_echo, tcp_ping, udp_echo, udp_send, upload, wrk,
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -249,4 +249,23 @@ fn tools_of_others_work_in_pods() {
     drop(server);
     let refused = curl(&a, &["-sS", &b.url(80, "/")]).expect("curl");
     assert_eq!(refused.status.code(), Some(7), "a worker serves on: {refused:?}");
+}
+
+#[test]
+fn a_grpc_library_gets_its_messages_back() {
+    let node = Node::new("grpc").expect("node");
+    let (a, b) = (node.pod("a").expect("pod"), node.pod("b").expect("pod"));
+    let server = grpc_echo(&b, 50051, "v1").expect("server");
+    let _server = spawn_ready(server).expect("server");
+    let client = grpc_client(&a, b.addr4(50051)).expect("client");
+    let calls = client.args(["--connections", "3", "--metadata", "x-canary=yes"]);
+    let answer = last(calls);
+    assert_eq!((&answer["requests"], &answer["errors"]), (&json!(3), &json!(0)));
+    assert_eq!(answer["head"]["x-served-by"], "v1");
+    assert_eq!(answer["head"]["x-canary"], "yes");
+    // Nobody listens there: no answer is not success.
+    let client = grpc_client(&a, b.addr4(50052)).expect("client");
+    let output = client.output(LIMIT).expect("an end");
+    assert!(!output.status.success());
+    assert_eq!(output.json()[0]["errors"], 1);
 }

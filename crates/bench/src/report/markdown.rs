@@ -24,6 +24,9 @@ pub fn page(results: &Results, notes: &str) -> String {
             }
         }
     }
+    if let Some(detour) = &results.detour {
+        page += &super::detour::part(detour);
+    }
     if let Some(routes) = &results.routes {
         page += &super::routes::part(routes);
     }

@@ -1,6 +1,7 @@
 //! Pages made from raw results: Markdown and plots.
 
 mod curve;
+mod detour;
 pub mod markdown;
 pub mod plot;
 mod readme;

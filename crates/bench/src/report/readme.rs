@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use anyhow::{Context, Result};
 
-use super::{markdown, routes};
+use super::{detour, markdown, routes};
 use crate::results::Results;
 
 /// What stands before and behind the excerpt.
@@ -44,6 +44,11 @@ fn excerpt(results: &Results) -> String {
         let _ = write!(text, "\n{place}:\n\n{rows}");
     }
     text += "\n![Requests per second](bench/results/requests.svg)\n";
+    if let Some(detour) = &results.detour {
+        text += "\nThe detour beside other proxies on the node with the same rules: a header route, and \
+                 a header added. ";
+        text += &detour::overview(detour);
+    }
     if let Some(routes) = &results.routes {
         text += "\nCost over the number of routes, all of them asked for in turn:\n\n\
                  ![Cost over routes](bench/results/routes.svg)\n\n";
@@ -55,6 +60,7 @@ fn excerpt(results: &Results) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::detour::summary::tests::example as detour;
     use crate::routes::summary::tests::example as routes;
     use crate::summary::tests::example;
 
@@ -63,6 +69,7 @@ mod tests {
         let mut results = example();
         results.machine.kernel = "Linux 6.18.44-x #1 SMP".into();
         results.routes = Some(routes(1.0));
+        results.detour = Some(detour());
         let old = "# Title\n<!-- bench -->\nold\n<!-- bench -->\nend\n";
         let new = renew(old, &results).expect("two marks");
         assert!(
@@ -70,6 +77,7 @@ mod tests {
         );
         assert!(new.ends_with("<!-- bench -->\nend\n") && !new.contains("old"));
         assert!(new.contains("| Beeway native (3 errors) |"), "{new}");
+        assert!(new.contains("a header added. HTTP/1.1, keep-alive connections:\n\n| | at 64:"));
         assert!(new.contains("(bench/results/routes.svg)\n\n| routes |"));
         assert_eq!(renew(&new, &results).expect("two marks"), new);
         assert!(renew("no marks", &results).is_err());

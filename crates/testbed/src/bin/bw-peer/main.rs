@@ -5,6 +5,7 @@
 
 mod echo;
 mod flaky;
+mod grpc;
 mod listen;
 mod load;
 mod raw;
@@ -29,6 +30,8 @@ struct Arguments {
 enum Peer {
     /// HTTP server
     Server(server::Options),
+    /// gRPC server whose unary methods answer with what they got
+    Grpc(grpc::Options),
     /// Server that sends the bytes that a request's path spells
     Script(script::Options),
     /// TCP client that runs steps, one JSON object a line, from standard input
@@ -52,6 +55,7 @@ enum Peer {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Peer::Server(options) => server::run(options),
+        Peer::Grpc(options) => grpc::run(options),
         Peer::Script(options) => script::run(&options),
         Peer::Raw(options) => raw::run(&options),
         Peer::Load(options) => load::run(options),

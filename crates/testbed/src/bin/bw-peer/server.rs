@@ -155,7 +155,7 @@ async fn accept(listener: tokio::net::TcpListener, server: Arc<Server>) {
 
 /// Runs the streams of HTTP/2 on the thread of their connection.
 #[derive(Clone)]
-struct Local;
+pub struct Local;
 
 impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Local {
     fn execute(&self, stream: F) {
