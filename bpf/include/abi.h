@@ -12,7 +12,7 @@
 #define BEEWAY_ABI_H
 
 enum limits {
-	ABI_VERSION = 4,	/* changes with any layout; pins of another version are not adopted */
+	ABI_VERSION = 6,	/* changes with any layout; pins of another version are not adopted */
 	HEAP_WORDS = 1 << 20,	/* 4 MiB a generation */
 	HEAP_SLACK = 64,	/* so that a record at the last index stays inside */
 	HEAD_BYTES = 8192,	/* request head that the kernel judges; larger ones detour */
@@ -27,6 +27,7 @@ enum limits {
 	BUSES = 16,		/* bus sockets of the userspace proxy */
 	SOCKETS = 262144,	/* sockets enrolled at once */
 	QUEUE_BYTES = 131072,	/* unread redirected bytes after which a shortcut yields to TCP */
+	AHEAD_BYTES = 131072,	/* of requests without an answer yet, by bus; more is held */
 	CLOSED_QUEUE = 1 << 20,	/* bytes of the ring buffer of events */
 };
 
@@ -81,6 +82,7 @@ enum counter {
 	COUNT_DETOURED_BYTES,
 	COUNT_EVENTS_LOST,	/* events that did not fit the ring buffer */
 	COUNT_FULL,		/* map insertions that failed because a map is full */
+	COUNT_HELD,		/* connections held until they lead to the proxy */
 	COUNTERS,
 };
 
@@ -303,6 +305,7 @@ struct frame {
 /* Ring buffer records. */
 enum event_kind {
 	EVENT_CLOSED = 1,	/* a connection with detours has closed */
+	EVENT_HELD = 2,		/* one is held: it shall lead to the proxy */
 };
 
 struct event {
@@ -312,6 +315,13 @@ struct event {
 };
 
 /* --- state of connections ------------------------------------------------------------------- */
+
+/* By which way the proxy gets what a connection with detours sends. */
+enum way {
+	WAY_BUS,	/* by frames on a bus */
+	WAY_HELD,	/* by none yet: it waits in the socket's send queue, and no packet passes */
+	WAY_DIRECT,	/* by TCP: the proxy has taken the endpoint's place */
+};
 
 enum side { SIDE_CLIENT = 1, SIDE_SERVER = 2 };
 

@@ -36,7 +36,7 @@ pub const REASONS: [&str; 22] = [
 ];
 
 /// Names of `enum counter`, in its order.
-pub const COUNTERS: [&str; 12] = [
+pub const COUNTERS: [&str; 13] = [
     "connections",
     "connections_refused",
     "datagrams",
@@ -49,6 +49,7 @@ pub const COUNTERS: [&str; 12] = [
     "detoured_bytes",
     "events_lost",
     "map_full",
+    "connections_held",
 ];
 
 const _: () = assert!(LANES.len() == abi::lane::LANES.0 as usize);

@@ -36,7 +36,10 @@ pub(crate) async fn serve(stream: Rc<Stream>) {
         Ok((io, true)) => {
             let served = serve_http2(Rc::new(Client::of_stream(&stream, false)), io).await;
             tracing::debug!(?served, "the end of an HTTP/2 connection by bus");
-            stream.core.abort(&stream);
+            match served {
+                Ok(()) => stream.core.finish(&stream),
+                Err(_) => stream.core.abort(&stream),
+            }
         }
         Err(_) => stream.core.close(stream.cookie),
     }
@@ -50,13 +53,18 @@ async fn serve_requests(stream: &Rc<Stream>, io: impl AsyncRead + AsyncWrite + U
     let served = match served {
         Ok(Upgraded::Yes(read)) => {
             let tunnel = client.tunnel.take();
-            if let Some(tunnel) = tunnel
-                && let Err(error) = tunnel.run(Io(stream.clone()), read).await
-            {
-                tracing::debug!(%error, "a tunnel has failed");
-            }
-            // The client waits for an end that only the kernel can give it.
-            return stream.core.abort(stream);
+            let Some(tunnel) = tunnel else {
+                return stream.core.abort(stream);
+            };
+            // An end of either side must get to the other.
+            stream.core.kernel.divert(stream.cookie);
+            return match tunnel.run(Io(stream.clone()), read).await {
+                Ok(()) => stream.core.finish(stream),
+                Err(error) => {
+                    tracing::debug!(%error, "a tunnel has failed");
+                    stream.core.abort(stream);
+                }
+            };
         }
         Ok(Upgraded::No) => Ok(()),
         Err(error) => Err(error),
@@ -72,7 +80,7 @@ async fn serve_requests(stream: &Rc<Stream>, io: impl AsyncRead + AsyncWrite + U
         let _ = Io(stream.clone()).write_all(BAD_REQUEST).await;
     }
     if answered && !stream.broken.get() && Io(stream.clone()).shutdown().await.is_ok() {
-        stream.end();
+        stream.core.finish(stream);
     } else if stream.state.get() == State::Gone {
         stream.core.close(stream.cookie);
     } else {

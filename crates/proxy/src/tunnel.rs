@@ -30,8 +30,7 @@ impl Tunnel {
     }
 }
 
-/// The client has no end of its own to wait for (it is the kernel's to see), so the endpoint's end
-/// is the end.
+/// The endpoint's end is the end. That of the client is passed on.
 async fn copy<C>(client: C, endpoint: &mut TcpStream) -> io::Result<()>
 where
     C: AsyncRead + AsyncWrite + Unpin,
@@ -53,6 +52,10 @@ where
         let mut buffer = vec![0; TUNNEL_BUFFER];
         loop {
             let n = from_client.read(&mut buffer).await?;
+            if n == 0 {
+                to_endpoint.shutdown().await?;
+                return std::future::pending().await;
+            }
             to_endpoint.write_all(&buffer[..n]).await?;
         }
     };
