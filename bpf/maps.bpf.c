@@ -42,6 +42,7 @@ struct layouts {
 	enum frame_kind frame_kind;
 	enum frame_flags frame_flags;
 	enum event_kind event_kind;
+	enum way way;
 };
 
 SEC("?syscall")

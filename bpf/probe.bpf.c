@@ -135,10 +135,6 @@ int probe_iterator(struct probe_answer *answer)
 	return 0;
 }
 
-struct task_struct {
-	int tgid;
-} VIEW;
-
 /* this process's number, read through a cast */
 SEC("syscall")
 int probe_cast(struct probe_answer *answer)

@@ -124,6 +124,7 @@ static __always_inline void closed(struct bpf_sock_ops *ctx)
 	struct bpf_sock *sk = ctx->sk;
 	struct conn *conn = sk ? bpf_sk_storage_get(&conns, sk, 0, 0) : NULL;
 	struct event *event;
+	struct flow *flow;
 	u64 cookie;
 
 	if (!conn || conn->side != SIDE_CLIENT)
@@ -134,7 +135,10 @@ static __always_inline void closed(struct bpf_sock_ops *ctx)
 		bpf_map_delete_elem(&answers, &cookie);
 	if (!conn->detoured)
 		return;
-	bpf_map_delete_elem(&flows, &cookie);
+	flow = bpf_map_lookup_elem(&flows, &cookie);
+	/* otherwise the proxy may still have something to read, and the agent deletes it then */
+	if (flow && flow->way == WAY_BUS)
+		bpf_map_delete_elem(&flows, &cookie);
 	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 	if (!event) {
 		add(COUNT_EVENTS_LOST, 1);
@@ -485,6 +489,8 @@ int on_send(struct sk_msg_md *msg)
 		return on_answer(msg, conn);
 	if (conn->side == SIDE_PROXY)
 		return on_proxy_send(msg, conn);
+	if (conn->framing.phase != PHASE_DEAD && leads_to_proxy(msg, conn))
+		return SK_PASS;
 	if (!take_back(conn, msg))
 		return refuse(conn, REASON_PARTIAL_SEND);
 	conn->before = conn->framing;

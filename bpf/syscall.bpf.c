@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0)
-/* Programs that userspace runs by BPF_PROG_TEST_RUN: the decision functions, and a look at a queue. */
+/* Programs that userspace runs by BPF_PROG_TEST_RUN: the decision functions, and what is to be known
+ * of a client's socket. */
 #include "lanes.h"
 
 /* In: cookie. Out: bytes that the client's socket has not read yet; found 0: it is gone. */
@@ -25,6 +26,142 @@ int query_queue(struct queue_query *query)
 		return 0;
 	query->queued = psock_of(tcp)->msg_tot_len;
 	query->found = 1;
+	return 0;
+}
+
+/* In: cookie, and the way to go on by (0: as it is). Out: the record of a connection with detours, and
+ * its socket if that is still there. */
+struct connection_query {
+	u64 cookie;
+	u32 way;		/* enum way; WAY_HELD only from WAY_BUS */
+	u32 found;		/* there is a record */
+	u32 open;		/* there is a socket */
+	/* as in struct flow */
+	u32 pid;
+	u32 direct;
+	u32 first;
+	u64 by_bus;
+	/* as in struct tcp_sock */
+	u32 state;
+	u32 rcv_nxt;
+	u32 rcv_wnd;
+	u32 rcv_wup;
+	u32 snd_una;
+	u32 snd_nxt;
+	u32 snd_wnd;
+	u32 ts_recent;
+	struct address local;
+	struct address remote;
+};
+
+static __always_inline void
+read_ip(u32 ip[4], const struct sock_common *sk, u32 ip4, const struct in6_addr *ip6)
+{
+	map_ip4(ip, ip4);
+	/* the verifier wants no load that is merged with those of a branch */
+	barrier_var(ip);
+	if (sk->skc_family != AF_INET)
+		bpf_probe_read_kernel(ip, 16, ip6);
+}
+
+static __always_inline void read_socket(struct connection_query *query, const struct tcp_sock *tcp)
+{
+	const struct sock_common *sk = &tcp->inet_conn.icsk_inet.sk.__sk_common;
+	u32 ip[4];
+
+	query->state = sk->skc_state;
+	query->rcv_nxt = tcp->rcv_nxt;
+	query->rcv_wnd = tcp->rcv_wnd;
+	query->rcv_wup = tcp->rcv_wup;
+	query->snd_una = tcp->snd_una;
+	query->snd_nxt = tcp->snd_nxt;
+	query->snd_wnd = tcp->snd_wnd;
+	query->ts_recent = tcp->rx_opt.ts_recent;
+	query->local.port = sk->skc_num;
+	query->remote.port = bpf_ntohs(sk->skc_dport);
+	query->local.family = query->remote.family = sk->skc_family == AF_INET ? 4 : 6;
+	read_ip(ip, sk, sk->skc_rcv_saddr, &sk->skc_v6_rcv_saddr);
+	copy_ip(query->local.ip, ip);
+	read_ip(ip, sk, sk->skc_daddr, &sk->skc_v6_daddr);
+	copy_ip(query->remote.ip, ip);
+}
+
+SEC("syscall")
+int query_connection(struct connection_query *query)
+{
+	u64 cookie = query->cookie;
+	struct flow *flow = bpf_map_lookup_elem(&flows, &cookie);
+	const struct tcp_sock *tcp;
+
+	query->found = query->open = 0;
+	if (!flow)
+		return 0;
+	if (query->way == WAY_HELD && !__sync_val_compare_and_swap(&flow->way, WAY_BUS, WAY_HELD))
+		add(COUNT_HELD, 1);
+	else if (query->way == WAY_DIRECT)
+		flow->way = WAY_DIRECT;
+	query->found = 1;
+	query->pid = flow->pid;
+	query->way = flow->way;
+	query->direct = flow->direct;
+	query->first = flow->first;
+	query->by_bus = flow->by_bus;
+	tcp = KERNEL_AT(tcp_sock, flow->sock);
+	if (cookie_of(tcp) != cookie)
+		return 0;
+	query->open = 1;
+	read_socket(query, tcp);
+	return 0;
+}
+
+#define FILES 32	/* open files looked at in one step */
+
+/* In: cookie. Out: the descriptor that the process which sent last knows the socket by, or -1. */
+struct descriptor_query {
+	u64 cookie;
+	u32 pid;
+	s32 descriptor;
+};
+
+/* Where `wanted` is in a process's table of open files, or -1. */
+static __always_inline s32 find_file(const struct fdtable *table, u64 wanted)
+{
+	u32 count = table->max_fds, i, j;
+	u64 files[FILES], at = (u64)table->fd;
+
+	bpf_for(i, 0, (count + FILES - 1) / FILES) {
+		u32 first = i * FILES;
+
+		if (bpf_probe_read_kernel(files, sizeof(files), (void *)(at + first * 8)))
+			return -1;
+		bpf_for(j, 0, FILES)
+			if (files[j & (FILES - 1)] == wanted && first + j < count)
+				return first + j;
+	}
+	return -1;
+}
+
+SEC("syscall")
+int find_descriptor(struct descriptor_query *query)
+{
+	u64 cookie = query->cookie, wanted;
+	struct flow *flow = bpf_map_lookup_elem(&flows, &cookie);
+	struct task_struct *task;
+	const struct tcp_sock *tcp;
+
+	query->descriptor = -1;
+	if (!flow)
+		return 0;
+	query->pid = flow->pid;
+	tcp = KERNEL_AT(tcp_sock, flow->sock);
+	if (cookie_of(tcp) != cookie)
+		return 0;
+	wanted = (u64)tcp->inet_conn.icsk_inet.sk.sk_socket->file;
+	task = wanted ? bpf_task_from_pid(query->pid) : NULL;
+	if (!task)
+		return 0;
+	query->descriptor = find_file(KERNEL_AT(fdtable, task->files->fdt), wanted);
+	bpf_task_release(task);
 	return 0;
 }
 

@@ -29,6 +29,7 @@ enum limits {
 	UPSTREAMS = 65536,	/* the proxy's connections to endpoints that may skip TCP */
 	ANCHORS = 65536,	/* connections led to the proxy that it has not taken yet */
 	QUEUE_BYTES = 131072,	/* unread redirected bytes after which a shortcut yields to TCP */
+	AHEAD_BYTES = 131072,	/* of requests without an answer yet, by bus; more is held */
 	CLOSED_QUEUE = 1 << 20,	/* bytes of the ring buffer of events */
 };
 
@@ -85,6 +86,7 @@ enum counter {
 	COUNT_FULL,		/* map insertions that failed because a map is full */
 	COUNT_ANCHORED,		/* connections to a service that were led to the proxy */
 	COUNT_NO_LISTENER,	/* connections refused because the proxy did not listen */
+	COUNT_HELD,		/* connections held until they lead to the proxy */
 	COUNTERS,
 };
 
@@ -314,6 +316,7 @@ struct frame {
 /* Ring buffer records. */
 enum event_kind {
 	EVENT_CLOSED = 1,	/* a connection with detours has closed */
+	EVENT_HELD = 2,		/* one is held: it shall lead to the proxy */
 };
 
 struct event {
@@ -325,6 +328,13 @@ struct event {
 /* --- state of connections ------------------------------------------------------------------- */
 
 enum side { SIDE_CLIENT = 1, SIDE_SERVER = 2, SIDE_PROXY = 3 };
+
+/* By which way the proxy gets what a connection with detours sends. */
+enum way {
+	WAY_BUS,	/* by frames on a bus */
+	WAY_HELD,	/* by none yet: it waits in the socket's send queue, and no packet passes */
+	WAY_DIRECT,	/* by TCP: the proxy has taken the endpoint's place */
+};
 
 /* Where a connection's socket storage is in its stream of requests. */
 enum phase {

@@ -19,6 +19,7 @@ typedef __u8 u8;
 typedef __u16 u16;
 typedef __u32 u32;
 typedef __u64 u64;
+typedef __s32 s32;
 
 #define AF_INET 2
 #define AF_INET6 10
@@ -31,13 +32,45 @@ typedef __u64 u64;
 /* Views: only the fields that are read; libbpf finds their place in the running kernel. */
 #define VIEW __attribute__((preserve_access_index))
 
+struct in6_addr {
+	u8 bytes[16];
+};
+
 struct sock_common {
 	struct { long long counter; } skc_cookie;
 	unsigned char skc_state;
+	u16 skc_family;
+	u16 skc_num;		/* local port, host order */
+	u16 skc_dport;		/* remote port, network order */
+	u32 skc_rcv_saddr;	/* local address */
+	u32 skc_daddr;
+	struct in6_addr skc_v6_rcv_saddr;
+	struct in6_addr skc_v6_daddr;
+} VIEW;
+
+struct file {} VIEW;
+
+struct socket {
+	struct file *file;
+} VIEW;
+
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+} VIEW;
+
+struct files_struct {
+	struct fdtable *fdt;
+} VIEW;
+
+struct task_struct {
+	int tgid;
+	struct files_struct *files;
 } VIEW;
 
 struct sock {
 	struct sock_common __sk_common;
+	struct socket *sk_socket;
 	void *sk_user_data;
 	int sk_sndbuf;
 	int sk_wmem_queued;
@@ -51,11 +84,21 @@ struct inet_connection_sock {
 	struct inet_sock icsk_inet;
 } VIEW;
 
+struct tcp_options_received {
+	u32 ts_recent;
+} VIEW;
+
 struct tcp_sock {
 	struct inet_connection_sock inet_conn;
+	struct tcp_options_received rx_opt;
 	u32 rcv_nxt;
+	u32 rcv_wnd;
+	u32 rcv_wup;
 	u32 copied_seq;
 	u32 write_seq;
+	u32 snd_una;
+	u32 snd_nxt;
+	u32 snd_wnd;
 	u32 mss_cache;
 	u32 notsent_lowat;
 } VIEW;
@@ -72,6 +115,8 @@ extern void *bpf_rdonly_cast(const void *obj, __u32 btf_id) __ksym;
 /* A load into a variable `ip` that the compiler does not merge with that of another branch: the
  * verifier wants each field of a context or socket read at its own offset. */
 #define OWN(field) ({ ip = (field); barrier_var(ip); ip; })
+extern struct task_struct *bpf_task_from_pid(s32 pid) __ksym;
+extern void bpf_task_release(struct task_struct *task) __ksym;
 
 /* enum values of enum sock_flags and tcp states that we need (include/net/tcp_states.h) */
 #define STATE_CLOSE 7

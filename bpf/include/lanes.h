@@ -182,7 +182,7 @@ answer_here(struct sk_msg_md *msg, struct conn *conn, struct generation *g, u32 
 }
 
 /* The record by which injector and agent know a connection with detours. */
-static __always_inline void note_flow(struct sk_msg_md *msg, struct conn *conn)
+static __always_inline struct flow *note_flow(struct sk_msg_md *msg, struct conn *conn, u32 flags)
 {
 	struct flow fresh = {}, *flow;
 	u64 cookie = conn->cookie;
@@ -190,30 +190,108 @@ static __always_inline void note_flow(struct sk_msg_md *msg, struct conn *conn)
 	flow = bpf_map_lookup_elem(&flows, &cookie);
 	if (!flow) {
 		fresh.sock = (u64)tcp_of(msg);
-		fresh.asked = conn->asked;
-		if (bpf_map_update_elem(&flows, &cookie, &fresh, BPF_ANY))
+		fresh.answered = conn->asked;
+		if (bpf_map_update_elem(&flows, &cookie, &fresh, BPF_ANY)) {
 			add(COUNT_FULL, 1);
-		return;
+			return NULL;
+		}
+		flow = bpf_map_lookup_elem(&flows, &cookie);
+		if (!flow)
+			return NULL;
+	}
+	if (flags & FRAME_REQUEST) {
+		if (flow->answered == conn->asked)
+			conn->ahead = 0;
+		conn->asked++;
 	}
 	flow->asked = conn->asked;
+	flow->pid = bpf_get_current_pid_tgid() >> 32;
+	return flow;
 }
 
-/* Hands n bytes to the proxy behind a frame header. 0, or the reason why it could not. */
+/*
+ * Lets the connection lead to the proxy: the agent is told, and until it has seen to that, what is
+ * sent waits in the socket's own queue (packet.bpf.c). False when the agent cannot be told.
+ */
+static __always_inline bool hold(struct flow *flow, u64 cookie)
+{
+	struct event *event;
+
+	if (flow->way != WAY_BUS)
+		return true;
+	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+	if (!event) {
+		add(COUNT_EVENTS_LOST, 1);
+		return false;
+	}
+	event->kind = EVENT_HELD;
+	event->pad = 0;
+	event->cookie = cookie;
+	if (__sync_val_compare_and_swap(&flow->way, WAY_BUS, WAY_HELD) == WAY_BUS) {
+		add(COUNT_HELD, 1);
+		bpf_ringbuf_submit(event, 0);
+	} else {
+		bpf_ringbuf_discard(event, 0);
+	}
+	return true;
+}
+
+/* Sends by the socket's own queue, to whatever it leads to, now and from now on. */
+static __always_inline void
+go_direct(struct sk_msg_md *msg, struct conn *conn, struct flow *flow, const struct tcp_sock *me)
+{
+	u64 self = conn->cookie;
+
+	if (flow && me && !conn->direct) {
+		flow->first = me->write_seq;
+		flow->direct = 1;
+		conn->direct = 1;
+	}
+	/* rather than SK_PASS: an earlier run may have redirected another part of this message */
+	bpf_msg_redirect_hash(msg, &sockets, &self, 0);
+}
+
+/* Whether the connection leads to the proxy, or will. */
+static __always_inline bool leads_to_proxy(struct sk_msg_md *msg, struct conn *conn)
+{
+	struct flow *flow = NULL;
+	u64 cookie = conn->cookie;
+
+	if (!conn->direct) {
+		if (!conn->detoured)
+			return false;
+		if (conn->lane == LANE_NATIVE && conn->framing.phase != PHASE_HEAD)
+			return false;
+		flow = bpf_map_lookup_elem(&flows, &cookie);
+		if (!flow || flow->way == WAY_BUS)
+			return false;
+	}
+	go_direct(msg, conn, flow, tcp_of(msg));
+	return true;
+}
+
+/*
+ * Hands n bytes to the proxy behind a frame header. 0, or the reason why it could not. Nothing
+ * holds a sender back on the bus, so one that runs too far ahead of its answer leaves it.
+ */
 static __always_inline u32
 detour(struct sk_msg_md *msg, struct conn *conn, u32 n, u32 size, u32 flags, u32 reason, u32 draw)
 {
+	struct flow *flow = note_flow(msg, conn, flags);
 	struct frame *f;
 	struct settings *set;
 	u32 zero = 0;
 
-	if (flags & FRAME_REQUEST)
-		conn->asked++;
-	note_flow(msg, conn);
 	set = bpf_map_lookup_elem(&settings, &zero);
-	if (!set || !set->buses)
+	if (!flow || !set || !set->buses)
 		return REASON_NO_PROXY;
 	if (bpf_msg_redirect_map(msg, &buses, mix(conn->cookie) % set->buses, BPF_F_INGRESS) != SK_PASS)
 		return REASON_NO_PROXY;
+	if (conn->ahead + n > AHEAD_BYTES && hold(flow, conn->cookie)) {
+		go_direct(msg, conn, flow, tcp_of(msg));
+		return 0;
+	}
+	conn->ahead += n;
 	if (bpf_msg_push_data(msg, 0, sizeof(*f), 0))
 		return REASON_TABLE;
 	if (bpf_msg_pull_data(msg, 0, sizeof(*f), 0))
@@ -234,6 +312,7 @@ detour(struct sk_msg_md *msg, struct conn *conn, u32 n, u32 size, u32 flags, u32
 	f->pad = 0;
 	only(msg, n + sizeof(*f), size + sizeof(*f));
 	conn->detoured += n;
+	flow->by_bus = conn->detoured;
 	add(COUNT_DETOURED_BYTES, n);
 	return 0;
 }

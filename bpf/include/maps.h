@@ -35,12 +35,15 @@ struct conn {
 	u32 native;		/* requests that the endpoint was given */
 	u32 expected;		/* write_seq once TCP has taken the last message */
 	u32 sent;		/* bytes of that message; 0: it did not go by TCP */
+	u32 ahead;		/* bytes by bus since no answer by detour was owed */
 	struct framing framing;
 	struct framing before;	/* as it was before that message */
 	u8 side;
 	u8 protocol;		/* of a server: PROTOCOL_PROXY when its client is the proxy */
 	u8 lane;		/* of the request under way */
 	u8 followed;		/* its native answers are, in `answers` */
+	u8 direct;		/* all that it sends goes by WAY_DIRECT */
+	u8 pad[3];
 };
 
 #define LINE_BYTES 64	/* of a line kept until its end comes; a power of two */
@@ -92,7 +95,12 @@ struct flow {
 	u32 asked;		/* number of the last request handed to the proxy */
 	u32 answered;		/* number of the last request whose answer has ended */
 	u32 partial;		/* an answer has begun and not ended */
+	u32 pid;		/* process (thread group) that sent last */
+	u32 way;		/* enum way */
+	u32 direct;		/* bytes have been sent that did not go by bus */
+	u32 first;		/* sequence number of the first of them */
 	u32 pad;
+	u64 by_bus;		/* how many bytes did */
 };
 
 /* What an injector socket is in the middle of. */

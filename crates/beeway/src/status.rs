@@ -99,6 +99,8 @@ proxy_status! {
     open_streams,
     /// Connections to endpoints held now, in use or waiting for use.
     upstream_connections,
+    /// Client connections that lead to the proxy itself, now.
+    direct_streams,
     /// Streams whose client reads too slowly, now.
     slow_readers,
     /// Request heads that reached the router.

@@ -36,7 +36,7 @@ pub const REASONS: [&str; 22] = [
 ];
 
 /// Names of `enum counter`, in its order.
-pub const COUNTERS: [&str; 14] = [
+pub const COUNTERS: [&str; 15] = [
     "connections",
     "connections_refused",
     "datagrams",
@@ -51,6 +51,7 @@ pub const COUNTERS: [&str; 14] = [
     "map_full",
     "connections_to_proxy",
     "connections_without_proxy",
+    "connections_held",
 ];
 
 const _: () = assert!(LANES.len() == abi::lane::LANES.0 as usize);

@@ -13,6 +13,7 @@ pub(crate) use skeleton::types as abi;
 mod bus;
 pub mod cgroup;
 pub mod counts;
+mod divert;
 mod error;
 pub mod generation;
 mod load;
@@ -32,6 +33,7 @@ use serde::Serialize;
 
 pub use bus::WorkerSockets;
 pub use counts::Counts;
+pub use divert::{Diverted, Turn};
 pub use error::{Error, Result};
 pub use generation::Filled;
 pub use load::Options;
@@ -167,32 +169,65 @@ impl Dataplane {
         run::orphans(self.loaded.map("flows"))
     }
 
-    /// Tells of connections with detours that close, by the cookie of the client's socket.
-    pub fn closed_connections(&self) -> Result<ClosedConnections<'_>> {
+    /// Lets a client's connection lead to the proxy; `None`: it does already. Blocks for some 0.3 ms,
+    /// and the thread is in another network namespace for that time.
+    pub fn divert(&self, cookie: u64) -> Result<Option<Diverted>> {
+        self.loaded.diverter.divert(cookie)
+    }
+
+    /// Where the bytes of a diverted connection begin; `None`: there is no such connection.
+    pub fn turn(&self, cookie: u64) -> Option<Turn> {
+        self.loaded.diverter.turn(cookie)
+    }
+
+    /// Resets a client's connection: it reads what it has not read, then ECONNRESET. As for
+    /// [`Dataplane::divert`], the thread is in another network namespace for a moment.
+    pub fn reset(&self, cookie: u64) -> Result<()> {
+        self.loaded.diverter.reset(cookie)
+    }
+
+    /// Forgets a diverted connection that is over. Others are forgotten when they close.
+    pub fn forget(&self, cookie: u64) {
+        // it may have been forgotten already
+        let _ = self.loaded.map("flows").delete(&cookie.to_ne_bytes());
+    }
+
+    /// Tells what happens to connections with detours.
+    pub fn events(&self) -> Result<Events<'_>> {
         let mut builder = RingBufferBuilder::new();
         let (send, receive) = std::sync::mpsc::channel();
         builder
             .add(self.loaded.map("events"), move |bytes| {
-                if let Some(cookie) = parse_event(bytes) {
-                    let _ = send.send(cookie);
+                if let Some(event) = parse_event(bytes) {
+                    let _ = send.send(event);
                 }
                 0
             })
             .context(|| "open the ring buffer of events".into())?;
         let ring = builder.build().context(|| "open the ring buffer of events".into())?;
-        Ok(ClosedConnections { ring, receive })
+        Ok(Events { ring, receive })
     }
 }
 
-/// A reader of connection ends.
-pub struct ClosedConnections<'a> {
-    ring: libbpf_rs::RingBuffer<'a>,
-    receive: std::sync::mpsc::Receiver<u64>,
+/// What happened to a connection with detours, which is named by the cookie of the client's socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// It has closed.
+    Closed(u64),
+    /// It is held: nothing that it sends gets anywhere until [`Dataplane::divert`] or
+    /// [`Dataplane::reset`].
+    Held(u64),
 }
 
-impl ClosedConnections<'_> {
-    /// Waits up to `timeout` and returns what has closed by then.
-    pub fn wait(&self, timeout: Duration) -> Result<Vec<u64>> {
+/// A reader of [`Event`]s.
+pub struct Events<'a> {
+    ring: libbpf_rs::RingBuffer<'a>,
+    receive: std::sync::mpsc::Receiver<Event>,
+}
+
+impl Events<'_> {
+    /// Waits up to `timeout` and returns what has happened by then.
+    pub fn wait(&self, timeout: Duration) -> Result<Vec<Event>> {
         match self.ring.poll(timeout) {
             Ok(()) => {}
             Err(error) if error.kind() == libbpf_rs::ErrorKind::Interrupted => {}
@@ -202,9 +237,15 @@ impl ClosedConnections<'_> {
     }
 }
 
-/// The cookie of a `struct event`.
-fn parse_event(bytes: &[u8]) -> Option<u64> {
-    Some(u64::from_ne_bytes(bytes.get(8..16)?.try_into().ok()?))
+/// A `struct event`.
+fn parse_event(bytes: &[u8]) -> Option<Event> {
+    let kind = u32::from_ne_bytes(bytes.get(0..4)?.try_into().ok()?);
+    let cookie = u64::from_ne_bytes(bytes.get(8..16)?.try_into().ok()?);
+    match abi::event_kind(kind) {
+        abi::event_kind::EVENT_CLOSED => Some(Event::Closed(cookie)),
+        abi::event_kind::EVENT_HELD => Some(Event::Held(cookie)),
+        _ => None,
+    }
 }
 
 /// Detaches and removes whatever an agent with this state directory left. Says how many programs

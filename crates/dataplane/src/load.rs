@@ -10,6 +10,7 @@ use libbpf_rs::{
 };
 
 use crate::abi;
+use crate::divert::Diverter;
 use crate::error::{Context, Error, Result};
 use crate::pins::Pins;
 
@@ -31,6 +32,7 @@ pub(crate) struct Loaded {
     /// Programs that userspace runs itself.
     pub(crate) query_queue: OwnedFd,
     pub(crate) decide: OwnedFd,
+    pub(crate) diverter: Diverter,
     /// Programs on the agent's own cgroup, which go away with it.
     _own: Vec<Link>,
     /// Whether an earlier agent's maps were taken over.
@@ -59,12 +61,13 @@ impl Loaded {
                 .context(|| format!("keep the program {name}"))
         };
         let (query_queue, decide) = (keep("query_queue")?, keep("decide")?);
-        Ok(Loaded { maps, query_queue, decide, _own: own, adopted, _lock: lock })
+        let diverter = Diverter::new(keep("query_connection")?, keep("find_descriptor")?);
+        Ok(Loaded { maps, query_queue, decide, diverter, _own: own, adopted, _lock: lock })
     }
 }
 
 /// Programs that hang on the cgroup, by name.
-const CGROUP_PROGRAMS: [&str; 9] = [
+const CGROUP_PROGRAMS: [&str; 11] = [
     "connect4",
     "connect6",
     "sendmsg4",
@@ -74,6 +77,8 @@ const CGROUP_PROGRAMS: [&str; 9] = [
     "getpeername4",
     "getpeername6",
     "on_socket",
+    "packet_out",
+    "packet_in",
 ];
 
 /// Programs that hang on the cgroup that the agent itself runs in.

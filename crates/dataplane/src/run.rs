@@ -75,7 +75,7 @@ pub(crate) fn queued(program: BorrowedFd<'_>, cookie: u64) -> Option<u64> {
 
 /// Runs a `SEC("syscall")` program with `context` as its in and out argument: for these programs
 /// the kernel writes back to `ctx_in`, and refuses a `ctx_out` (net/bpf/test_run.c).
-fn run<T>(program: BorrowedFd<'_>, context: &mut T) -> io::Result<()> {
+pub(crate) fn run<T>(program: BorrowedFd<'_>, context: &mut T) -> io::Result<()> {
     let mut options = libbpf_sys::bpf_test_run_opts {
         sz: size_of::<libbpf_sys::bpf_test_run_opts>() as libbpf_sys::size_t,
         ctx_in: (&raw mut *context).cast(),
@@ -100,6 +100,8 @@ pub struct Orphan {
     pub request: u32,
     /// The client has a part of an answer already.
     pub begun: bool,
+    /// Nothing that the client sends gets anywhere, and nobody diverts its connection any more.
+    pub held: bool,
 }
 
 pub(crate) fn orphans(flows: &MapHandle) -> Vec<Orphan> {
@@ -109,10 +111,19 @@ pub(crate) fn orphans(flows: &MapHandle) -> Vec<Orphan> {
         let (request, answered) =
             (word(offset_of!(abi::flow, asked))?, word(offset_of!(abi::flow, answered))?);
         let begun = word(offset_of!(abi::flow, partial))? != 0;
+        let way = abi::way(word(offset_of!(abi::flow, way))?);
         let cookie = u64::from_ne_bytes(key.try_into().ok()?);
-        (request != answered).then_some(Orphan { cookie, request, begun })
+        if way == abi::way::WAY_DIRECT {
+            // its other end went down with the proxy
+            let _ = flows.delete(key);
+            return None;
+        }
+        let held = way == abi::way::WAY_HELD;
+        (held || request != answered).then_some(Orphan { cookie, request, begun, held })
     };
-    flows.keys().filter_map(|key| pending(&key)).collect()
+    // not while walking: entries go
+    let keys: Vec<Vec<u8>> = flows.keys().collect();
+    keys.iter().filter_map(|key| pending(key)).collect()
 }
 
 /// Takes a connection's entry out of the map.

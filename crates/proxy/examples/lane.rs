@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use beeway_model::*;
 use beeway_proxy::frame::{FLAG_END, FLAG_REQUEST, Frame, KIND_DATA};
-use beeway_proxy::{FRAME_BYTES, Kernel, Proxy, Worker};
+use beeway_proxy::{FRAME_BYTES, Kernel, Proxy, Turn, Worker};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use zerocopy::{FromBytes, IntoBytes};
@@ -27,11 +27,15 @@ impl Kernel for Empty {
         Some(0)
     }
 
-    fn relay_done(&self, _: usize) -> Option<TcpStream> {
+    fn abort(&self, _: u64) {}
+
+    fn divert(&self, _: u64) {}
+
+    fn turn(&self, _: u64) -> Option<Turn> {
         None
     }
 
-    fn abort(&self, _: u64) {}
+    fn over(&self, _: u64) {}
 
     fn asked_for(&self, _: SocketAddr, _: SocketAddr) -> Option<SocketAddr> {
         None
@@ -47,7 +51,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     pin(1)?;
     let mesh = mesh(service, serve(length)?);
     let ((bus, bus_theirs), (injector, injector_theirs)) = (pair()?, pair()?);
-    let worker = Worker { bus: bus_theirs, injector: injector_theirs, relays: Vec::new() };
+    let worker = Worker { bus: bus_theirs, injector: injector_theirs };
     let (_keep, mesh) = tokio::sync::watch::channel(Arc::new(mesh));
     pin(0)?;
     let proxy = Proxy::start(vec![worker], Arc::new(Empty), mesh, None)?;

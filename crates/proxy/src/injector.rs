@@ -54,12 +54,7 @@ impl Injector {
     }
 
     /// Takes a whole frame, or nothing and wakes the stream when it is worth another try.
-    pub fn send(
-        &self,
-        frame: &[u8],
-        stream: &Rc<Stream>,
-        counters: &Counters,
-    ) -> Poll<Result<(), ClientGone>> {
+    pub fn send(&self, frame: &[u8], stream: &Rc<Stream>) -> Poll<Result<(), ClientGone>> {
         if !self.blocked.get() {
             match self.write(frame) {
                 Written::All => return Poll::Ready(Ok(())),
@@ -75,11 +70,29 @@ impl Injector {
                 Written::Nothing => self.block(),
             }
         }
+        self.enqueue(stream);
+        Poll::Pending
+    }
+
+    fn enqueue(&self, stream: &Rc<Stream>) {
         if !stream.waits_for_injector.replace(true) {
             self.waiting.borrow_mut().push_back(stream.clone());
-            counters.injector_queue.add(1);
+            stream.core.counters.injector_queue.add(1);
         }
-        Poll::Pending
+    }
+
+    /// Whether the rest of a frame of this stream is still to be written. If so, the stream is woken
+    /// when it is not.
+    pub fn is_amid(&self, stream: &Rc<Stream>) -> bool {
+        let amid = self
+            .partial
+            .borrow()
+            .as_ref()
+            .is_some_and(|partial| Rc::ptr_eq(&partial.stream, stream));
+        if amid {
+            self.enqueue(stream);
+        }
+        amid
     }
 
     fn block(&self) {

@@ -2,19 +2,19 @@
 //!
 //! ```text
 //! kernel ── bus ────► demultiplexer ─► stream ─► HTTP server ─► router ─► HTTP client ─► endpoint
-//!        ── relays ─►                    │
 //!        ◄─ injector ◄── frames ─────────┘ answers
+//!        ◄─ sockets ────────────────────►
 //! ```
 //!
-//! A *bus* carries frames of many client connections, a *relay* those of one connection with a
-//! large upload, an *injector* takes answers. Each client connection is a virtual stream here,
-//! served by one task: HTTP server, router and HTTP client run in it without a hop to another one.
-//! A worker is one thread with its own sockets, streams and pool of connections to endpoints;
-//! nothing is shared between workers. All connections of a worker's relays must also use its bus.
+//! A *bus* carries frames of many client connections, an *injector* takes answers. Each client
+//! connection is a virtual stream here, served by one task: HTTP server, router and HTTP client run
+//! in it without a hop to another one. A worker is one thread with its own sockets, streams and pool
+//! of connections to endpoints; nothing is shared between workers.
 //!
-//! The proxy cannot close a client's connection by bus: it is native TCP to an endpoint, and belongs
-//! to the kernel. Where closing is the only way to tell the client something (an answer cut off
-//! half-way), [`Kernel::abort`] is asked.
+//! By bus, nothing holds a client back and nothing can end its connection, which is native TCP to an
+//! endpoint and belongs to the kernel. So a connection of which either is wanted is *diverted*: the
+//! kernel side makes it lead to a socket of the proxy ([`Proxy::diverted`]), and the stream goes on
+//! over that. A reset alone is had by [`Kernel::abort`].
 //!
 //! What rules ask for besides a backend is carried out here; what it means is the model's
 //! ([`beeway_model::action`]).
@@ -26,6 +26,7 @@ mod call;
 mod client;
 mod cors;
 mod deadline;
+mod direct;
 mod exchange;
 pub mod frame;
 mod grpc;
@@ -40,7 +41,6 @@ mod pacer;
 mod pool;
 mod preface;
 mod record;
-mod relay;
 mod service;
 mod splice;
 mod stats;
@@ -59,6 +59,7 @@ use std::thread::JoinHandle;
 use beeway_model::Mesh;
 use tokio::sync::{mpsc, watch};
 
+pub use direct::Turn;
 pub use frame::FRAME_BYTES;
 pub use record::{Flags, Record, Recorder};
 pub use stats::Stats;
@@ -72,15 +73,19 @@ pub trait Kernel: Send + Sync + 'static {
     /// Bytes waiting unread in a client's socket; `None` when the socket is gone.
     fn queued(&self, cookie: u64) -> Option<u64>;
 
-    /// A relay has been closed by the proxy because the connection that used it is over. The
-    /// dataplane replaces the pair and returns the proxy's end of the new one; `None`: there will
-    /// be no more relay of this index.
-    fn relay_done(&self, index: usize) -> Option<TcpStream>;
-
-    /// The client's connection cannot be brought to an orderly end (its answer was cut off, its
-    /// bytes cannot be understood any more): it should see a reset, after what it has not read yet.
-    /// A dataplane that ignores this leaves the client waiting.
+    /// Resets a client's connection (its answer was cut off, its bytes cannot be understood any
+    /// more): the client sees that after what it has not read yet.
     fn abort(&self, cookie: u64);
+
+    /// Asks for a client's connection to lead to the proxy. [`Proxy::diverted`] follows; or, when
+    /// that cannot be, the connection is reset and [`Proxy::client_closed`] follows.
+    fn divert(&self, cookie: u64);
+
+    /// Where the bytes of a diverted connection begin; `None`: there is no such connection.
+    fn turn(&self, cookie: u64) -> Option<Turn>;
+
+    /// A diverted connection is over.
+    fn over(&self, cookie: u64);
 
     /// What a client asked for that was led to a listener of the proxy, by the two ends of its
     /// connection; asked once for each. `None`: the kernel did not lead it there.
@@ -94,8 +99,6 @@ pub struct Worker {
     pub bus: TcpStream,
     /// Answers go into it.
     pub injector: TcpStream,
-    /// Frames of one client connection each come out of these, which are known by an index.
-    pub relays: Vec<(usize, TcpStream)>,
 }
 
 /// The running proxy. Dropping it ends all streams and joins the threads.
@@ -154,6 +157,16 @@ impl Proxy {
             // A worker that has stopped has no streams to end.
             let _ = worker.commands.send(Command::Closed(cookie));
         }
+    }
+
+    /// A client's connection leads to the proxy now, by `socket`. `first` is the TCP sequence number
+    /// of the first byte that can be read from it; it may be one for the endpoint
+    /// ([`Kernel::turn`]). The worker must be the one whose bus the connection uses: that of index
+    /// `cookie` modulo the number of workers.
+    pub fn diverted(&self, cookie: u64, socket: TcpStream, first: u32) {
+        let worker = &self.workers[cookie as usize % self.workers.len()];
+        // A worker that has stopped has no streams.
+        let _ = worker.commands.send(Command::Diverted(cookie, socket, first));
     }
 
     /// Sums over all workers.

@@ -21,22 +21,30 @@ pub const PACE_MIN: Duration = Duration::from_micros(50);
 /// Longest wait before a slow client's queue is looked at again.
 pub const PACE_MAX: Duration = Duration::from_millis(5);
 
-/// Bytes of a connection waiting for its HTTP server above which its relay is not read: the
-/// client's `send()` blocks.
-pub const RELAY_BUFFER: usize = 64 * 1024;
+/// Bytes from the bus of a connection waiting for its HTTP server. The kernel puts less than this on
+/// the bus (`AHEAD_BYTES`) before it holds the connection until it leads here, so more means that
+/// the two disagree: aborted.
+pub const STREAM_BUFFER: usize = 512 * 1024;
 
-/// Bytes of a connection waiting for its HTTP server, from bus and relay. The kernel bounds what it
-/// puts on the bus far below this, so more means that the two disagree: aborted.
-pub const STREAM_BUFFER: usize = 16 << 20;
+/// Time without a request after which a connection that leads here is ended, so that its client
+/// makes another, native one.
+pub const DIRECT_IDLE: Duration = Duration::from_secs(5);
 
-/// Bytes of a connection that may wait for earlier ones still in a relay. More: aborted.
-pub const EARLY_BYTES: usize = 1 << 20;
+/// Time that a socket waits for its stream, which is in the bus. Longer: closed.
+pub const DIRECT_WAIT: Duration = Duration::from_secs(5);
+
+/// Time that a client has to close its connection itself after an answer that says `connection:
+/// close`. Longer: it is ended from here.
+pub const CLOSE_GRACE: Duration = Duration::from_millis(100);
+
+/// Time that a client has to close a connection that was ended from here, and bytes that it may
+/// still send. Longer or more: reset.
+pub const LINGER: Duration = Duration::from_secs(5);
+/// See [`LINGER`].
+pub const LINGER_BYTES: u64 = 16 << 20;
 
 /// Bytes taken from a bus in one call.
 pub const BUS_BUFFER: usize = 256 * 1024;
-
-/// Bytes taken from a relay in one call.
-pub const RELAY_READ: usize = 64 * 1024;
 
 /// Request head. Larger: answered 431.
 pub const REQUEST_HEAD: usize = 60 * 1024;

@@ -38,7 +38,10 @@ pub(crate) async fn serve(stream: Rc<Stream>) {
         Ok((io, true)) => {
             let served = serve_http2(Rc::new(Client::of_stream(&stream, false)), io).await;
             tracing::debug!(?served, "the end of an HTTP/2 connection by bus");
-            stream.core.abort(&stream);
+            match served {
+                Ok(()) => stream.core.finish(&stream),
+                Err(_) => stream.core.abort(&stream),
+            }
         }
         Err(_) => stream.core.close(stream.cookie),
     }
@@ -51,11 +54,15 @@ async fn serve_requests(stream: &Rc<Stream>, io: impl AsyncRead + AsyncWrite + U
     client.slot().take();
     let served = match served {
         Ok(Some(Upgraded { tunnel, io, read })) => {
-            if let Err(error) = tunnel.run(io, read).await {
-                tracing::debug!(%error, "a tunnel has failed");
-            }
-            // The client waits for an end that only the kernel can give it.
-            return stream.core.abort(stream);
+            // An end of either side must get to the other.
+            stream.core.kernel.divert(stream.cookie);
+            return match tunnel.run(io, read).await {
+                Ok(()) => stream.core.finish(stream),
+                Err(error) => {
+                    tracing::debug!(%error, "a tunnel has failed");
+                    stream.core.abort(stream);
+                }
+            };
         }
         Ok(None) => Ok(()),
         Err(error) => Err(error),
@@ -71,7 +78,7 @@ async fn serve_requests(stream: &Rc<Stream>, io: impl AsyncRead + AsyncWrite + U
         let _ = Io(stream.clone()).write_all(BAD_REQUEST).await;
     }
     if answered && !stream.broken.get() && Io(stream.clone()).shutdown().await.is_ok() {
-        stream.end();
+        stream.core.finish(stream);
     } else if stream.state.get() == State::Gone {
         stream.core.close(stream.cookie);
     } else {

@@ -49,6 +49,8 @@ counters! {
     open_streams,
     /// Connections to endpoints held now, in use or waiting for use.
     upstream_connections,
+    /// Client connections that lead to the proxy itself, now.
+    direct_streams,
     /// Streams whose client reads too slowly, now.
     slow_readers,
     /// Streams that wait for the injector to take more, now.

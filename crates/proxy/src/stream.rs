@@ -9,14 +9,12 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
+use crate::direct::Direct;
 use crate::frame::{Address, FLAG_END, FLAG_STICKY, FRAME_BYTES, Frame, Judged, put_header};
 use crate::injector::ClientGone;
-use crate::limits::{
-    CLIENT_QUEUE, EARLY_BYTES, FRAME_PAYLOAD, PACE_MAX, PACE_MIN, RELAY_BUFFER, STREAM_BUFFER,
-};
+use crate::limits::{CLIENT_QUEUE, DIRECT_IDLE, FRAME_PAYLOAD, PACE_MAX, PACE_MIN, STREAM_BUFFER};
 use crate::worker::Core;
 
 /// Buffers that grew past this are given back when they are empty: most connections are idle.
@@ -25,8 +23,6 @@ const KEPT_CAPACITY: usize = 8 * 1024;
 /// Where a connection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
-    /// Known from a relay, whose bytes follow bytes that are still in the bus.
-    Expected,
     /// An HTTP server is at work.
     Serving,
     /// The server is done (it said `connection: close`, or answered without reading the body). The
@@ -47,8 +43,6 @@ pub(crate) struct Stream {
     pub broken: Cell<bool>,
     /// The server has answered what is no request, by itself.
     pub refused: Cell<bool>,
-    /// Told when this stream is over, because the relay is then dirty.
-    pub relay: RefCell<Option<Rc<Notify>>>,
     pub waits_for_injector: Cell<bool>,
     pub task: RefCell<Option<AbortHandle>>,
     sticky: Cell<bool>,
@@ -62,7 +56,16 @@ pub(crate) struct Stream {
     /// A next request waits for that.
     gated: Cell<bool>,
     waker: RefCell<Option<Waker>>,
-    relay_waker: RefCell<Option<Waker>>,
+    /// The connection itself, if it leads here.
+    direct: RefCell<Option<Direct>>,
+    /// It does, or did.
+    diverted: Cell<bool>,
+    /// Bytes to come by bus before those that come directly, once that is known.
+    by_bus: Cell<Option<u64>>,
+    /// When the last request was over; `None`: one may be under way.
+    idle_since: Cell<Option<Instant>>,
+    /// The client is told that there is nothing more as soon as it says nothing more.
+    retiring: Cell<bool>,
 }
 
 #[derive(Default)]
@@ -71,21 +74,14 @@ struct Inbox {
     read: usize,
     /// Offset of the next byte.
     received: u64,
-    early: VecDeque<Early>,
-    early_bytes: usize,
     judged: VecDeque<Judged>,
-}
-
-/// Bytes from the bus that follow bytes which are still in a relay.
-struct Early {
-    offset: u64,
-    judged: Option<Judged>,
-    data: Vec<u8>,
 }
 
 struct Outbox {
     /// Room for a header, then payload.
     frame: Vec<u8>,
+    /// Bytes of the payload that a direct connection has taken.
+    sent: usize,
     /// Something was sent or collected since the last [`FLAG_END`].
     open: bool,
 }
@@ -99,7 +95,7 @@ struct Pace {
     until: Option<Instant>,
 }
 
-/// Bytes that cannot be put in order, or are too many.
+/// Bytes that are not the next ones, or are too many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Disorder;
 
@@ -111,21 +107,24 @@ impl Stream {
             source: frame.source,
             service: frame.service,
             core,
-            state: Cell::new(State::Expected),
+            state: Cell::new(State::Serving),
             broken: Cell::new(false),
             refused: Cell::new(false),
-            relay: RefCell::default(),
             waits_for_injector: Cell::new(false),
             task: RefCell::default(),
             sticky: Cell::new(false),
-            inbox: RefCell::default(),
-            outbox: RefCell::new(Outbox { frame: vec![0; FRAME_BYTES], open: false }),
+            inbox: RefCell::new(Inbox { received: frame.offset, ..Inbox::default() }),
+            outbox: RefCell::new(Outbox { frame: vec![0; FRAME_BYTES], sent: 0, open: false }),
             pace: Cell::default(),
             ending: Cell::new(false),
             answering: Cell::default(),
             gated: Cell::new(false),
             waker: RefCell::default(),
-            relay_waker: RefCell::default(),
+            direct: RefCell::default(),
+            diverted: Cell::new(false),
+            by_bus: Cell::default(),
+            idle_since: Cell::default(),
+            retiring: Cell::new(false),
         }
     }
 
@@ -134,12 +133,7 @@ impl Stream {
         self.sticky.get()
     }
 
-    /// Sets where the connection's first byte for us stands.
-    pub fn begin_at(&self, offset: u64) {
-        self.inbox.borrow_mut().received = offset;
-    }
-
-    /// Takes bytes of the connection, in order or to be kept until they are.
+    /// Takes the next bytes of the connection.
     pub fn deliver(
         self: &Rc<Self>,
         frame: &Frame,
@@ -153,19 +147,11 @@ impl Stream {
         let judged = frame.judged().filter(|_| first);
         let mut inbox = self.inbox.borrow_mut();
         if offset != inbox.received {
-            return inbox.keep_early(offset, judged, data);
+            return Err(Disorder);
         }
         self.accept(&mut inbox, judged, data)?;
-        while inbox.early.front().is_some_and(|early| early.offset == inbox.received) {
-            let Some(early) = inbox.early.pop_front() else {
-                break;
-            };
-            inbox.early_bytes -= early.data.len();
-            self.accept(&mut inbox, early.judged, &early.data)?;
-        }
         drop(inbox);
         self.wake();
-        self.wake_relay();
         Ok(())
     }
 
@@ -189,30 +175,13 @@ impl Stream {
             // Only the kernel knows where the next request begins, and for a sticky connection it
             // does not say.
             State::Ended if self.sticky.get() => Err(Disorder),
-            State::Expected | State::Ended | State::Gone => Ok(()),
+            State::Ended | State::Gone => Ok(()),
         }
-    }
-
-    /// Resolves when bytes at `offset` can be taken from a relay.
-    pub fn poll_room(&self, cx: &mut Context<'_>, offset: u64) -> Poll<()> {
-        let inbox = self.inbox.borrow();
-        let room = match self.state.get() {
-            State::Gone => true,
-            State::Expected => offset == 0,
-            State::Serving | State::Ended => {
-                offset < inbox.received
-                    || (offset == inbox.received && inbox.waiting() < RELAY_BUFFER)
-            }
-        };
-        if room {
-            return Poll::Ready(());
-        }
-        *self.relay_waker.borrow_mut() = Some(cx.waker().clone());
-        Poll::Pending
     }
 
     /// The random number for the next request head.
     pub fn draw(&self) -> u32 {
+        self.idle_since.set(None);
         let judged = self.inbox.borrow_mut().judged.pop_front();
         self.answering.set(judged.map(|judged| judged.request));
         judged.map_or_else(|| fastrand::u32(..), |judged| judged.draw)
@@ -232,28 +201,18 @@ impl Stream {
         inbox.data = Vec::new();
         inbox.read = 0;
         inbox.judged.clear();
-        drop(inbox);
-        self.wake_relay();
     }
 
     /// The client is gone: reads and writes fail from now on.
     pub fn fail(&self) {
         self.state.set(State::Gone);
         self.wake();
-        self.wake_relay();
     }
 
     /// Lets the stream's task look again.
     pub fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
-        }
-    }
-
-    fn wake_relay(&self) {
-        let waker = self.relay_waker.borrow_mut().take();
-        if let Some(waker) = waker {
-            waker.wake();
         }
     }
 
@@ -324,6 +283,7 @@ impl Stream {
             }
             self.ending.set(false);
             self.answering.set(None);
+            self.idle_since.set(Some(Instant::now()));
             if self.gated.replace(false) {
                 self.wake();
             }
@@ -342,6 +302,9 @@ impl Stream {
             self.fail();
             io::Error::from(io::ErrorKind::BrokenPipe)
         };
+        if let Some(direct) = &*self.direct.borrow() {
+            return self.send(cx, outbox, direct);
+        }
         let Poll::Ready(paced) = self.poll_pace() else {
             self.wait(cx);
             return Poll::Pending;
@@ -351,7 +314,7 @@ impl Stream {
         let request = if flags & FLAG_END != 0 { self.ending_request() } else { 0 };
         put_header(&mut outbox.frame, self.cookie, length, flags, request);
         let core = &self.core;
-        let Poll::Ready(sent) = core.injector.send(&outbox.frame, self, &core.counters) else {
+        let Poll::Ready(sent) = core.injector.send(&outbox.frame, self) else {
             self.wait(cx);
             return Poll::Pending;
         };
@@ -361,6 +324,103 @@ impl Stream {
         let pace = self.pace.get();
         self.pace.set(Pace { unread: pace.unread + length as u64, ..pace });
         Poll::Ready(Ok(()))
+    }
+
+    /// Sends what was collected over the connection itself.
+    fn send(
+        self: &Rc<Self>,
+        cx: &mut Context<'_>,
+        outbox: &mut Outbox,
+        direct: &Direct,
+    ) -> Poll<io::Result<()>> {
+        if self.core.injector.is_amid(self) {
+            self.wait(cx);
+            return Poll::Pending;
+        }
+        while outbox.frame.len() > FRAME_BYTES + outbox.sent {
+            let rest = &outbox.frame[FRAME_BYTES + outbox.sent..];
+            match ready!(direct.poll_write(cx, rest)) {
+                Ok(n) => {
+                    outbox.sent += n;
+                    self.core.counters.bytes_out.add(n as u64);
+                }
+                Err(error) => {
+                    self.core.counters.clients_gone.add(1);
+                    self.fail();
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
+        outbox.frame.truncate(FRAME_BYTES);
+        outbox.sent = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Goes on over the connection itself, which leads here now.
+    pub fn turn_to(&self, direct: Direct) {
+        self.diverted.set(true);
+        self.core.counters.direct_streams.add(1);
+        let pace = self.pace.take();
+        if !pace.delay.is_zero() {
+            self.core.counters.slow_readers.sub(1);
+        }
+        *self.direct.borrow_mut() = Some(direct);
+        self.wake();
+    }
+
+    /// Whether the connection leads here, or did.
+    pub fn is_diverted(&self) -> bool {
+        self.diverted.get()
+    }
+
+    /// The connection itself, for its end.
+    pub fn take_direct(&self) -> Option<Direct> {
+        let direct = self.direct.take();
+        if direct.is_some() {
+            self.core.counters.direct_streams.sub(1);
+        }
+        direct
+    }
+
+    /// Ends a connection that leads here when it has been idle for [`DIRECT_IDLE`].
+    pub fn retire(&self) {
+        let idle = |since: Instant| since.elapsed() > DIRECT_IDLE;
+        if self.diverted.get() && self.idle_since.get().is_some_and(idle) {
+            self.retiring.set(true);
+            self.wake();
+        }
+    }
+
+    fn poll_direct(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        // for bytes by bus, and for the connection to lead here
+        self.wait(cx);
+        let direct = self.direct.borrow();
+        let Some(direct) = &*direct else {
+            return Poll::Pending;
+        };
+        let by_bus = match self.by_bus.get() {
+            Some(by_bus) => by_bus,
+            None => {
+                let ask = || self.core.kernel.turn(self.cookie);
+                let by_bus = ready!(direct.poll_turn(cx, ask))?;
+                self.by_bus.set(Some(by_bus));
+                by_bus
+            }
+        };
+        if self.inbox.borrow().received < by_bus {
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        let done = direct.poll_read(cx, buf);
+        let read = buf.filled().len() - before;
+        if read > 0 {
+            self.core.counters.bytes_in.add(read as u64);
+            self.idle_since.set(self.idle_since.get().map(|_| Instant::now()));
+        }
+        match done {
+            Poll::Pending if self.retiring.get() => Poll::Ready(Ok(())),
+            done => done,
+        }
     }
 
     /// Nothing but this bounds what a client that does not read makes the kernel hold.
@@ -399,6 +459,7 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         self.core.counters.open_streams.sub(1);
+        self.take_direct();
         if !self.pace.get().delay.is_zero() {
             self.core.counters.slow_readers.sub(1);
         }
@@ -419,25 +480,6 @@ impl Inbox {
         }
         self.data.extend_from_slice(data);
     }
-
-    fn keep_early(
-        &mut self,
-        offset: u64,
-        judged: Option<Judged>,
-        data: &[u8],
-    ) -> Result<(), Disorder> {
-        if data.is_empty() && judged.is_none() {
-            return Ok(());
-        }
-        // Each lane is in order by itself, so bytes can only be early, never late.
-        let follows = self.early.back().is_none_or(|e| e.offset + e.data.len() as u64 <= offset);
-        self.early_bytes += data.len();
-        if offset < self.received || !follows || self.early_bytes > EARLY_BYTES {
-            return Err(Disorder);
-        }
-        self.early.push_back(Early { offset, judged, data: data.to_vec() });
-        Ok(())
-    }
 }
 
 /// The stream as a byte stream, for the HTTP server or a tunnel.
@@ -456,8 +498,8 @@ impl AsyncRead for Io {
         let mut inbox = stream.inbox.borrow_mut();
         let waiting = inbox.waiting();
         if waiting == 0 {
-            stream.wait(cx);
-            return Poll::Pending;
+            drop(inbox);
+            return stream.poll_direct(cx, buf);
         }
         let taken = waiting.min(buf.remaining());
         buf.put_slice(&inbox.data[inbox.read..inbox.read + taken]);
@@ -469,8 +511,6 @@ impl AsyncRead for Io {
                 inbox.data = Vec::new();
             }
         }
-        drop(inbox);
-        stream.wake_relay();
         Poll::Ready(Ok(()))
     }
 }

@@ -31,8 +31,7 @@ impl Tunnel {
     }
 }
 
-/// The endpoint's end is the end: a client by bus has none of its own to wait for (it is the
-/// kernel's to see).
+/// The endpoint's end is the end. That of the client is passed on.
 async fn copy<C>(client: C, endpoint: &mut TcpStream) -> io::Result<()>
 where
     C: AsyncRead + AsyncWrite + Unpin,

@@ -15,9 +15,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 
 use crate::Kernel;
+use crate::direct::Direct;
 use crate::frame::{Decoder, FLAG_REQUEST, Piece};
 use crate::injector::Injector;
-use crate::limits::{BUS_BUFFER, MAX_STREAMS, SWEEP, SWEEP_STREAMS};
+use crate::limits::{BUS_BUFFER, CLOSE_GRACE, DIRECT_WAIT, MAX_STREAMS, SWEEP, SWEEP_STREAMS};
 use crate::listen::Taken;
 use crate::pacer::Pacer;
 use crate::pool::Pool;
@@ -25,23 +26,18 @@ use crate::record::Recorder;
 use crate::stats::Counters;
 use crate::stream::{State, Stream};
 use crate::view::View;
-use crate::{relay, service, whole};
+use crate::{service, whole};
 
 /// What a worker is told from outside.
 pub(crate) enum Command {
     /// This client's socket has closed.
     Closed(u64),
+    /// This client's connection leads here now; with the sequence number of the first byte.
+    Diverted(u64, std::net::TcpStream, u32),
     /// A connection is to be carried as a whole.
     Serve(Taken),
     /// End.
     Stop,
-}
-
-/// Where a piece came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lane {
-    Bus,
-    Relay,
 }
 
 /// What the tasks of one worker share.
@@ -57,6 +53,8 @@ pub(crate) struct Core {
     pub retrying: Cell<u32>,
     pub mirroring: Cell<u32>,
     streams: RefCell<HashMap<u64, Rc<Stream>>>,
+    /// Connections that lead here, whose first bytes are still in the bus.
+    waiting: RefCell<HashMap<u64, (Direct, Instant)>>,
     mesh: RefCell<watch::Receiver<Arc<Mesh>>>,
     view: RefCell<Rc<View>>,
     full: Cell<bool>,
@@ -71,8 +69,7 @@ pub(crate) struct Prepared {
 impl Prepared {
     pub fn new(sockets: crate::Worker) -> io::Result<Prepared> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let relays = sockets.relays.iter().map(|(_, relay)| relay);
-        for socket in relays.chain([&sockets.bus, &sockets.injector]) {
+        for socket in [&sockets.bus, &sockets.injector] {
             socket.set_nonblocking(true)?;
             socket.set_nodelay(true)?;
         }
@@ -102,14 +99,11 @@ impl Prepared {
                 retrying: Cell::new(0),
                 mirroring: Cell::new(0),
                 streams: RefCell::default(),
+                waiting: RefCell::default(),
                 mesh: RefCell::new(mesh),
                 view,
                 full: Cell::new(false),
             });
-            for (index, socket) in sockets.relays {
-                let socket = TcpStream::from_std(socket)?;
-                tokio::task::spawn_local(relay::run(core.clone(), index, socket));
-            }
             let ended = attend(&core, TcpStream::from_std(sockets.bus)?, inbox).await;
             core.close_all();
             ended
@@ -150,7 +144,7 @@ async fn read_bus(core: Rc<Core>, mut bus: TcpStream) -> io::Result<()> {
         held += n;
         let mut input = &buffer[..held];
         while let Some(piece) = decoder.next(&mut input) {
-            if let Some(stream) = core.stream_of(&piece, Lane::Bus) {
+            if let Some(stream) = core.stream_of(&piece) {
                 core.deliver(&stream, piece);
             }
         }
@@ -161,7 +155,7 @@ async fn read_bus(core: Rc<Core>, mut bus: TcpStream) -> io::Result<()> {
 }
 
 async fn obey(core: Rc<Core>, mut inbox: mpsc::UnboundedReceiver<Command>) -> io::Result<()> {
-    let mut tick = tokio::time::interval(SWEEP);
+    let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + SWEEP, SWEEP);
     let mut to_sweep = Vec::new();
     let mut commands = Vec::new();
     loop {
@@ -177,6 +171,15 @@ async fn obey(core: Rc<Core>, mut inbox: mpsc::UnboundedReceiver<Command>) -> io
                         Command::Closed(cookie) => core.close(cookie),
                         Command::Serve(taken) => {
                             tokio::task::spawn_local(whole::serve(core.clone(), taken));
+                        }
+                        Command::Diverted(cookie, socket, first) => {
+                            match Direct::new(socket, first) {
+                                Ok(direct) => core.turn_to(cookie, direct),
+                                Err(error) => {
+                                    tracing::warn!(%error, "cannot use a diverted connection");
+                                    core.close(cookie);
+                                }
+                            }
                         }
                         Command::Stop => return Ok(()),
                     }
@@ -203,23 +206,20 @@ impl Core {
     }
 
     /// The stream that a piece belongs to, a new one if the connection is new.
-    pub fn stream_of(self: &Rc<Self>, piece: &Piece<'_>, lane: Lane) -> Option<Rc<Stream>> {
+    fn stream_of(self: &Rc<Self>, piece: &Piece<'_>) -> Option<Rc<Stream>> {
         let frame = &piece.frame;
         let known = self.streams.borrow().get(&frame.cookie).cloned();
-        let stream = match known {
-            Some(stream) => stream,
-            None => self.open(piece)?,
-        };
-        if stream.state.get() == State::Expected && (lane == Lane::Bus || frame.offset == 0) {
-            if frame.offset != 0 && frame.flags & FLAG_REQUEST == 0 {
-                // What came before went to somebody else (an earlier agent): no telling what this
-                // is the middle of.
-                self.abort(&stream);
-                return None;
-            }
-            stream.begin_at(frame.offset);
-            self.serve(&stream);
+        if known.is_some() {
+            return known;
         }
+        let stream = self.open(piece)?;
+        if frame.offset != 0 && frame.flags & FLAG_REQUEST == 0 {
+            // What came before went to somebody else (an earlier agent): no telling what this is
+            // the middle of.
+            self.abort(&stream);
+            return None;
+        }
+        self.serve(&stream);
         Some(stream)
     }
 
@@ -241,6 +241,9 @@ impl Core {
         }
         let stream = Rc::new(Stream::new(self.clone(), frame));
         streams.insert(frame.cookie, stream.clone());
+        if let Some((direct, _)) = self.waiting.borrow_mut().remove(&frame.cookie) {
+            stream.turn_to(direct);
+        }
         Some(stream)
     }
 
@@ -263,10 +266,43 @@ impl Core {
         }
     }
 
-    /// Ends a stream whose client cannot be told in another way.
+    /// A client's connection leads here now.
+    fn turn_to(self: &Rc<Self>, cookie: u64, direct: Direct) {
+        let stream = self.streams.borrow().get(&cookie).cloned();
+        let Some(stream) = stream else {
+            self.waiting.borrow_mut().insert(cookie, (direct, Instant::now()));
+            return;
+        };
+        stream.turn_to(direct);
+        if stream.state.get() == State::Ended {
+            self.finish(&stream);
+        }
+    }
+
+    /// Brings a client's connection to its end: what was sent is read, then that there is no more.
+    pub fn finish(self: &Rc<Self>, stream: &Rc<Stream>) {
+        stream.end();
+        if let Some(direct) = stream.take_direct() {
+            tokio::task::spawn_local(direct.finish());
+            return self.close(stream.cookie);
+        }
+        // Most clients close first. Of the others the connection must lead here to be ended.
+        let (core, stream) = (self.clone(), stream.clone());
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(CLOSE_GRACE).await;
+            if stream.state.get() == State::Ended {
+                core.kernel.divert(stream.cookie);
+            }
+        });
+    }
+
+    /// Resets a client's connection: it cannot be told anything in another way.
     pub fn abort(&self, stream: &Stream) {
         self.counters.aborted.add(1);
-        self.kernel.abort(stream.cookie);
+        match stream.take_direct() {
+            Some(direct) => direct.reset(),
+            None => self.kernel.abort(stream.cookie),
+        }
         self.close(stream.cookie);
     }
 
@@ -278,8 +314,9 @@ impl Core {
         if let Some(task) = stream.task.borrow_mut().take() {
             task.abort();
         }
-        if let Some(over) = stream.relay.borrow_mut().take() {
-            over.notify_one();
+        stream.take_direct();
+        if stream.is_diverted() {
+            self.kernel.over(cookie);
         }
     }
 
@@ -289,17 +326,30 @@ impl Core {
         cookies.into_iter().for_each(|cookie| self.close(cookie));
     }
 
-    /// Finds clients that went away before their stream was there, a few at a time.
+    /// Finds clients that went away before their stream was there, and connections that lead here for
+    /// no reason any more, a few at a time.
     fn sweep(&self, cookies: &mut Vec<u64>) {
         if cookies.is_empty() {
             cookies.extend(self.streams.borrow().keys());
         }
         let from = cookies.len().saturating_sub(SWEEP_STREAMS);
         for cookie in cookies.drain(from..) {
-            if self.kernel.queued(cookie).is_none() {
-                self.counters.clients_gone.add(1);
-                self.close(cookie);
+            let stream = self.streams.borrow().get(&cookie).cloned();
+            match stream {
+                Some(stream) if stream.is_diverted() => stream.retire(),
+                Some(_) if self.kernel.queued(cookie).is_none() => {
+                    self.counters.clients_gone.add(1);
+                    self.close(cookie);
+                }
+                _ => {}
             }
         }
+        self.waiting.borrow_mut().retain(|cookie, (_, since)| {
+            let wanted = since.elapsed() < DIRECT_WAIT;
+            if !wanted {
+                self.kernel.over(*cookie);
+            }
+            wanted
+        });
     }
 }

@@ -3,21 +3,24 @@
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use beeway_dataplane::{Dataplane, Orphan};
+use beeway_dataplane::{Dataplane, Event, Orphan};
 use beeway_model::Mesh;
 use beeway_proxy::frame::{FLAG_END, Frame, KIND_DATA};
-use beeway_proxy::{Kernel, Proxy, Recorder, Stats, Worker};
+use beeway_proxy::{Proxy, Recorder, Stats, Worker};
 use tokio::sync::watch;
 use zerocopy::IntoBytes;
 
+use super::divert::{self, Order};
+
 const _: () = assert!(beeway_proxy::FRAME_BYTES == beeway_dataplane::FRAME_BYTES);
 
-/// How long the thread that hears of closed connections sleeps at the most.
+/// How long the thread that hears of events sleeps at the most.
 const HEARTBEAT: Duration = Duration::from_millis(200);
 
 /// The running detour.
@@ -25,29 +28,8 @@ pub(crate) struct Detour {
     proxy: Arc<Mutex<Option<Proxy>>>,
     dataplane: Arc<Dataplane>,
     stopping: Arc<AtomicBool>,
-    events: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
     listeners: Mutex<Vec<SocketAddr>>,
-}
-
-struct KernelSide(Arc<Dataplane>);
-
-impl Kernel for KernelSide {
-    fn queued(&self, cookie: u64) -> Option<u64> {
-        self.0.queued(cookie)
-    }
-
-    fn relay_done(&self, _index: usize) -> Option<TcpStream> {
-        None
-    }
-
-    /// The connection is not ours to reset: its client waits until its own timeout.
-    fn abort(&self, cookie: u64) {
-        tracing::warn!(cookie, "an answer by detour broke off; its client is left waiting");
-    }
-
-    fn asked_for(&self, client: SocketAddr, listener: SocketAddr) -> Option<SocketAddr> {
-        self.0.take_anchor(client, listener)
-    }
 }
 
 impl Detour {
@@ -60,30 +42,25 @@ impl Detour {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let orphans = dataplane.orphans();
         let sockets = dataplane.open_workers(cpus.min(beeway_dataplane::MAX_WORKERS))?;
+        let (kernel, orders) = divert::kernel_side(&dataplane);
+        let order = kernel.orders();
         if let Some(worker) = sockets.first() {
-            answer_orphans(&orphans, &worker.injector);
+            end_orphans(&orphans, &worker.injector, &order);
         }
-        let workers = sockets
-            .into_iter()
-            .map(|s| Worker { bus: s.bus, injector: s.injector, relays: Vec::new() })
-            .collect();
-        let kernel = Arc::new(KernelSide(dataplane.clone()));
-        let proxy =
-            Proxy::start(workers, kernel, mesh, recorder).context("start the userspace proxy")?;
+        let workers =
+            sockets.into_iter().map(|s| Worker { bus: s.bus, injector: s.injector }).collect();
+        let proxy = Proxy::start(workers, Arc::new(kernel), mesh, recorder)
+            .context("start the userspace proxy")?;
         let proxy = Arc::new(Mutex::new(Some(proxy)));
         let stopping = Arc::new(AtomicBool::new(false));
-        let events = std::thread::Builder::new().name("closed".into()).spawn({
+        let events = std::thread::Builder::new().name("events".into()).spawn({
             let (dataplane, proxy) = (dataplane.clone(), proxy.clone());
             let stopping = stopping.clone();
-            move || hear_of_closed(&dataplane, &proxy, &stopping)
+            move || hear(&dataplane, &proxy, &order, &stopping)
         })?;
-        Ok(Detour {
-            proxy,
-            dataplane,
-            stopping,
-            events: Mutex::new(Some(events)),
-            listeners: Mutex::default(),
-        })
+        let diverting = divert::spawn(dataplane.clone(), proxy.clone(), orders)?;
+        let threads = Mutex::new(vec![events, diverting]);
+        Ok(Detour { proxy, dataplane, stopping, threads, listeners: Mutex::default() })
     }
 
     /// Takes connections as a whole at this address, port 0 for any, and has clients led there.
@@ -120,10 +97,11 @@ impl Detour {
             tracing::warn!(%error, "the kernel could not be told that the proxy ends");
         }
         self.stopping.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.events.lock().expect("no panic while locked").take() {
+        // its end is that of the orders, and so of the other thread
+        drop(self.proxy.lock().expect("no panic while locked").take());
+        for thread in self.threads.lock().expect("no panic while locked").drain(..) {
             let _ = thread.join();
         }
-        drop(self.proxy.lock().expect("no panic while locked").take());
     }
 }
 
@@ -131,10 +109,14 @@ impl Detour {
 const LOST: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\n\
     content-length: 53\r\nserver: beeway\r\n\r\nbeeway: the userspace proxy ended during this request";
 
-/// Answers requests that an earlier agent took and did not answer. Of an answer that has begun
-/// nothing can be made.
-fn answer_orphans(orphans: &[Orphan], mut injector: &TcpStream) {
-    for orphan in orphans.iter().filter(|orphan| !orphan.begun) {
+/// Answers requests that an earlier agent took and did not answer. Where the answer has begun, or
+/// the request is still on its way, the connection is reset.
+fn end_orphans(orphans: &[Orphan], mut injector: &TcpStream, order: &Sender<Order>) {
+    for orphan in orphans {
+        if orphan.begun || orphan.held {
+            let _ = order.send(Order::Reset(orphan.cookie));
+            continue;
+        }
         let frame = Frame {
             length: LOST.len() as u32,
             kind: KIND_DATA,
@@ -151,24 +133,32 @@ fn answer_orphans(orphans: &[Orphan], mut injector: &TcpStream) {
     }
 }
 
-fn hear_of_closed(dataplane: &Dataplane, proxy: &Mutex<Option<Proxy>>, stopping: &AtomicBool) {
-    let closed = match dataplane.closed_connections() {
-        Ok(closed) => closed,
+fn hear(
+    dataplane: &Dataplane,
+    proxy: &Mutex<Option<Proxy>>,
+    order: &Sender<Order>,
+    stopping: &AtomicBool,
+) {
+    let events = match dataplane.events() {
+        Ok(events) => events,
         Err(error) => return tracing::error!(%error, "closed connections go unheard"),
     };
     while !stopping.load(Ordering::Relaxed) {
-        match closed.wait(HEARTBEAT) {
-            Ok(cookies) => {
-                let proxy = proxy.lock().expect("no panic while locked");
-                for cookie in cookies {
-                    if let Some(proxy) = proxy.as_ref() {
+        let heard = events.wait(HEARTBEAT).unwrap_or_else(|error| {
+            tracing::error!(%error, "closed connections go unheard");
+            std::thread::sleep(HEARTBEAT);
+            Vec::new()
+        });
+        for event in heard {
+            match event {
+                Event::Closed(cookie) => {
+                    if let Some(proxy) = &*proxy.lock().expect("no panic while locked") {
                         proxy.client_closed(cookie);
                     }
                 }
-            }
-            Err(error) => {
-                tracing::error!(%error, "closed connections go unheard");
-                std::thread::sleep(HEARTBEAT);
+                Event::Held(cookie) => {
+                    let _ = order.send(Order::Divert(cookie));
+                }
             }
         }
     }

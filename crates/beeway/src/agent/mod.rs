@@ -7,6 +7,7 @@ mod access_log;
 mod admin;
 mod configuration;
 mod detour;
+mod divert;
 mod listen;
 mod metrics;
 

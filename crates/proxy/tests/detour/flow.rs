@@ -3,9 +3,9 @@
 use std::io::{Read, Write};
 use std::sync::mpsc;
 
-use beeway_proxy::frame::FLAG_STICKY;
+use beeway_proxy::frame::{FLAG_REQUEST, FLAG_STICKY};
 
-use crate::kit::{Kit, mesh};
+use crate::kit::{Answer, Kit, mesh};
 use crate::upstream::{self, pattern};
 
 fn plain() -> Kit {
@@ -13,41 +13,55 @@ fn plain() -> Kit {
 }
 
 #[test]
-fn a_relay_waits_for_the_bytes_on_the_bus() {
+fn a_diverted_connection_goes_on_where_the_bus_ended() {
     let mut kit = plain();
     let data = pattern(3 << 20);
     let head =
         format!("POST /echo HTTP/1.1\r\nHost: shop\r\ncontent-length: {}\r\n\r\n", data.len());
-    let first = kit.frame(1, 1, 0, head.as_bytes());
+    let first = kit.frame(1, FLAG_REQUEST, 0, head.as_bytes());
     let second = kit.frame(1, 0, 0, &data[..40_000]);
-    let rest: Vec<u8> =
-        data[40_000..].chunks(300_000).flat_map(|piece| kit.frame(1, 0, 0, piece)).collect();
-    let after = kit.frame(1, 1, 0, b"GET /after HTTP/1.1\r\nHost: shop\r\n\r\n");
-    let mut relay = kit.kernel.relay(3);
-    let writer = std::thread::spawn(move || relay.write_all(&rest).unwrap());
-    // The relay's bytes have made the stream known, and wait.
-    kit.eventually(|stats| stats.open_streams == 1);
-    assert_eq!(kit.proxy.stats().bytes_in, 0);
-    // The next request is on the bus before the relay has been read.
-    kit.bus.write_all(&[first, second, after].concat()).unwrap();
-    let body = kit.answer(1).unchunked_or_plain();
-    assert!(body == data, "{} of {} bytes", body.len(), data.len());
-    assert!(kit.answer(1).text().contains("/after"));
-    writer.join().unwrap();
-
-    kit.proxy.client_closed(1);
-    kit.kernel.wait(|said| said.replaced == 1);
-    // The new relay of the same index works.
-    let head =
-        kit.frame(2, 1, 0, b"POST /echo HTTP/1.1\r\nHost: shop\r\ncontent-length: 3\r\n\r\n");
-    kit.bus.write_all(&head).unwrap();
-    let body = kit.frame(2, 0, 0, b"new");
-    kit.kernel.relay(3).write_all(&body).unwrap();
-    assert_eq!(kit.answer(2).unchunked_or_plain(), b"new");
+    let mut client = kit.divert(1, b"for the endpoint");
+    let mut writer = client.try_clone().unwrap();
+    let rest = data[40_000..].to_vec();
+    let writing = std::thread::spawn(move || {
+        writer.write_all(&rest).unwrap();
+        writer.write_all(b"GET /after HTTP/1.1\r\nHost: shop\r\n\r\n").unwrap();
+    });
+    // What comes directly has to wait for what came before it.
+    kit.bus.write_all(&[first, second].concat()).unwrap();
+    let answer = Answer::read(&mut client);
+    assert!(answer.unchunked_or_plain() == data);
+    assert!(Answer::read(&mut client).text().contains("/after"));
+    writing.join().unwrap();
+    drop(client);
+    kit.kernel.wait(|said| said.over == [1]);
+    kit.eventually(|stats| stats.open_streams == 0 && stats.direct_streams == 0);
 }
 
 #[test]
-fn a_relay_is_not_read_when_nobody_takes_the_upload() {
+fn an_answer_goes_on_over_a_diverted_connection() {
+    let (release, released) = mpsc::channel();
+    let address = upstream::raw(move |mut socket| {
+        upstream::head(&mut socket);
+        socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nfirst").unwrap();
+        released.recv().unwrap();
+        socket.write_all(b"later").unwrap();
+    });
+    let mut kit = Kit::new(mesh(&[address], None));
+    kit.request(1, "GET / HTTP/1.1\r\nHost: shop\r\n\r\n");
+    while !kit.injected(1).ends_with(b"first") {
+        kit.take();
+    }
+    let mut client = kit.divert(1, b"");
+    kit.eventually(|stats| stats.direct_streams == 1);
+    release.send(()).unwrap();
+    let mut rest = [0; 5];
+    client.read_exact(&mut rest).unwrap();
+    assert_eq!(&rest, b"later");
+}
+
+#[test]
+fn a_stalled_upload_over_a_diverted_connection_is_held_back() {
     let (release, released) = mpsc::channel();
     let address = upstream::raw(move |mut socket| {
         upstream::head(&mut socket);
@@ -61,19 +75,60 @@ fn a_relay_is_not_read_when_nobody_takes_the_upload() {
     let data = pattern(40 << 20);
     let head = format!("PUT / HTTP/1.1\r\nHost: shop\r\ncontent-length: {}\r\n\r\n", data.len());
     kit.request(1, head);
-    let frames: Vec<u8> = data.chunks(1 << 20).flat_map(|p| kit.frame(1, 0, 0, p)).collect();
-    let mut relay = kit.kernel.relay(4);
-    relay.set_write_timeout(Some(std::time::Duration::from_millis(200))).unwrap();
+    let mut client = kit.divert(1, b"");
+    client.set_write_timeout(Some(std::time::Duration::from_millis(300))).unwrap();
     let mut written = 0;
-    // What stops this is that nothing is read any more.
-    while let Ok(n) = relay.write(&frames[written..]) {
+    while let Ok(n) = client.write(&data[written..]) {
         written += n;
     }
-    assert!(written < frames.len(), "40 MiB are more than sockets hold");
+    assert!(written < data.len(), "40 MiB are more than sockets hold");
     release.send(()).unwrap();
-    relay.set_write_timeout(None).unwrap();
-    relay.write_all(&frames[written..]).unwrap();
-    assert_eq!(kit.answer(1).status, 204);
+    client.set_write_timeout(None).unwrap();
+    client.write_all(&data[written..]).unwrap();
+    assert_eq!(Answer::read(&mut client).status, 204);
+}
+
+#[test]
+fn an_answer_that_was_cut_off_resets_a_diverted_connection() {
+    let (release, released) = mpsc::channel();
+    let address = upstream::raw(move |mut socket| {
+        upstream::head(&mut socket);
+        released.recv().unwrap();
+        socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nonly").unwrap();
+    });
+    let mut kit = Kit::new(mesh(&[address], None));
+    kit.request(1, "GET / HTTP/1.1\r\nHost: shop\r\n\r\n");
+    let mut client = kit.divert(1, b"");
+    kit.eventually(|stats| stats.direct_streams == 1);
+    release.send(()).unwrap();
+    let mut seen = Vec::new();
+    let error = client.read_to_end(&mut seen).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    kit.kernel.wait(|said| said.over == [1] && said.aborted.is_empty());
+}
+
+#[test]
+fn a_connection_that_is_not_closed_after_its_last_answer_is_ended() {
+    let mut kit = plain();
+    kit.request(1, "GET / HTTP/1.1\r\nHost: shop\r\nconnection: close\r\n\r\n");
+    assert_eq!(kit.answer(1).status, 200);
+    kit.kernel.wait(|said| said.diverted == [1]);
+    let mut client = kit.divert(1, b"");
+    assert_eq!(client.read(&mut [0; 10]).unwrap(), 0, "the end");
+    kit.kernel.wait(|said| said.over == [1]);
+}
+
+#[test]
+fn a_diverted_connection_without_requests_is_ended() {
+    let mut kit = plain();
+    assert_eq!(kit.get(1, "/one").status, 200);
+    let mut client = kit.divert(1, b"");
+    client.write_all(b"GET /two HTTP/1.1\r\nHost: shop\r\n\r\n").unwrap();
+    assert!(Answer::read(&mut client).text().contains("/two"));
+    let begun = std::time::Instant::now();
+    assert_eq!(client.read(&mut [0; 10]).unwrap(), 0, "the end");
+    assert!(begun.elapsed().as_secs() >= 4, "not while it may still be of use");
+    kit.kernel.wait(|said| said.over == [1]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The kernel's side of bus, relays and injector, held by the test.
+//! The kernel's side of bus and injector, held by the test.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{Read, Write};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use beeway_model::*;
 use beeway_proxy::frame::{FLAG_END, FLAG_REQUEST, Frame, KIND_DATA};
-use beeway_proxy::{FRAME_BYTES, Kernel, Proxy, Record, Recorder, Worker};
+use beeway_proxy::{FRAME_BYTES, Kernel, Proxy, Record, Recorder, Turn, Worker};
 use tokio::sync::watch;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -42,8 +42,9 @@ pub struct Said {
     pub gone: HashSet<u64>,
     pub asked: usize,
     pub aborted: Vec<u64>,
-    pub relays: HashMap<usize, TcpStream>,
-    pub replaced: usize,
+    pub diverted: Vec<u64>,
+    pub turns: HashMap<u64, Turn>,
+    pub over: Vec<u64>,
 }
 
 impl Pretence {
@@ -58,10 +59,6 @@ impl Pretence {
         let (state, _) =
             self.changed.wait_timeout_while(state, PATIENCE, |state| !until(state)).unwrap();
         assert!(until(&state), "waited in vain");
-    }
-
-    pub fn relay(&self, index: usize) -> TcpStream {
-        self.state.lock().unwrap().relays[&index].try_clone().unwrap()
     }
 
     fn note<T>(&self, change: impl FnOnce(&mut Said) -> T) -> T {
@@ -80,17 +77,20 @@ impl Kernel for Pretence {
         })
     }
 
-    fn relay_done(&self, index: usize) -> Option<TcpStream> {
-        let (ours, theirs) = pair();
-        self.note(|said| {
-            said.relays.insert(index, ours);
-            said.replaced += 1;
-        });
-        Some(theirs)
-    }
-
     fn abort(&self, cookie: u64) {
         self.note(|said| said.aborted.push(cookie));
+    }
+
+    fn divert(&self, cookie: u64) {
+        self.note(|said| said.diverted.push(cookie));
+    }
+
+    fn turn(&self, cookie: u64) -> Option<Turn> {
+        self.note(|said| said.turns.get(&cookie).copied())
+    }
+
+    fn over(&self, cookie: u64) {
+        self.note(|said| said.over.push(cookie));
     }
 
     fn asked_for(&self, _: SocketAddr, _: SocketAddr) -> Option<SocketAddr> {
@@ -107,7 +107,7 @@ pub struct Received {
     pub frames: usize,
 }
 
-/// A running proxy of one worker with two relays.
+/// A running proxy of one worker.
 pub struct Kit {
     pub proxy: Proxy,
     pub kernel: Arc<Pretence>,
@@ -145,16 +145,8 @@ impl Kit {
         let kernel = Arc::new(Pretence::default());
         let (bus, bus_theirs) = pair();
         let (injector, injector_theirs) = pair();
-        let mut relays = Vec::new();
-        for index in [3, 4] {
-            let (ours, theirs) = pair();
-            kernel.say(|said| {
-                said.relays.insert(index, ours);
-            });
-            relays.push((index, theirs));
-        }
         let theirs = injector_theirs.try_clone().unwrap();
-        let worker = Worker { bus: bus_theirs, injector: injector_theirs, relays };
+        let worker = Worker { bus: bus_theirs, injector: injector_theirs };
         let (sender, receiver) = watch::channel(Arc::new(mesh));
         let proxy = Proxy::start(vec![worker], kernel.clone(), receiver, recorder).unwrap();
         let (received, sent) = Default::default();
@@ -188,6 +180,22 @@ impl Kit {
         self.send(cookie, FLAG_REQUEST, payload);
     }
 
+    /// Lets a client's connection lead to the proxy, from the next byte on; returns the client's end.
+    /// `stray` are bytes that were for its endpoint.
+    pub fn divert(&mut self, cookie: u64, stray: &[u8]) -> TcpStream {
+        const SEQUENCE: u32 = u32::MAX - 1;
+        let (mut client, ours) = pair();
+        client.write_all(stray).unwrap();
+        let by_bus = self.sent.get(&cookie).copied().unwrap_or_default();
+        let first = Some(SEQUENCE.wrapping_add(stray.len() as u32));
+        self.kernel.say(|said| {
+            said.turns.insert(cookie, Turn { by_bus, first });
+        });
+        ours.set_nonblocking(true).unwrap();
+        self.proxy.diverted(cookie, ours, SEQUENCE);
+        client
+    }
+
     /// Takes the next frame from the injector.
     pub fn take(&mut self) -> Frame {
         let mut header = [0; FRAME_BYTES];
@@ -204,6 +212,11 @@ impl Kit {
             received.ends.push(received.bytes.len());
         }
         frame
+    }
+
+    /// What has been taken for a client that is no whole answer.
+    pub fn injected(&self, cookie: u64) -> &[u8] {
+        self.received.get(&cookie).map_or(&[], |received| &received.bytes)
     }
 
     /// Takes frames until the client has got the end of an answer, and returns the answer.
@@ -245,6 +258,31 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// Reads one from a connection: its head by bytes, for the next answer may follow.
+    pub fn read(from: &mut impl Read) -> Answer {
+        let mut whole = Vec::new();
+        let mut byte = [0];
+        while !whole.ends_with(b"\r\n\r\n") {
+            from.read_exact(&mut byte).expect("a head");
+            whole.push(byte[0]);
+        }
+        let mut answer = Answer::parse(&whole, 0);
+        match answer.field("content-length").map(|n| n.parse().unwrap()) {
+            Some(length) => {
+                answer.body = vec![0; length];
+                from.read_exact(&mut answer.body).expect("a body");
+            }
+            None if answer.field("transfer-encoding").is_some() => {
+                while !answer.body.ends_with(b"\r\n0\r\n\r\n") {
+                    from.read_exact(&mut byte).expect("a chunk");
+                    answer.body.push(byte[0]);
+                }
+            }
+            None => {}
+        }
+        answer
+    }
+
     fn parse(whole: &[u8], frames: usize) -> Answer {
         let end = whole.windows(4).position(|w| w == b"\r\n\r\n").expect("a head") + 4;
         let head = String::from_utf8(whole[..end].to_vec()).unwrap();

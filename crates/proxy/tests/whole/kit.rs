@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use beeway_model::*;
-use beeway_proxy::{Kernel, Proxy, Stats, Worker};
+use beeway_proxy::{Kernel, Proxy, Stats, Turn, Worker};
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::sync::watch;
@@ -26,9 +26,13 @@ impl Kernel for Guide {
         None
     }
 
-    fn relay_done(&self, _: usize) -> Option<TcpStream> {
+    fn divert(&self, _: u64) {}
+
+    fn turn(&self, _: u64) -> Option<Turn> {
         None
     }
+
+    fn over(&self, _: u64) {}
 
     fn abort(&self, _: u64) {}
 
@@ -50,7 +54,7 @@ impl Kit {
     pub fn new(mesh: Mesh) -> Kit {
         let guide = Arc::new(Guide::default());
         let ((bus, bus_theirs), (injector, injector_theirs)) = (pair(), pair());
-        let worker = Worker { bus: bus_theirs, injector: injector_theirs, relays: Vec::new() };
+        let worker = Worker { bus: bus_theirs, injector: injector_theirs };
         let (sender, receiver) = watch::channel(Arc::new(mesh));
         let mut proxy = Proxy::start(vec![worker], guide.clone(), receiver, None).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
