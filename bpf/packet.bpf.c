@@ -23,7 +23,7 @@ static __always_inline struct conn *conn_of(struct __sk_buff *skb)
 	struct bpf_sock *sk = skb->sk;
 	struct conn *conn = sk ? bpf_sk_storage_get(&conns, sk, 0, 0) : NULL;
 
-	return conn && conn->detoured && conn->side == SIDE_CLIENT ? conn : NULL;
+	return conn && conn->noted && conn->side == SIDE_CLIENT ? conn : NULL;
 }
 
 SEC("cgroup_skb/egress")

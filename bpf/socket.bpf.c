@@ -133,7 +133,7 @@ static __always_inline void closed(struct bpf_sock_ops *ctx)
 	bpf_map_delete_elem(&links, &cookie);
 	if (conn->followed)
 		bpf_map_delete_elem(&answers, &cookie);
-	if (!conn->detoured)
+	if (!conn->noted)
 		return;
 	flow = bpf_map_lookup_elem(&flows, &cookie);
 	/* otherwise the proxy may still have something to read, and the agent deletes it then */

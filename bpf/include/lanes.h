@@ -187,6 +187,7 @@ static __always_inline struct flow *note_flow(struct sk_msg_md *msg, struct conn
 	struct flow fresh = {}, *flow;
 	u64 cookie = conn->cookie;
 
+	conn->noted = 1;
 	flow = bpf_map_lookup_elem(&flows, &cookie);
 	if (!flow) {
 		fresh.sock = (u64)tcp_of(msg);
@@ -258,7 +259,7 @@ static __always_inline bool leads_to_proxy(struct sk_msg_md *msg, struct conn *c
 	u64 cookie = conn->cookie;
 
 	if (!conn->direct) {
-		if (!conn->detoured)
+		if (!conn->noted)
 			return false;
 		if (conn->lane == LANE_NATIVE && conn->framing.phase != PHASE_HEAD)
 			return false;
@@ -288,8 +289,12 @@ detour(struct sk_msg_md *msg, struct conn *conn, u32 n, u32 size, u32 flags, u32
 	if (bpf_msg_redirect_map(msg, &buses, mix(conn->cookie) % set->buses, BPF_F_INGRESS) != SK_PASS)
 		return REASON_NO_PROXY;
 	if (conn->ahead + n > AHEAD_BYTES && hold(flow, conn->cookie)) {
-		go_direct(msg, conn, flow, tcp_of(msg));
-		return 0;
+		if (conn->detoured) {
+			go_direct(msg, conn, flow, tcp_of(msg));
+			return 0;
+		}
+		/* by its first frame the proxy learns whose connection it is */
+		n = AHEAD_BYTES;
 	}
 	conn->ahead += n;
 	if (bpf_msg_push_data(msg, 0, sizeof(*f), 0))

@@ -42,8 +42,9 @@ struct conn {
 	u8 protocol;		/* of a server: PROTOCOL_PROXY when its client is the proxy */
 	u8 lane;		/* of the request under way */
 	u8 followed;		/* its native answers are, in `answers` */
+	u8 noted;		/* it has, or had, a record in `flows` */
 	u8 direct;		/* all that it sends goes by WAY_DIRECT */
-	u8 pad[3];
+	u8 pad[2];
 };
 
 #define LINE_BYTES 64	/* of a line kept until its end comes; a power of two */

@@ -52,8 +52,8 @@ pub const REQUEST_HEAD: usize = 60 * 1024;
 /// Read and write buffer of a connection's HTTP server.
 pub const SERVER_BUFFER: usize = 64 * 1024;
 
-/// Read buffer of a connection to an endpoint, and its largest answer head (larger: 503).
-pub const UPSTREAM_BUFFER: usize = 128 * 1024;
+/// Read and write buffer of a connection to an endpoint, and its largest answer head (larger: 503).
+pub const UPSTREAM_BUFFER: usize = 64 * 1024;
 
 /// Receive buffer of a connection to an endpoint in the kernel: an answer that its client does not
 /// read stops there. TCP would let it grow to tens of MiB.

@@ -150,6 +150,8 @@ pub struct Load {
     pub requests: u64,
     /// How long, unless a number of requests is given.
     pub duration: Duration,
+    /// How long a connection waits between an answer and its next request.
+    pub pause: Duration,
     /// Whether to open a connection for each request.
     pub close: bool,
 }
@@ -188,6 +190,7 @@ impl Load {
             connections: 1,
             requests,
             duration: Duration::from_secs(10),
+            pause: Duration::ZERO,
             close: false,
         }
     }
@@ -218,6 +221,7 @@ impl Load {
             0 => command.args(["--duration", &self.duration.as_secs_f64().to_string()]),
             n => command.args(["--requests", &n.to_string()]),
         };
+        command = command.args(["--pause-ms", &self.pause.as_millis().to_string()]);
         for header in &self.headers {
             command = command.args(["-H", header]);
         }

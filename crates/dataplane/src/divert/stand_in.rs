@@ -12,7 +12,7 @@ use crate::abi;
 
 /// SO_RCVBUF. The kernel counts twice this, for its own overhead, and fills all of it with payload
 /// where segments are large: what a stalled upload holds here is at most twice this.
-const RECEIVE_BUFFER: usize = 64 * 1024;
+const RECEIVE_BUFFER: usize = 32 * 1024;
 
 /// What the answers that a client does not read hold here.
 const SEND_BUFFER: usize = 128 * 1024;

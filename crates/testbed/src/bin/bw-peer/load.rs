@@ -40,6 +40,9 @@ pub struct Options {
     /// Seconds, if no number of requests is given
     #[arg(long)]
     duration: Option<f64>,
+    /// Wait so long between an answer and the next request of its connection
+    #[arg(long, default_value_t = 0)]
+    pause_ms: u64,
     /// Open a connection for each request
     #[arg(long)]
     close: bool,
@@ -115,6 +118,9 @@ async fn one_connection(options: Rc<Options>, tally: Rc<RefCell<Tally>>, end: Op
         drop(tally);
         if options.close {
             sender = None;
+        }
+        if options.pause_ms > 0 {
+            tokio::time::sleep(Duration::from_millis(options.pause_ms)).await;
         }
     }
 }
