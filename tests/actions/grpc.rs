@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use beeway_testbed::Load;
 
 use crate::bed::WEB;
 use crate::calls::{Called, call};
@@ -38,9 +39,7 @@ impl Scene {
     }
 
     fn call(&self, path: &str, metadata: &[(&str, &str)]) -> Result<Called> {
-        let mut called = call(&self.bed.client, WEB.parse()?, path, metadata, 1)?;
-        assert_eq!(called.len(), 1, "{path}");
-        Ok(called.remove(0))
+        call(&self.bed.client, WEB.parse()?, path, metadata)
     }
 }
 
@@ -136,11 +135,14 @@ fn calls_of_one_connection_are_balanced() -> Result<()> {
     let rules = "- route:\n  - {destination: {host: calls1}, weight: 60}\n  \
                  - {destination: {host: calls2}, weight: 40}\n";
     let scene = Scene::calls("calling", rules)?;
-    let called = call(&scene.bed.client, WEB.parse()?, "/a.B/C", &[], 400)?;
-    assert_eq!(called.len(), 400);
-    assert!(called.iter().all(|called| called.statuses() == (200, "0")));
-    let second = called.iter().filter(|called| called.field("x-served-by") == "v2").count();
+    let report = Load::new(format!("http://{WEB}/a.B/C"), 400)
+        .header("content-type: application/grpc")
+        .method("POST")
+        .http2()
+        .run(&scene.bed.client)?;
+    assert_eq!((report.errors, report.connections), (0, 1), "{report:?}");
     // five standard deviations
+    let second = report.served_by["v2"];
     assert!((111..=209).contains(&second), "{second} of 400 calls went to v2");
     Ok(())
 }

@@ -112,6 +112,40 @@ fn a_body_is_sent_again_if_it_is_not_too_long() -> Result<()> {
     Ok(())
 }
 
+/// An endpoint that fails early may go on reading. What it reads is not lost for the next try.
+#[test]
+fn a_body_is_whole_whatever_the_first_try_has_read() -> Result<()> {
+    const HTTP2: &str = "\
+apiVersion: v1
+kind: Service
+metadata: {name: h2, namespace: default}
+spec:
+  clusterIP: 10.96.0.30
+  selector: {app: web, version: v1}
+  ports: [{name: http2, port: 80, targetPort: 8080}]
+";
+    let by_http1 = rule("one", "{attempts: 2, retryOn: 5xx, backoff: 100ms}");
+    let by_http2 = by_http1.replace("one", "two").replace("host: web, subset: v1", "host: h2");
+    let scene = Scene::new("early", &(by_http1 + &by_http2))?;
+    scene.apply("h2.yaml", HTTP2)?;
+    for path in ["one", "two"] {
+        for (at, bytes) in [10_000, 100_000, 1_000_000, 4_000_000].into_iter().enumerate() {
+            let url = format!("http://{WEB}/{path}/first/1/{path}{at}/503+/sum");
+            let command = upload(&scene.bed.client, &url, bytes)?.args(["-H", "Host: web"]);
+            let what = format!("{path} {bytes} bytes");
+            let output = command.output(LIMIT).with_context(|| what.clone())?;
+            let report = output.json().pop().unwrap_or_default();
+            let tries = scene.count(&scene.bed.v1, &format!("{path}{at}"))?;
+            // too much of it may have been read before the failure came
+            if report["status"] != 503 || tries != 1 {
+                assert_eq!((&report["status"], tries), (&200.into(), 2), "{what}: {report}");
+                assert_eq!(report["reply"]["sha256"], pattern::sha256(bytes), "{what}: {report}");
+            }
+        }
+    }
+    Ok(())
+}
+
 /// When everything fails, retries do not multiply what the endpoints have to bear.
 #[test]
 fn retries_have_a_budget() -> Result<()> {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use beeway_testbed::{Place, curl};
 
 /// What came back of a call.
@@ -26,14 +26,13 @@ impl Called {
     }
 }
 
-/// Calls a method a number of times on one connection, with an empty message.
+/// Calls a method with an empty message.
 pub fn call(
     client: &impl Place,
     to: SocketAddr,
     path: &str,
     metadata: &[(&str, &str)],
-    times: u32,
-) -> Result<Vec<Called>> {
+) -> Result<Called> {
     let message = tempfile::NamedTempFile::new()?;
     std::fs::write(message.path(), [0; 5])?;
     let data = format!("@{}", message.path().display());
@@ -44,10 +43,11 @@ pub fn call(
     for line in &lines {
         arguments.extend(["-H", line]);
     }
-    let url = format!("http://{to}{path}?[1-{times}]");
+    let url = format!("http://{to}{path}");
     arguments.push(&url);
-    let output = curl(client, &arguments)?.success()?.stdout;
-    Ok(output.split("HTTP/2 ").skip(1).map(read).collect())
+    let output = curl(client, &arguments)?.success().with_context(|| url.clone())?.stdout;
+    let head = output.strip_prefix("HTTP/2 ").with_context(|| output.clone())?;
+    Ok(read(head))
 }
 
 /// Reads a head, whatever body, and trailers, which curl prints as they come.

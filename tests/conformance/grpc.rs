@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
-use beeway_testbed::Pod;
+use beeway_testbed::{Load, Pod};
 use serde_json::Value;
 
 use crate::bed::LIMIT;
@@ -40,8 +40,7 @@ pub fn replay(client: &Pod, to: SocketAddr, cases: &[Value]) -> Result<usize> {
             .find(|request| case.get(request).is_some())
             .and_then(|request| request.strip_suffix("Request"))
             .with_context(|| format!("no method: {case}"))?;
-        let called = call(client, to, &format!("{SERVICE}/{method}"), &fields, 1)?;
-        let called = called.first().with_context(|| format!("no answer: {case}"))?;
+        let called = call(client, to, &format!("{SERVICE}/{method}"), &fields)?;
         let status = match case["Response"]["Code"].as_str() {
             Some("$codes.Unimplemented") => "12",
             _ => "0",
@@ -57,16 +56,18 @@ pub fn replay(client: &Pod, to: SocketAddr, cases: &[Value]) -> Result<usize> {
 
 /// What the source of the mesh's `grpcroute-weight` asserts: 70, 30 and none.
 pub fn mesh_weights(world: &World, to: SocketAddr) -> Result<()> {
-    const CALLS: u32 = 1000;
-    let called = call(world.pod(MESH, "echo-v1"), to, &format!("{SERVICE}/Echo"), &[], CALLS)?;
-    assert_eq!(called.len(), CALLS as usize);
-    let failed = called.iter().find(|called| called.statuses() != (200, "0"));
-    assert!(failed.is_none(), "{failed:?}");
+    const CALLS: u64 = 2000;
+    let report = Load::new(format!("http://{to}{SERVICE}/Echo"), CALLS)
+        .header("content-type: application/grpc")
+        .method("POST")
+        .http2()
+        .run(world.pod(MESH, "echo-v1"))?;
+    assert_eq!((report.errors, report.connections), (0, 1), "{report:?}");
     for (backend, share) in [("echo-v1", 70.0), ("echo-v2", 30.0), ("echo-v3", 0.0)] {
-        let by = called.iter().filter(|called| called.field("x-served-by").contains(backend));
-        let percent = by.count() as f64 * 100.0 / f64::from(CALLS);
-        // five standard deviations are seven percentage points
-        assert!((percent - share).abs() < 7.5, "{backend}: {percent} %, not {share} %");
+        let by = report.served_by.iter().filter(|(name, _)| name.contains(backend));
+        let percent = by.map(|(_, n)| *n as f64).sum::<f64>() * 100.0 / CALLS as f64;
+        // five standard deviations
+        assert!((percent - share).abs() < 5.0, "{backend}: {percent} %, not {share} %: {report:?}");
     }
     Ok(())
 }
@@ -108,8 +109,7 @@ pub fn mesh_headers(world: &World, to: SocketAddr) -> Result<()> {
         let mut fields = vec![("x-test-case", case), ("x-mark", &mark), ("x-kept", "kept")];
         fields.extend(sent);
         let client = world.pod(MESH, "echo-v1");
-        let called = call(client, to, &format!("{SERVICE}/Echo"), &fields, 1)?;
-        let called = called.first().context("no answer")?;
+        let called = call(client, to, &format!("{SERVICE}/Echo"), &fields)?;
         assert_eq!(called.statuses(), (200, "0"), "{case}: {called:?}");
         assert!(called.field("x-served-by").contains(backend), "{case}: {called:?}");
         let got = asked(world, (MESH, backend), &mark)?;

@@ -64,8 +64,9 @@ fn arrived(case: &Case, answer: &Response) {
         Some(expected) => expected,
         None => {
             let headers = case.headers.clone();
+            let own = headers.iter().find(|(name, _)| name == "Host").map(|(_, host)| host);
             sent = Expected {
-                host: case.host.clone(),
+                host: own.unwrap_or(&case.host).clone(),
                 path: case.path.clone(),
                 headers,
                 absent_headers: vec![],

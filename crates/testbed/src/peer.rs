@@ -154,6 +154,10 @@ pub struct Load {
     pub pause: Duration,
     /// Whether to open a connection for each request.
     pub close: bool,
+    /// Whether to speak HTTP/2, without asking first.
+    pub http2: bool,
+    /// The method; there is no body.
+    pub method: &'static str,
 }
 
 /// What `bw-peer load` saw.
@@ -192,6 +196,8 @@ impl Load {
             duration: Duration::from_secs(10),
             pause: Duration::ZERO,
             close: false,
+            http2: false,
+            method: "GET",
         }
     }
 
@@ -213,6 +219,18 @@ impl Load {
         self
     }
 
+    /// Speaks HTTP/2, without asking first.
+    pub fn http2(mut self) -> Self {
+        self.http2 = true;
+        self
+    }
+
+    /// Sends another method than GET.
+    pub fn method(mut self, method: &'static str) -> Self {
+        self.method = method;
+        self
+    }
+
     /// The command, to start in the background or to pin.
     pub fn command(&self, place: &impl Place) -> Result<Command> {
         let mut command = peer(place, "load")?.args(["--url", &self.url]);
@@ -222,10 +240,14 @@ impl Load {
             n => command.args(["--requests", &n.to_string()]),
         };
         command = command.args(["--pause-ms", &self.pause.as_millis().to_string()]);
+        command = command.args(["--method", self.method]);
         for header in &self.headers {
             command = command.args(["-H", header]);
         }
-        Ok(if self.close { command.arg("--close") } else { command })
+        for (flag, given) in [("--close", self.close), ("--http2", self.http2)] {
+            command = if given { command.arg(flag) } else { command };
+        }
+        Ok(command)
     }
 
     /// Runs it to the end.

@@ -10,6 +10,8 @@ use http::StatusCode;
 pub enum Failure {
     /// With this status.
     Status(StatusCode),
+    /// The same, while the body is still being read.
+    Early(StatusCode),
     /// With this gRPC status.
     Grpc(u16),
     /// The connection ends, without an answer.
@@ -50,6 +52,9 @@ fn failure_of(text: &str) -> Option<Failure> {
         Some(code) => code.parse().ok().map(Failure::Grpc),
         None if text == "reset" => Some(Failure::Reset),
         None if text == "hang" => Some(Failure::Hang),
-        None => StatusCode::from_bytes(text.as_bytes()).ok().map(Failure::Status),
+        None => {
+            let status = StatusCode::from_bytes(text.trim_end_matches('+').as_bytes()).ok();
+            status.map(if text.ends_with('+') { Failure::Early } else { Failure::Status })
+        }
     }
 }

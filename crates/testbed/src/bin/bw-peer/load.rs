@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use hdrhistogram::Histogram;
-use http::Request;
+use http::{Request, Response};
 use http_body_util::{BodyExt, Empty};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 
 use crate::say;
@@ -46,6 +47,12 @@ pub struct Options {
     /// Open a connection for each request
     #[arg(long)]
     close: bool,
+    /// Speak HTTP/2, without asking first
+    #[arg(long)]
+    http2: bool,
+    /// The method, with an empty body
+    #[arg(long, default_value = "GET")]
+    method: http::Method,
 }
 
 struct Tally {
@@ -125,7 +132,33 @@ async fn one_connection(options: Rc<Options>, tally: Rc<RefCell<Tally>>, end: Op
     }
 }
 
-type Sender = SendRequest<Empty<Bytes>>;
+enum Sender {
+    Http1(http1::SendRequest<Empty<Bytes>>),
+    Http2(http2::SendRequest<Empty<Bytes>>),
+}
+
+impl Sender {
+    fn is_closed(&self) -> bool {
+        match self {
+            Sender::Http1(sender) => sender.is_closed(),
+            Sender::Http2(sender) => sender.is_closed(),
+        }
+    }
+
+    async fn ready(&mut self) -> hyper::Result<()> {
+        match self {
+            Sender::Http1(sender) => sender.ready().await,
+            Sender::Http2(sender) => sender.ready().await,
+        }
+    }
+
+    async fn send(&mut self, request: Request<Empty<Bytes>>) -> hyper::Result<Response<Incoming>> {
+        match self {
+            Sender::Http1(sender) => sender.send_request(request).await,
+            Sender::Http2(sender) => sender.send_request(request).await,
+        }
+    }
+}
 
 async fn ask(
     options: &Options,
@@ -137,15 +170,15 @@ async fn ask(
         Some(sender) => sender,
         None => {
             tally.borrow_mut().connections += 1;
-            connect(&options.url.authority).await?
+            connect(options).await?
         }
     };
     if sender.ready().await.is_err() {
         // The server closed it between two requests, which is its right.
         tally.borrow_mut().connections += 1;
-        sender = connect(&options.url.authority).await?;
+        sender = connect(options).await?;
     }
-    let response = sender.send_request(request(options)?).await?;
+    let response = sender.send(request(options)?).await?;
     let status = response.status().as_u16();
     let served_by = response.headers().get("x-served-by");
     let served_by = served_by.map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned());
@@ -157,22 +190,34 @@ async fn ask(
     Ok((status, served_by))
 }
 
-async fn connect(authority: &str) -> Result<Sender> {
+async fn connect(options: &Options) -> Result<Sender> {
+    let authority = &options.url.authority;
     let stream = tokio::net::TcpStream::connect(authority).await.context("connect")?;
     stream.set_nodelay(true)?;
-    let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-    // Its errors reach the one that waits for the answer.
+    let stream = TokioIo::new(stream);
+    // Errors of a connection reach the one that waits for the answer.
+    if options.http2 {
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
+        tokio::task::spawn_local(connection);
+        return Ok(Sender::Http2(sender));
+    }
+    let (sender, connection) = http1::handshake(stream).await?;
     tokio::task::spawn_local(connection);
-    Ok(sender)
+    Ok(Sender::Http1(sender))
 }
 
 fn request(options: &Options) -> Result<Request<Empty<Bytes>>> {
-    let mut request = Request::get(&options.url.path);
     let given_host = |line: &String| line.to_ascii_lowercase().starts_with("host:");
-    if !options.headers.iter().any(given_host) {
-        request = request.header("host", &options.url.authority);
+    let host = options.headers.iter().find(|line| given_host(line));
+    let host = host.and_then(|line| line.split_once(':')).map(|(_, host)| host.trim());
+    let host = host.unwrap_or(&options.url.authority);
+    let mut request = match options.http2 {
+        // It has no Host field, but an authority.
+        true => Request::builder().uri(format!("http://{host}{}", options.url.path)),
+        false => Request::builder().uri(&options.url.path).header("host", host),
     }
-    for line in &options.headers {
+    .method(&options.method);
+    for line in options.headers.iter().filter(|line| !given_host(line)) {
         let (name, value) = line.split_once(':').with_context(|| format!("header {line:?}"))?;
         request = request.header(name.trim(), value.trim());
     }

@@ -10,7 +10,7 @@
 //! | `/bytes/N`, `/chunked/N` | N bytes of the pattern, with a content-length or chunked |
 //! | `/status/CODE` | that status |
 //! | `/delay/MS/...` | the rest of the path, after a while |
-//! | `/first/N/KEY/FAILURE/...` | for the first N requests with this key a failure: a status, `grpcCODE` (200 with `grpc-status`), `reset` (the connection ends) or `hang` (nothing comes); then the rest of the path |
+//! | `/first/N/KEY/FAILURE/...` | for the first N requests with this key a failure: a status (`503+`: at once, and the body is read nevertheless), `grpcCODE` (200 with `grpc-status`), `reset` (the connection ends) or `hang` (nothing comes); then the rest of the path |
 //! | `/count/KEY` | how many requests had this key |
 //! | `/headers` | the request's head: `method`, `path`, `version`, `headers` |
 //! | `/stats` | `name`, `requests` (without those for /stats), `connections` |
@@ -147,7 +147,7 @@ async fn accept(listener: tokio::net::TcpListener, server: Arc<Server>) {
             http.http1().timer(TokioTimer::new()).half_close(true).pipeline_flush(true);
             let serving = http.serve_connection(TokioIo::new(stream), service);
             if let Err(error) = serving.await {
-                eprintln!("connection {connection} from {peer}: {error}");
+                eprintln!("connection {connection} from {peer}: {error:?}");
             }
         });
     }
@@ -203,9 +203,23 @@ impl Server {
         if wait > 0 {
             tokio::time::sleep(Duration::from_millis(wait)).await;
         }
+        let mut request = request;
+        if is_grpc(request.headers())
+            && matches!(failure, Some(Failure::Status(_) | Failure::Grpc(_)))
+        {
+            // A server of gRPC has read the message; curl takes an earlier answer for a failure.
+            while let Some(Ok(_)) = request.body_mut().frame().await {}
+        }
         let mut response = match (failure, self.options.status.map(StatusCode::from_u16)) {
             (Some(Failure::Status(status)), _) | (None, Some(Ok(status))) => {
                 self.plain(status, format!("{} {status}\n", self.options.name))
+            }
+            (Some(Failure::Early(status)), _) => {
+                let mut body = request.into_body();
+                tokio::task::spawn_local(
+                    async move { while let Some(Ok(_)) = body.frame().await {} },
+                );
+                self.plain(status, String::new())
             }
             (Some(Failure::Grpc(code)), _) => grpc_failure(code),
             (Some(Failure::Reset), _) => return Err(io::ErrorKind::ConnectionReset.into()),
@@ -398,16 +412,18 @@ async fn grpc_echo(request: Request<Incoming>) -> Response<Body> {
         Err(_) => return grpc_failure(13),
     };
     let trailers = HeaderMap::from_iter([("grpc-status".parse().expect("a name"), 0.into())]);
-    let mut response =
-        Response::new(frames_body([Frame::data(message), Frame::trailers(trailers)]));
+    // Clients end a connection that has had too many frames with nothing in them.
+    let message = Some(message).filter(|message| !message.is_empty()).map(Frame::data);
+    let frames = message.into_iter().chain([Frame::trailers(trailers)]);
+    let mut response = Response::new(frames_body(frames));
     response.headers_mut().insert("content-type", HeaderValue::from_static(GRPC));
     response.headers_mut().extend(path.ok().map(|path| (HeaderName::from_static("x-path"), path)));
     response
 }
 
 /// A body of these frames.
-fn frames_body<const N: usize>(frames: [Frame<Bytes>; N]) -> Body {
-    Frames(frames.into()).map_err(|never| match never {}).boxed()
+fn frames_body(frames: impl IntoIterator<Item = Frame<Bytes>>) -> Body {
+    Frames(frames.into_iter().collect()).map_err(|never| match never {}).boxed()
 }
 
 struct Frames(VecDeque<Frame<Bytes>>);
