@@ -20,9 +20,6 @@ pub const PORT: u16 = 8080;
 /// The address of the service.
 pub const SERVICE: &str = "10.96.0.10";
 
-/// What proxies and clients of many connections are told by prlimit.
-pub const DESCRIPTORS: &str = "--nofile=65536:65536";
-
 /// How long until a new bed answers rightly: the agent and Envoy are ready before this.
 pub const SETTLE: Duration = Duration::from_secs(5);
 

@@ -88,8 +88,7 @@ pub fn start(
     let path = folder.join(format!("envoy-{}.yaml", place.ip4()));
     std::fs::write(&path, config).with_context(|| format!("write {}", path.display()))?;
     let process = place
-        .command("prlimit")
-        .args([crate::bed::DESCRIPTORS, "setpriv"])
+        .command("setpriv")
         .args(["--regid", GROUP, "--clear-groups"])
         .arg(binary)
         .arg("-c")

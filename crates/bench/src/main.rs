@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::results::Results;
 use crate::routes::list::Size;
@@ -250,6 +251,7 @@ fn measure(arguments: RunArgs) -> Result<()> {
     let out = arguments.out.clone().unwrap_or_else(|| default.into());
     let (notes, parts) = (read_notes(&arguments.notes), arguments.parts.clone());
     handle_signals()?;
+    raise_limits()?;
     if kernel::always_measures() {
         eprintln!("bench: kernel.bpf_stats_enabled is on, and makes Beeway look slower");
     }
@@ -294,6 +296,13 @@ fn write_results(path: &Path, results: &Results) -> Result<()> {
 /// Beds are torn down by their Drop, so a signal must end a run the way an error does.
 fn handle_signals() -> Result<()> {
     ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed)).context("handle signals")
+}
+
+/// Every process of a bed may have as many descriptors as the system lets it: proxies and clients
+/// of 10,000 connections need them.
+fn raise_limits() -> Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).context("raise the limit of descriptors")
 }
 
 fn stand(arguments: StandArgs) -> Result<()> {

@@ -124,8 +124,8 @@ fn start_nginx(
     // `user root`: the directory is open to nobody else.
     let config = format!(
         r#"daemon off; user root; worker_processes 1; pid nginx.pid; error_log stderr;
-worker_rlimit_nofile 20480;
-events {{ worker_connections 16384; }}
+worker_rlimit_nofile 16384;
+events {{ worker_connections 16000; }}
 http {{
   access_log off; keepalive_requests 1000000000; keepalive_timeout 1h; sendfile on;
   default_type text/plain;

@@ -12,7 +12,7 @@ use beeway_testbed::{
 
 use super::load::{self, Calls};
 use super::{Load, Way, hold, proxies};
-use crate::bed::{DESCRIPTORS, PORT, SERVICE, SETTLE, confine_all, prepare};
+use crate::bed::{PORT, SERVICE, SETTLE, confine_all, prepare};
 use crate::envoy;
 use crate::mesh::{self, Agent, Lanes};
 use crate::run::{Plan, Subject};
@@ -247,9 +247,7 @@ impl Bed {
             return proxy.memory();
         }
         let mut holder = self
-            .command(way, "prlimit")
-            .arg(DESCRIPTORS)
-            .arg(std::env::current_exe()?)
+            .command(way, std::env::current_exe()?)
             .args(["hold", &self.target(way, Load::Http)?.to_string(), &connections.to_string()])
             .spawn()?;
         holder.wait_for_line(hold::HELD, HOLDING)?;

@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use beeway_testbed::{Node, Place, Pod, Process, needs, wait_connect};
 
-use crate::bed::DESCRIPTORS;
 use crate::envoy;
 
 /// Their ports on the node.
@@ -31,10 +30,9 @@ pub fn haproxy(node: &Node, folder: &Path, servers: [&Pod; 2]) -> Result<Process
     let template = include_str!("../../../../bench/haproxy.cfg");
     let file = folder.join("haproxy.cfg");
     std::fs::write(&file, fill(template, HAPROXY, servers))?;
-    let program = needs("haproxy", "haproxy")?;
     // `-db`: in the foreground.
-    let command = node.command("prlimit").arg(DESCRIPTORS).arg(program).args(["-db", "-f"]);
-    started(node, HAPROXY, command.arg(&file).plain().spawn()?).context("HAProxy")
+    let command = node.command(needs("haproxy", "haproxy")?).args(["-db", "-f"]).arg(&file);
+    started(node, HAPROXY, command.plain().spawn()?).context("HAProxy")
 }
 
 /// An nginx with two workers.
@@ -44,8 +42,8 @@ pub fn nginx(node: &Node, folder: &Path, servers: [&Pod; 2]) -> Result<Process> 
     std::fs::create_dir(&root)?;
     let file = root.join("nginx.conf");
     std::fs::write(&file, fill(template, NGINX, servers))?;
-    let command = node.command("prlimit").arg(DESCRIPTORS).arg(needs("nginx", "nginx-light")?);
-    let command = command.arg("-p").arg(&root).arg("-c").arg(&file).args(["-e", "stderr"]);
+    let command = node.command(needs("nginx", "nginx-light")?).arg("-p").arg(&root);
+    let command = command.arg("-c").arg(&file).args(["-e", "stderr"]);
     started(node, NGINX, command.plain().spawn()?).context("nginx")
 }
 
