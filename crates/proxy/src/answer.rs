@@ -37,6 +37,8 @@ enum Kind {
 struct Answering {
     body: Incoming,
     deadline: Deadline,
+    /// Why it has broken off, which the server has not been told yet.
+    cut_off: Option<CutOff>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +65,7 @@ impl AnswerBody {
 
     /// What an endpoint sends.
     pub fn endpoint(body: Incoming, deadline: Deadline, call: &Rc<Call>) -> AnswerBody {
-        let kind = Kind::Endpoint(Box::new(Answering { body, deadline }));
+        let kind = Kind::Endpoint(Box::new(Answering { body, deadline, cut_off: None }));
         AnswerBody { kind, ends: true, over: Over::No, call: call.clone() }
     }
 
@@ -100,7 +102,24 @@ pub(crate) fn own(status: StatusCode, body: Bytes, call: &Rc<Call>) -> Response<
 }
 
 impl Answering {
+    /// A body that breaks off is told of in the next turn: the server throws away what it has not
+    /// sent yet when it hears of it.
     fn poll(&mut self, cx: &mut Context<'_>, call: &Call) -> Poll<Option<Item>> {
+        if let Some(cut_off) = self.cut_off.take() {
+            return Poll::Ready(Some(Err(cut_off)));
+        }
+        let item = self.poll_now(cx, call);
+        match item {
+            Poll::Ready(Some(Err(cut_off))) => {
+                self.cut_off = Some(cut_off);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            item => item,
+        }
+    }
+
+    fn poll_now(&mut self, cx: &mut Context<'_>, call: &Call) -> Poll<Option<Item>> {
         // Asking first makes the connection read; what it has read is then there at once.
         let mut item = Pin::new(&mut self.body).poll_frame(cx);
         if item.is_pending() {
