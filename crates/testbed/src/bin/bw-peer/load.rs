@@ -95,6 +95,28 @@ pub fn run(options: Options) -> Result<()> {
     Ok(())
 }
 
+impl Tally {
+    fn note(&mut self, outcome: Result<(u16, Option<String>)>, took: Duration) {
+        match outcome {
+            Ok((status, served_by)) => {
+                self.requests += 1;
+                self.latency.saturating_record(took.as_nanos() as u64);
+                *self.status.entry(status.to_string()).or_default() += 1;
+                if let Some(name) = served_by {
+                    *self.served_by.entry(name).or_default() += 1;
+                }
+            }
+            Err(error) => {
+                self.errors += 1;
+                let message = format!("{error:#}");
+                if self.messages.len() < MAX_MESSAGES && !self.messages.contains(&message) {
+                    self.messages.push(message);
+                }
+            }
+        }
+    }
+}
+
 /// Sends requests one after another until there are none left.
 async fn one_connection(options: Rc<Options>, tally: Rc<RefCell<Tally>>, end: Option<Instant>) {
     let mut sender = None;
@@ -103,27 +125,9 @@ async fn one_connection(options: Rc<Options>, tally: Rc<RefCell<Tally>>, end: Op
         let begun = Instant::now();
         let asked = tokio::time::timeout(TIMEOUT, ask(&options, &tally, &mut sender)).await;
         let outcome = asked.unwrap_or_else(|_| Err(anyhow::anyhow!("timeout")));
-        let mut tally = tally.borrow_mut();
-        match outcome {
-            Ok((status, served_by)) => {
-                tally.requests += 1;
-                tally.latency.saturating_record(begun.elapsed().as_nanos() as u64);
-                *tally.status.entry(status.to_string()).or_default() += 1;
-                if let Some(name) = served_by {
-                    *tally.served_by.entry(name).or_default() += 1;
-                }
-            }
-            Err(error) => {
-                sender = None;
-                tally.errors += 1;
-                let message = format!("{error:#}");
-                if tally.messages.len() < MAX_MESSAGES && !tally.messages.contains(&message) {
-                    tally.messages.push(message);
-                }
-            }
-        }
-        drop(tally);
-        if options.close {
+        let failed = outcome.is_err();
+        tally.borrow_mut().note(outcome, begun.elapsed());
+        if options.close || failed {
             sender = None;
         }
         if options.pause_ms > 0 {
