@@ -51,7 +51,7 @@ pub(crate) async fn handle(client: &Rc<Client>, request: Request<Incoming>) -> A
     if parts.version == Version::HTTP_2 {
         headers::join_cookies(&mut parts.headers);
     }
-    let (body, source) = RequestBody::of(body);
+    let (body, source) = RequestBody::of(body, parts.version);
     let call = Call::new(client, &parts, source);
     let answer = answer(&call, parts, body, draw).await;
     call.note(|record| record.status = answer.status().as_u16());
@@ -264,7 +264,8 @@ impl<'a> Exchange<'a> {
         match tries.send(parts, body).await {
             Ok(response) => {
                 let deadline = tries.into_deadline();
-                let body = |body| AnswerBody::endpoint(body, deadline, self.call);
+                let http2 = response.version() == Version::HTTP_2;
+                let body = |body| AnswerBody::endpoint(body, http2, deadline, self.call);
                 self.answer_of(response.map(body), expected).await
             }
             Err(why) => self.failed(why, cluster.endpoints.is_empty()),
