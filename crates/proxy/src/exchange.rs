@@ -72,7 +72,11 @@ async fn answer(call: &Rc<Call>, parts: Parts, body: RequestBody, draw: u32) -> 
     }
     if headers::has_transfer_coding(&request.parts.headers) {
         call.flag(Flags::DOWNSTREAM_PROTOCOL_ERROR);
-        return refuse(call, StatusCode::NOT_IMPLEMENTED, "transfer coding", request).await;
+        // Where such a body ends is not for us to say.
+        let mut answer =
+            refuse(call, StatusCode::NOT_IMPLEMENTED, "transfer coding", request).await;
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        return answer;
     }
     let view = call.client.core.view();
     let service = call.client.service;
