@@ -26,13 +26,6 @@ static __always_inline struct conn *conn_of(struct __sk_buff *skb)
 	return conn && conn->noted && conn->side == SIDE_CLIENT ? conn : NULL;
 }
 
-/* The agent has forgotten the connection, whose client may be gone: what waits in its send queue was
- * for the proxy, and goes there or nowhere. */
-static __always_inline int passes_without_record(struct __sk_buff *skb, const struct conn *conn)
-{
-	return !conn->direct || skb->ifindex == LOOPBACK_IFINDEX;
-}
-
 SEC("cgroup_skb/egress")
 int packet_out(struct __sk_buff *skb)
 {
@@ -44,9 +37,10 @@ int packet_out(struct __sk_buff *skb)
 		return PASS;
 	cookie = conn->cookie;
 	flow = bpf_map_lookup_elem(&flows, &cookie);
-	if (!flow)
-		return passes_without_record(skb, conn);
-	return flow->way == WAY_HELD ? DROP : PASS;
+	/* what waits in the send queue is for the proxy: it goes there or nowhere */
+	if (conn->direct)
+		return skb->ifindex == LOOPBACK_IFINDEX && (!flow || flow->way == WAY_DIRECT);
+	return flow && flow->way == WAY_HELD ? DROP : PASS;
 }
 
 /* Whether a packet carries bytes, or an end. It begins with its IP header. */
@@ -88,7 +82,7 @@ int packet_in(struct __sk_buff *skb)
 	cookie = conn->cookie;
 	flow = bpf_map_lookup_elem(&flows, &cookie);
 	if (!flow)
-		return passes_without_record(skb, conn);
+		return !conn->direct || skb->ifindex == LOOPBACK_IFINDEX;
 	if (flow->way != WAY_BUS)
 		return flow->way == WAY_DIRECT && skb->ifindex == LOOPBACK_IFINDEX;
 	if (!waits_for_proxy(conn) || !says_something(skb))
