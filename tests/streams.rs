@@ -301,7 +301,8 @@ fn stop(process: &Process) -> Result<()> {
 
 #[test]
 fn directions_end_one_by_one_and_resets_are_seen() -> Result<()> {
-    let bed = bed("ends", MESH, &[("db", BY_PROXY)])?;
+    // A server in the mesh that dies with bytes by shortcut unread does not reset its connection.
+    let bed = bed("ends", Shape { servers_in_mesh: false }, &[("db", BY_PROXY)])?;
     let mut echoes = echoes(&bed)?;
     let mut raw = RawClient::connect(&bed.client, DB.parse()?)?;
     raw.send("the client has no more to say, and")?;
