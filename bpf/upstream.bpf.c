@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0)
 /*
- * The userspace proxy's own connections to endpoints: where the endpoint is in the mesh and on this
- * host, bytes skip TCP as they do for clients. These programs hang on the cgroup that the agent runs
- * in, look at sockets of the agent alone, and are gone when it is.
+ * The userspace proxy's own connections, to endpoints and from clients that were led to it: where
+ * the other end is in the mesh and on this host, bytes skip TCP as they do between clients and
+ * servers. These programs hang on the cgroup that the agent runs in, look at sockets of the agent
+ * alone, and are gone when it is.
+ *
+ * Only where HTTP is spoken in the clear, and the proxy speaks it itself: a program may hand its
+ * socket over to TLS in the kernel, which would then show us what it is about to encrypt.
  */
 #include "pairs.h"
 
@@ -28,6 +32,8 @@ static __always_inline int remember(struct bpf_sock_addr *ctx, bool loopback)
 		add(COUNT_FULL, 1);
 		return PASS;
 	}
+	if (conn->side == SIDE_ALONE)
+		return PASS;
 	conn->cookie = bpf_get_socket_cookie(ctx);
 	conn->side = SIDE_PROXY;
 	return PASS;
@@ -48,26 +54,50 @@ int upstream_connect6(struct bpf_sock_addr *ctx)
 	return remember(ctx, loopback);
 }
 
-static __always_inline void upstream_established(struct bpf_sock_ops *ctx)
+static __always_inline bool enrol(struct bpf_sock_ops *ctx, u64 cookie)
+{
+	if (bpf_sock_hash_update(ctx, &upstreams, &cookie, BPF_ANY)) {
+		add(COUNT_NOT_ENROLLED, 1);
+		return false;
+	}
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+	return true;
+}
+
+/* The proxy has connected to an endpoint. */
+static __always_inline void connected(struct bpf_sock_ops *ctx)
 {
 	struct address local = {}, remote = {};
 	struct bpf_sock *sk = ctx->sk;
 	struct conn *conn = sk ? bpf_sk_storage_get(&conns, sk, 0, 0) : NULL;
-	u64 cookie;
 
-	if (!conn || conn->side != SIDE_PROXY)
+	if (!conn || conn->side != SIDE_PROXY || !enrol(ctx, conn->cookie))
 		return;
-	cookie = conn->cookie;
-	if (bpf_sock_hash_update(ctx, &upstreams, &cookie, BPF_ANY)) {
-		add(COUNT_NOT_ENROLLED, 1);
-		return;
-	}
-	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 	get_ends(ctx, &local, &remote);
-	announce(ctx, sk, cookie, &local, &remote, true);
+	announce(ctx, sk, conn->cookie, &local, &remote, END_PROXY);
 }
 
-static __always_inline void upstream_closed(struct bpf_sock_ops *ctx)
+/* The proxy is about to accept a client that was led to it. */
+static __always_inline void accepted(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct conn *conn;
+	struct end client;
+
+	if (!sk || !may_shortcut() || !find_client(ctx, true, &client))
+		return;
+	conn = bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!conn) {
+		add(COUNT_FULL, 1);
+		return;
+	}
+	conn->cookie = bpf_get_socket_cookie(ctx);
+	conn->side = SIDE_PROXY;
+	if (enrol(ctx, conn->cookie) && pair(conn, sk, &client))
+		add(COUNT_PAIRED, 1);
+}
+
+static __always_inline void closed(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct conn *conn = sk ? bpf_sk_storage_get(&conns, sk, 0, 0) : NULL;
@@ -83,8 +113,10 @@ SEC("sockops")
 int on_upstream(struct bpf_sock_ops *ctx)
 {
 	if (ctx->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
-		upstream_established(ctx);
+		connected(ctx);
+	else if (ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
+		accepted(ctx);
 	else if (ctx->op == BPF_SOCK_OPS_STATE_CB && ctx->args[1] == STATE_CLOSE)
-		upstream_closed(ctx);
+		closed(ctx);
 	return 1;
 }

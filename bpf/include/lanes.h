@@ -88,14 +88,15 @@ static __always_inline void send_native(struct sk_msg_md *msg, struct conn *conn
 
 	conn->expected = me->write_seq + n;
 	conn->sent = n;
-	if (conn->side == SIDE_CLIENT && (conn->peer || n < size || !fits(me, n)))
+	if (conn->side == SIDE_CLIENT && !is_anchored(conn) &&
+	    (conn->peer || n < size || !fits(me, n)))
 		bpf_msg_redirect_hash(msg, &sockets, &self, 0);
 }
 
 /* Puts the message into the peer's queue. */
 static __always_inline int redirect(struct sk_msg_md *msg, struct conn *conn, u64 peer)
 {
-	if (conn->side == SIDE_SERVER && conn->protocol == PROTOCOL_PROXY)
+	if (conn->protocol >= PROTOCOL_PROXY)
 		return bpf_msg_redirect_hash(msg, &upstreams, &peer, BPF_F_INGRESS);
 	return bpf_msg_redirect_hash(msg, &sockets, &peer, BPF_F_INGRESS);
 }

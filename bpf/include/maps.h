@@ -39,7 +39,7 @@ struct conn {
 	struct framing framing;
 	struct framing before;	/* as it was before that message */
 	u8 side;
-	u8 protocol;		/* of a server: PROTOCOL_PROXY when its client is the proxy */
+	u8 protocol;		/* of a server: PROTOCOL_PROXY where its client is the proxy */
 	u8 lane;		/* of the request under way */
 	u8 followed;		/* its native answers are, in `answers` */
 	u8 noted;		/* it has, or had, a record in `flows` */
@@ -77,10 +77,17 @@ struct pair_key {
 	u32 server_seq;
 };
 
+/* Who the connecting end is, and so who may be at the other one. */
+enum end_kind {
+	END_CLIENT,	/* a client; an endpoint */
+	END_PROXY,	/* the userspace proxy; an endpoint */
+	END_ANCHORED,	/* a client that was led to the userspace proxy; the proxy */
+};
+
 struct end {
 	u64 cookie;
 	u64 sock;
-	u32 proxy;		/* it is a connection of the userspace proxy */
+	u32 kind;		/* enum end_kind */
 	u32 pad;
 };
 
@@ -330,6 +337,12 @@ MAP {
 	__type(key, u32);
 	__type(value, struct settings);
 } settings SEC(".maps");
+
+/* The client of a connection that the userspace proxy has as a whole. */
+static __always_inline bool is_anchored(const struct conn *conn)
+{
+	return conn->side == SIDE_CLIENT && conn->protocol >= PROTOCOL_PROXY;
+}
 
 /* Cookies are not drawn at random: both ends of connections on this host take them in turn. */
 static __always_inline u32 mix(u64 cookie)

@@ -5,6 +5,15 @@
 
 #include "balance.h"
 
+/* Whether bytes may skip TCP. */
+static __always_inline bool may_shortcut(void)
+{
+	u32 zero = 0;
+	struct settings *set = bpf_map_lookup_elem(&settings, &zero);
+
+	return set && set->shortcut;
+}
+
 /* Local and remote address of a socket, as sockops shows them. */
 static __always_inline void
 get_ends(struct bpf_sock_ops *ctx, struct address *local, struct address *remote)
@@ -32,7 +41,7 @@ get_ends(struct bpf_sock_ops *ctx, struct address *local, struct address *remote
 /* The connecting end stands: tell the other one, which stands a moment later. */
 static __always_inline void
 announce(struct bpf_sock_ops *ctx, struct bpf_sock *sk, u64 cookie, const struct address *local,
-	 const struct address *remote, bool proxy)
+	 const struct address *remote, u32 kind)
 {
 	struct pair_key key = {};
 	struct end end = {};
@@ -45,9 +54,48 @@ announce(struct bpf_sock_ops *ctx, struct bpf_sock *sk, u64 cookie, const struct
 	key.server_seq = ctx->rcv_nxt;
 	end.cookie = cookie;
 	end.sock = (u64)bpf_skc_to_tcp_sock(sk);
-	end.proxy = proxy;
+	end.kind = kind;
 	if (bpf_map_update_elem(&pairs, &key, &end, BPF_ANY))
 		add(COUNT_FULL, 1);
+}
+
+/* The accepting end stands: who is at the other one, when that is one of ours. */
+static __always_inline bool find_client(struct bpf_sock_ops *ctx, bool anchored, struct end *client)
+{
+	struct address local = {}, remote = {};
+	struct pair_key key = {};
+	struct end *found;
+
+	get_ends(ctx, &local, &remote);
+	copy_ip(key.client, remote.ip);
+	copy_ip(key.server, local.ip);
+	key.client_port = remote.port;
+	key.server_port = local.port;
+	key.client_seq = ctx->rcv_nxt;
+	key.server_seq = ctx->snd_nxt;
+	found = bpf_map_lookup_elem(&pairs, &key);
+	if (!found || (found->kind == END_ANCHORED) != anchored)
+		return false;
+	*client = *found;
+	bpf_map_delete_elem(&pairs, &key);
+	return true;
+}
+
+/* Tells each end of the other. */
+static __always_inline bool
+pair(struct conn *conn, struct bpf_sock *sk, const struct end *client)
+{
+	struct link link = {};
+
+	link.server.cookie = conn->cookie;
+	link.server.sock = (u64)bpf_skc_to_tcp_sock(sk);
+	if (bpf_map_update_elem(&links, &client->cookie, &link, BPF_ANY)) {
+		add(COUNT_FULL, 1);
+		return false;
+	}
+	conn->peer = client->cookie;
+	conn->peer_sock = client->sock;
+	return true;
 }
 
 #endif

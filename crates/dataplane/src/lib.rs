@@ -23,7 +23,7 @@ mod run;
 pub mod tables;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -122,6 +122,11 @@ impl Dataplane {
     /// for each connection. `None`: it came by itself.
     pub fn take_anchor(&self, client: SocketAddr, listener: SocketAddr) -> Option<SocketAddr> {
         run::take_anchor(self.loaded.map("anchors"), client, listener)
+    }
+
+    /// Keeps the bytes of a socket of ours, which is not connected yet, on TCP.
+    pub fn leave_alone(&self, socket: BorrowedFd<'_>) -> Result<()> {
+        run::leave_alone(self.loaded.map("conns"), socket)
     }
 
     /// Tells the kernel that no proxy is there: from now on it answers 503 itself, and refuses

@@ -143,6 +143,15 @@ pub(crate) fn take_anchor(
     Some(SocketAddr::new(ip, u16::from_ne_bytes(port)))
 }
 
+/// Marks a socket of ours before it connects.
+pub(crate) fn leave_alone(conns: &MapHandle, socket: BorrowedFd<'_>) -> Result<()> {
+    let mut conn = vec![0; size_of::<abi::conn>()];
+    conn[offset_of!(abi::conn, side)] = abi::side::SIDE_ALONE.0 as u8;
+    conns
+        .update(&socket.as_raw_fd().to_ne_bytes(), &conn, MapFlags::ANY)
+        .context(|| "keep a socket on TCP".into())
+}
+
 /// An address as the tables have it: IPv4 as IPv4-mapped IPv6.
 pub(crate) fn address(address: SocketAddr) -> abi::address {
     let ip: Ipv6Addr = match address.ip() {

@@ -6,6 +6,7 @@
 
 use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -39,6 +40,10 @@ impl Kernel for Empty {
 
     fn asked_for(&self, _: SocketAddr, _: SocketAddr) -> Option<SocketAddr> {
         None
+    }
+
+    fn leave_alone(&self, _: BorrowedFd<'_>) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

@@ -42,6 +42,7 @@ mod pool;
 mod preface;
 mod record;
 mod service;
+mod socket;
 mod splice;
 mod stats;
 mod stream;
@@ -53,6 +54,7 @@ mod worker;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -90,6 +92,11 @@ pub trait Kernel: Send + Sync + 'static {
     /// What a client asked for that was led to a listener of the proxy, by the two ends of its
     /// connection; asked once for each. `None`: the kernel did not lead it there.
     fn asked_for(&self, client: SocketAddr, listener: SocketAddr) -> Option<SocketAddr>;
+
+    /// The bytes of this socket, which is about to connect to an endpoint, may be anything, and the
+    /// endpoint may do with its end what it likes (hand it over to TLS in the kernel): they must go
+    /// by TCP.
+    fn leave_alone(&self, socket: BorrowedFd<'_>) -> io::Result<()>;
 }
 
 /// The sockets of one worker thread.

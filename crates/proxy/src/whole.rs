@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use beeway_model::{Connection, Protocol, route_stream};
@@ -11,8 +12,9 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::client::Client;
 use crate::hello::{self, Hello};
 use crate::limits::{CONNECT_TIMEOUT, SOCKET_BUFFER};
-use crate::listen::{Orderly, Taken, end_in_order, prepare};
+use crate::listen::{Taken, end_in_order, prepare};
 use crate::service::serve_socket;
+use crate::socket::Socket;
 use crate::splice::{Carried, splice};
 use crate::worker::Core;
 
@@ -37,13 +39,13 @@ async fn carry(
     let hello = match protocol(core, service) {
         Some(Protocol::Http | Protocol::Http2) => {
             let client = Client::of_socket(core, client.ip().to_canonical(), service);
-            return serve_socket(client, Orderly(socket)).await;
+            return serve_socket(client, Socket(socket)).await;
         }
         Some(Protocol::Tls) => hello::read(&mut socket).await?,
         Some(Protocol::Opaque) | None => Hello::default(),
     };
     let mut server = match route(core, client, service, hello.name.as_deref()) {
-        Some(endpoint) => connect(endpoint).await,
+        Some(endpoint) => connect(core, endpoint).await,
         None => Err(io::Error::other("there is no endpoint for it")),
     }
     .inspect_err(|_| core.counters.connections_failed.add(1))?;
@@ -73,12 +75,13 @@ fn route(
     Some(view.mesh.cluster(cluster).pick(fastrand::u32(..))?.address)
 }
 
-async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+async fn connect(core: &Core, address: SocketAddr) -> io::Result<TcpStream> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     socket.set_recv_buffer_size(SOCKET_BUFFER as u32)?;
     prepare(&socket)?;
+    core.kernel.leave_alone(socket.as_fd())?;
     tokio::time::timeout(CONNECT_TIMEOUT, socket.connect(address)).await?
 }

@@ -1,7 +1,9 @@
 //! Diverting and resetting of clients' connections, on a thread of its own: it waits for system
 //! calls, and is in the network namespaces of clients for moments.
 
+use std::io;
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -62,6 +64,10 @@ impl Kernel for KernelSide {
 
     fn asked_for(&self, client: SocketAddr, listener: SocketAddr) -> Option<SocketAddr> {
         self.dataplane.take_anchor(client, listener)
+    }
+
+    fn leave_alone(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        self.dataplane.leave_alone(socket).map_err(io::Error::other)
     }
 }
 

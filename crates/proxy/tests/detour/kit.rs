@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -95,6 +96,10 @@ impl Kernel for Pretence {
 
     fn asked_for(&self, _: SocketAddr, _: SocketAddr) -> Option<SocketAddr> {
         None
+    }
+
+    fn leave_alone(&self, _: BorrowedFd<'_>) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
