@@ -20,17 +20,6 @@
 #include "order.h"
 #include "pairs.h"
 
-static __always_inline bool enrol(struct bpf_sock_ops *ctx, u64 cookie)
-{
-	if (bpf_sock_hash_update(ctx, &sockets, &cookie, BPF_ANY)) {
-		add(COUNT_NOT_ENROLLED, 1);
-		return false;
-	}
-	add(COUNT_ENROLLED, 1);
-	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
-	return true;
-}
-
 /* A client's connection to the proxy stands: leave word of what it asked for. The proxy cannot
  * accept before: the handshake's last segment is not out yet. */
 static __always_inline void
@@ -68,8 +57,7 @@ static __always_inline void client_established(struct bpf_sock_ops *ctx)
 	conn->source = local;
 	if (!enrol(ctx, conn->cookie))
 		return;
-	announce(ctx, sk, conn->cookie, &local, &remote,
-		 is_anchored(conn) ? END_ANCHORED : END_CLIENT);
+	announce(ctx, sk, conn->cookie, &local, &remote, is_anchored(conn));
 }
 
 /* A server's connection stands; when its client is one of ours, tell each of the other. */
@@ -88,8 +76,6 @@ static __always_inline void server_established(struct bpf_sock_ops *ctx)
 	}
 	conn->cookie = bpf_get_socket_cookie(ctx);
 	conn->side = SIDE_SERVER;
-	if (client.kind == END_PROXY)
-		conn->protocol = PROTOCOL_PROXY;
 	if (enrol(ctx, conn->cookie) && pair(conn, sk, &client))
 		add(COUNT_PAIRED, 1);
 }

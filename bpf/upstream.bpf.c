@@ -20,12 +20,17 @@ static __always_inline bool is_proxy(void)
 	return set && set->shortcut && set->proxy == process;
 }
 
-/* Sockets of the bus are in maps of their own: nothing on the loopback is looked at. */
+/*
+ * Sockets of the bus are in maps of their own: nothing on the loopback is looked at. What has a
+ * port before it connects is about to take an endpoint's place (crates/dataplane/src/divert).
+ */
 static __always_inline int remember(struct bpf_sock_addr *ctx, bool loopback)
 {
 	struct conn *conn;
 
 	if (ctx->type != SOCK_STREAM || loopback || !is_proxy())
+		return PASS;
+	if (!ctx->sk || ctx->sk->src_port)
 		return PASS;
 	conn = bpf_sk_storage_get(&conns, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!conn) {
@@ -54,16 +59,6 @@ int upstream_connect6(struct bpf_sock_addr *ctx)
 	return remember(ctx, loopback);
 }
 
-static __always_inline bool enrol(struct bpf_sock_ops *ctx, u64 cookie)
-{
-	if (bpf_sock_hash_update(ctx, &upstreams, &cookie, BPF_ANY)) {
-		add(COUNT_NOT_ENROLLED, 1);
-		return false;
-	}
-	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
-	return true;
-}
-
 /* The proxy has connected to an endpoint. */
 static __always_inline void connected(struct bpf_sock_ops *ctx)
 {
@@ -74,7 +69,7 @@ static __always_inline void connected(struct bpf_sock_ops *ctx)
 	if (!conn || conn->side != SIDE_PROXY || !enrol(ctx, conn->cookie))
 		return;
 	get_ends(ctx, &local, &remote);
-	announce(ctx, sk, conn->cookie, &local, &remote, END_PROXY);
+	announce(ctx, sk, conn->cookie, &local, &remote, false);
 }
 
 /* The proxy is about to accept a client that was led to it. */

@@ -93,14 +93,6 @@ static __always_inline void send_native(struct sk_msg_md *msg, struct conn *conn
 		bpf_msg_redirect_hash(msg, &sockets, &self, 0);
 }
 
-/* Puts the message into the peer's queue. */
-static __always_inline int redirect(struct sk_msg_md *msg, struct conn *conn, u64 peer)
-{
-	if (conn->protocol >= PROTOCOL_PROXY)
-		return bpf_msg_redirect_hash(msg, &upstreams, &peer, BPF_F_INGRESS);
-	return bpf_msg_redirect_hash(msg, &sockets, &peer, BPF_F_INGRESS);
-}
-
 /* Sends n bytes on and says which lane it was: the shortcut when it is there, TCP otherwise. */
 static __always_inline u32 send_on(struct sk_msg_md *msg, struct conn *conn, u32 n, u32 size)
 {
@@ -111,7 +103,8 @@ static __always_inline u32 send_on(struct sk_msg_md *msg, struct conn *conn, u32
 	if (!me)
 		return LANE_NATIVE;
 	/* a peer that vanished: TCP says so better than a failed redirect */
-	if (peer && peer_is_ready(conn, me->write_seq) && redirect(msg, conn, peer) == SK_PASS) {
+	if (peer && peer_is_ready(conn, me->write_seq) &&
+	    bpf_msg_redirect_hash(msg, &sockets, &peer, BPF_F_INGRESS) == SK_PASS) {
 		conn->sent = 0;
 		add(COUNT_SHORTCUT_BYTES, n);
 		return LANE_SHORTCUT;

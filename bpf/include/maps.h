@@ -39,7 +39,7 @@ struct conn {
 	struct framing framing;
 	struct framing before;	/* as it was before that message */
 	u8 side;
-	u8 protocol;		/* of a server: PROTOCOL_PROXY where its client is the proxy */
+	u8 protocol;
 	u8 lane;		/* of the request under way */
 	u8 followed;		/* its native answers are, in `answers` */
 	u8 noted;		/* it has, or had, a record in `flows` */
@@ -77,18 +77,10 @@ struct pair_key {
 	u32 server_seq;
 };
 
-/* Who the connecting end is, and so who may be at the other one. */
-enum end_kind {
-	END_CLIENT,	/* a client; an endpoint */
-	END_PROXY,	/* the userspace proxy; an endpoint */
-	END_ANCHORED,	/* a client that was led to the userspace proxy; the proxy */
-};
-
 struct end {
 	u64 cookie;
 	u64 sock;
-	u32 kind;		/* enum end_kind */
-	u32 pad;
+	u64 anchored;		/* led to the userspace proxy, which alone may be the other end */
 };
 
 /* A connection with both ends on this host; by the client's cookie. */
@@ -205,14 +197,6 @@ MAP {
 	__type(key, u64);
 	__type(value, u64);
 } sockets SEC(".maps");
-
-/* The proxy's connections to endpoints. What they receive by TCP is not looked at. */
-MAP {
-	__uint(type, BPF_MAP_TYPE_SOCKHASH);
-	__uint(max_entries, UPSTREAMS);
-	__type(key, u64);
-	__type(value, u64);
-} upstreams SEC(".maps");
 
 MAP {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);

@@ -38,10 +38,21 @@ get_ends(struct bpf_sock_ops *ctx, struct address *local, struct address *remote
 	remote->port = bpf_ntohl(ctx->remote_port);
 }
 
+static __always_inline bool enrol(struct bpf_sock_ops *ctx, u64 cookie)
+{
+	if (bpf_sock_hash_update(ctx, &sockets, &cookie, BPF_ANY)) {
+		add(COUNT_NOT_ENROLLED, 1);
+		return false;
+	}
+	add(COUNT_ENROLLED, 1);
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+	return true;
+}
+
 /* The connecting end stands: tell the other one, which stands a moment later. */
 static __always_inline void
 announce(struct bpf_sock_ops *ctx, struct bpf_sock *sk, u64 cookie, const struct address *local,
-	 const struct address *remote, u32 kind)
+	 const struct address *remote, bool anchored)
 {
 	struct pair_key key = {};
 	struct end end = {};
@@ -54,7 +65,7 @@ announce(struct bpf_sock_ops *ctx, struct bpf_sock *sk, u64 cookie, const struct
 	key.server_seq = ctx->rcv_nxt;
 	end.cookie = cookie;
 	end.sock = (u64)bpf_skc_to_tcp_sock(sk);
-	end.kind = kind;
+	end.anchored = anchored;
 	if (bpf_map_update_elem(&pairs, &key, &end, BPF_ANY))
 		add(COUNT_FULL, 1);
 }
@@ -74,7 +85,7 @@ static __always_inline bool find_client(struct bpf_sock_ops *ctx, bool anchored,
 	key.client_seq = ctx->rcv_nxt;
 	key.server_seq = ctx->snd_nxt;
 	found = bpf_map_lookup_elem(&pairs, &key);
-	if (!found || (found->kind == END_ANCHORED) != anchored)
+	if (!found || found->anchored != anchored)
 		return false;
 	*client = *found;
 	bpf_map_delete_elem(&pairs, &key);

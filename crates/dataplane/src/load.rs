@@ -85,9 +85,8 @@ const CGROUP_PROGRAMS: [&str; 11] = [
 const OWN_PROGRAMS: [&str; 3] = ["upstream_connect4", "upstream_connect6", "on_upstream"];
 
 /// Programs that hang on a map of sockets: program, map.
-const SOCKET_PROGRAMS: [(&str, &str, u32); 4] = [
+const SOCKET_PROGRAMS: [(&str, &str, u32); 3] = [
     ("on_send", "sockets", libbpf_sys::BPF_SK_MSG_VERDICT),
-    ("on_send", "upstreams", libbpf_sys::BPF_SK_MSG_VERDICT),
     ("on_receive", "sockets", libbpf_sys::BPF_SK_SKB_STREAM_VERDICT),
     ("on_inject", "injectors", libbpf_sys::BPF_SK_MSG_VERDICT),
 ];
@@ -224,8 +223,7 @@ pub(crate) fn write_settings(map: &MapHandle, settings: &abi::settings) -> Resul
 
 /// Names of all programs that are attached somewhere.
 pub(crate) fn program_names() -> impl Iterator<Item = &'static str> {
-    let on_sockets = ["on_send", "on_receive", "on_inject"];
-    CGROUP_PROGRAMS.into_iter().chain(on_sockets)
+    CGROUP_PROGRAMS.into_iter().chain(SOCKET_PROGRAMS.iter().map(|(name, ..)| *name))
 }
 
 fn pinned_abi(pins: &Pins) -> Option<u32> {

@@ -42,7 +42,6 @@ mod pool;
 mod preface;
 mod record;
 mod service;
-mod socket;
 mod splice;
 mod stats;
 mod stream;

@@ -4,9 +4,9 @@ use std::io;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::limits::TUNNEL_BUFFER;
-use crate::socket::Socket;
 use crate::upstream::Upstream;
 
 /// The endpoint's side of an upgraded connection.
@@ -27,16 +27,16 @@ impl Tunnel {
         endpoint.write_all(&read).await?;
         client.write_all(&raw.read).await?;
         client.flush().await?;
-        copy(client, endpoint).await
+        copy(client, &mut endpoint).await
     }
 }
 
 /// The endpoint's end is the end. That of the client is passed on.
-async fn copy<C>(client: C, endpoint: Socket) -> io::Result<()>
+async fn copy<C>(client: C, endpoint: &mut TcpStream) -> io::Result<()>
 where
     C: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut from_endpoint, mut to_endpoint) = tokio::io::split(endpoint);
+    let (mut from_endpoint, mut to_endpoint) = endpoint.split();
     let (mut from_client, mut client) = tokio::io::split(client);
     let down = async {
         let mut buffer = vec![0; TUNNEL_BUFFER];

@@ -10,14 +10,13 @@ use std::time::{Duration, Instant};
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpSocket;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::body::RequestBody;
 use crate::limits::{
     CONNECT_TIMEOUT, HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW, RECEIVE_BUFFER, UPSTREAM_BUFFER,
 };
 use crate::local::LocalExecutor;
-use crate::socket::Socket;
 use crate::stats::Counters;
 
 /// An HTTP/1.1 connection to an endpoint.
@@ -30,7 +29,7 @@ pub(crate) struct Upstream {
     pub sender: http1::SendRequest<RequestBody>,
     /// When it was last put away.
     pub idle_since: Instant,
-    connection: http1::Connection<TokioIo<Socket>, RequestBody>,
+    connection: http1::Connection<TokioIo<TcpStream>, RequestBody>,
     over: bool,
     _held: Held,
 }
@@ -51,13 +50,13 @@ struct Held(Arc<Counters>);
 
 /// What is left of a connection when HTTP is over.
 pub(crate) struct Raw {
-    pub socket: Socket,
+    pub socket: TcpStream,
     /// Bytes that came after the head.
     pub read: bytes::Bytes,
 }
 
 /// Connects within [`CONNECT_TIMEOUT`].
-pub(crate) async fn connect(address: SocketAddr) -> io::Result<Socket> {
+pub(crate) async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -65,7 +64,7 @@ pub(crate) async fn connect(address: SocketAddr) -> io::Result<Socket> {
     socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
     let socket = tokio::time::timeout(CONNECT_TIMEOUT, socket.connect(address)).await??;
     socket.set_nodelay(true)?;
-    Ok(Socket(socket))
+    Ok(socket)
 }
 
 impl Upstream {

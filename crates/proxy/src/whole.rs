@@ -12,9 +12,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::client::Client;
 use crate::hello::{self, Hello};
 use crate::limits::{CONNECT_TIMEOUT, SOCKET_BUFFER};
-use crate::listen::{Taken, end_in_order, prepare};
+use crate::listen::{Orderly, Taken, end_in_order, prepare};
 use crate::service::serve_socket;
-use crate::socket::Socket;
 use crate::splice::{Carried, splice};
 use crate::worker::Core;
 
@@ -39,7 +38,7 @@ async fn carry(
     let hello = match protocol(core, service) {
         Some(Protocol::Http | Protocol::Http2) => {
             let client = Client::of_socket(core, client.ip().to_canonical(), service);
-            return serve_socket(client, Socket(socket)).await;
+            return serve_socket(client, Orderly(socket)).await;
         }
         Some(Protocol::Tls) => hello::read(&mut socket).await?,
         Some(Protocol::Opaque) | None => Hello::default(),
