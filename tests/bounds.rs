@@ -31,25 +31,25 @@ fn tcp_queues(place: &impl Place) -> Result<(u64, u64)> {
 /// kernel held for it then: those put into its queue by us, and those of TCP.
 fn held_for_a_slow_reader(bed: &Bed, counter: &str, server: &Pod, header: &str) -> Result<u64> {
     let before = bed.counter(counter)?;
-    let download = slurp(&bed.client, &format!("http://{WEB}/bytes/{GIB}"))?
-        .args(["--pause-ms", "4000", "-H", "Host: web", "-H", header])
+    let mut download = slurp(&bed.client, &format!("http://{WEB}/bytes/{GIB}"))?
+        .args(["--wait", "-H", "Host: web", "-H", header])
         .spawn()?;
-    let end = Instant::now() + Duration::from_secs(30);
-    while bed.counter(counter)? == before {
-        ensure!(Instant::now() < end, "the download does not begin");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    // the queues stand still once the sender is blocked; the reader waits for longer than this
-    let begun = Instant::now();
-    let mut held = 0;
-    while begun.elapsed() < Duration::from_millis(3000) {
+    let end = Instant::now() + Duration::from_secs(60);
+    let (mut redirected, mut held, mut since) = (0, 0, Instant::now());
+    // the queues stand still once the sender is blocked
+    while redirected == 0 || since.elapsed() < Duration::from_secs(1) {
+        ensure!(Instant::now() < end, "the sender is never blocked: {redirected} of {held} bytes");
         std::thread::sleep(Duration::from_millis(50));
-        let redirected = bed.counter(counter)? - before;
-        held = match counter {
+        redirected = bed.counter(counter)? - before;
+        let now = match counter {
             "injected_bytes" => redirected + tcp_queues(&bed.node)?.1,
             _ => redirected + tcp_queues(&bed.client)?.1 + tcp_queues(server)?.0,
         };
+        if now != held {
+            (held, since) = (now, Instant::now());
+        }
     }
+    download.close_stdin();
     let report = download.output(Duration::from_secs(120))?.success()?.json().pop();
     let report = report.unwrap_or_default();
     assert_eq!(report["bytes"], GIB, "{report}");
