@@ -77,30 +77,6 @@ fn the_proxy_takes_the_shortcut_too() -> Result<()> {
 }
 
 #[test]
-fn readers_that_are_told_once_of_what_has_come_get_all_of_it() -> Result<()> {
-    let bed = Bed::new("edge", SHORTCUT, JASON)?;
-    for header in ["x-none: 1", "end-user: jason"] {
-        for bytes in [150_000, 250_000, 400_000] {
-            let before = bed.counter("shortcut_bytes")?;
-            // Before the first read the queue fills up, and then that of TCP.
-            let report = slurp(&bed.client, &format!("http://{WEB}/bytes/{bytes}"))?
-                .args(["--edge", "--pause-ms", "300", "-H", "Host: web", "-H", header])
-                .output(LIMIT)?
-                .success()?
-                .json()
-                .pop()
-                .unwrap_or_default();
-            assert_eq!(report["bytes"], bytes, "{header}: {report}");
-            assert_eq!(report["sha256"], pattern::sha256(bytes as _), "every byte in its place");
-            let skipped = bed.counter("shortcut_bytes")? - before;
-            let both = bytes <= 200_000 || skipped < bytes;
-            assert!(both || header != "x-none: 1", "all of {bytes} bytes came past TCP");
-        }
-    }
-    Ok(())
-}
-
-#[test]
 fn one_curl_session_sees_v1_v2_and_403() -> Result<()> {
     let bed = Bed::new("curl", NATIVE, JASON)?;
     let url = format!("http://{WEB}");

@@ -32,6 +32,9 @@ pub struct Slurp {
     /// Read edge-triggered, by a runtime that takes a short read for the last
     #[arg(long)]
     edge: bool,
+    /// Wait for a line on standard input, or its end, between the request and the first read
+    #[arg(long)]
+    wait: bool,
     /// SO_RCVBUF, before connecting
     #[arg(long)]
     receive_buffer: Option<usize>,
@@ -82,6 +85,9 @@ fn download(options: &Slurp, seen: &mut Seen) -> io::Result<()> {
     let mut wire = connect(&options.url, options.receive_buffer)?;
     wire.request("GET", &options.url, &options.headers)?;
     std::thread::sleep(Duration::from_millis(options.pause_ms));
+    if options.wait {
+        io::stdin().read_line(&mut String::new())?;
+    }
     if options.edge {
         wire.read_by_edges()?;
     }
