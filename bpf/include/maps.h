@@ -98,7 +98,7 @@ struct flow {
 	u32 way;		/* enum way */
 	u32 direct;		/* bytes have been sent that did not go by bus */
 	u32 first;		/* sequence number of the first of them */
-	u32 bus;		/* the one that it used last */
+	u32 bus;		/* the one that it uses; BUSES: none yet */
 	u64 by_bus;		/* how many bytes did */
 };
 
@@ -176,9 +176,9 @@ struct scratch {
 
 struct settings {
 	u32 abi;
-	u32 buses;		/* in use */
+	u32 buses;		/* in use for new requests */
 	u32 shortcut;		/* 0: never */
-	u32 pad;
+	u32 first_bus;		/* index of the first of them */
 	u64 generation;		/* number of the one in force, for the next agent */
 };
 
