@@ -3,7 +3,7 @@
  * The userspace proxy's own connections, to endpoints and from clients that were led to it: where
  * the other end is in the mesh and on this host, bytes skip TCP as they do between clients and
  * servers. These programs hang on the cgroup that the agent runs in, look at sockets of the agent
- * alone, and are gone when it is.
+ * alone (the newer one, where one takes over from another), and are gone when it is.
  *
  * Only where HTTP is spoken in the clear, and the proxy speaks it itself: a program may hand its
  * socket over to TLS in the kernel, which would then show us what it is about to encrypt.
@@ -66,7 +66,12 @@ static __always_inline void connected(struct bpf_sock_ops *ctx)
 	struct bpf_sock *sk = ctx->sk;
 	struct conn *conn = sk ? bpf_sk_storage_get(&conns, sk, 0, 0) : NULL;
 
-	if (!conn || conn->side != SIDE_PROXY || !enrol(ctx, conn->cookie))
+	if (!conn || conn->side != SIDE_PROXY)
+		return;
+	/* while one agent takes over from another, both have this program here */
+	if (ctx->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_STATE_CB_FLAG)
+		return;
+	if (!enrol(ctx, conn->cookie))
 		return;
 	get_ends(ctx, &local, &remote);
 	announce(ctx, sk, conn->cookie, &local, &remote, false);

@@ -99,7 +99,7 @@ struct flow {
 	u32 way;		/* enum way */
 	u32 direct;		/* bytes have been sent that did not go by bus */
 	u32 first;		/* sequence number of the first of them */
-	u32 bus;		/* the one that it used last */
+	u32 bus;		/* the one that it uses; BUSES: none yet */
 	u64 by_bus;		/* how many bytes did */
 };
 
@@ -177,10 +177,12 @@ struct scratch {
 
 struct settings {
 	u32 abi;
-	u32 buses;		/* in use */
+	u32 buses;		/* in use for new requests */
 	u32 shortcut;		/* 0: never */
-	u32 proxy;		/* process of the userspace proxy */
+	u32 first_bus;		/* index of the first of them */
 	u64 generation;		/* number of the one in force, for the next agent */
+	u32 proxy;		/* process of the userspace proxy that new requests go to */
+	u32 pad;
 };
 
 /* One slot: an array of one struct generation. The loader supplies the inner map's shape. */

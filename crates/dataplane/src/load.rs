@@ -23,6 +23,36 @@ pub struct Options {
     pub state: PathBuf,
     /// Whether both ends on this host may skip TCP.
     pub shortcut: bool,
+    /// Whether an agent still serves detours that hands over to this one.
+    pub beside: bool,
+}
+
+/// Keeps other agents away from a state directory for as long as it lives.
+#[derive(Debug)]
+pub struct StateLock(File);
+
+impl StateLock {
+    /// [`Error::Locked`] while another agent has it.
+    pub fn take(state: &Path) -> Result<StateLock> {
+        std::fs::create_dir_all(state).context(|| format!("create {}", state.display()))?;
+        let path = state.join("agent.lock");
+        let file = File::create(&path).context(|| format!("create {}", path.display()))?;
+        file.try_lock().map_err(|_| Error::Locked(state.to_path_buf()))?;
+        Ok(StateLock(file))
+    }
+}
+
+impl Drop for StateLock {
+    fn drop(&mut self) {
+        // children may hold the file open
+        let _ = self.0.unlock();
+    }
+}
+
+/// Whether the tables in the kernel are of this version, or there are none.
+pub fn can_adopt(state: &Path) -> bool {
+    let pins = Pins::of(state);
+    !pins.mounted() || pinned_abi(&pins).is_none_or(|abi| abi == abi_version())
 }
 
 /// What the agent needs of the loaded object. Pins hold programs and links in the kernel, so the
@@ -37,8 +67,6 @@ pub(crate) struct Loaded {
     _own: Vec<Link>,
     /// Whether an earlier agent's maps were taken over.
     pub(crate) adopted: bool,
-    /// Keeps other agents away from the state directory.
-    _lock: File,
 }
 
 impl Loaded {
@@ -47,7 +75,7 @@ impl Loaded {
         self.maps.get(name).unwrap_or_else(|| panic!("the object has no map {name}"))
     }
 
-    fn of(object: &Object, own: Vec<Link>, adopted: bool, lock: File) -> Result<Loaded> {
+    fn of(object: &Object, own: Vec<Link>, adopted: bool) -> Result<Loaded> {
         let mut maps = HashMap::new();
         for map in object.maps() {
             let name = map.name().to_string_lossy().into_owned();
@@ -62,7 +90,7 @@ impl Loaded {
         };
         let (query_queue, decide) = (keep("query_queue")?, keep("decide")?);
         let diverter = Diverter::new(keep("query_connection")?, keep("find_descriptor")?);
-        Ok(Loaded { maps, query_queue, decide, diverter, _own: own, adopted, _lock: lock })
+        Ok(Loaded { maps, query_queue, decide, diverter, _own: own, adopted })
     }
 }
 
@@ -94,7 +122,6 @@ const SOCKET_PROGRAMS: [(&str, &str, u32); 3] = [
 /// Loads and attaches. Nothing is left behind when it fails, unless an earlier agent's programs
 /// were there: those stay.
 pub(crate) fn load(options: &Options) -> Result<Loaded> {
-    let lock = lock(&options.state)?;
     let pins = Pins::of(&options.state);
     let mut adopted = pins.mounted() && pins.map("settings").exists();
     if adopted && pinned_abi(&pins) != Some(abi_version()) {
@@ -104,7 +131,7 @@ pub(crate) fn load(options: &Options) -> Result<Loaded> {
     }
     pins.mount()?;
     let result = load_pinned(options, &pins, adopted);
-    match result.and_then(|(object, own)| Loaded::of(&object, own, adopted, lock)) {
+    match result.and_then(|(object, own)| Loaded::of(&object, own, adopted)) {
         Ok(loaded) => Ok(loaded),
         Err(error) => {
             if !adopted {
@@ -152,10 +179,12 @@ fn load_pinned(options: &Options, pins: &Pins, adopted: bool) -> Result<(Object,
     let settings = MapHandle::try_from(&map(&object, "settings"))
         .context(|| "keep the map settings".into())?;
     let mut values = read_settings(&settings)?;
-    // no proxy until its sockets are there
-    (values.abi, values.buses) = (abi_version(), 0);
+    values.abi = abi_version();
+    if !options.beside {
+        // no proxy until its sockets are there
+        (values.buses, values.first_bus) = (0, 0);
+    }
     values.shortcut = u32::from(options.shortcut);
-    values.proxy = std::process::id();
     write_settings(&settings, &values)?;
     attach_to_sockets(&object)?;
     attach_to_cgroup(&object, &options.cgroup, pins)?;
@@ -209,15 +238,18 @@ pub(crate) fn read_settings(map: &MapHandle) -> Result<abi::settings> {
         bytes.get(at..at + 4).map_or(0, |b| u32::from_ne_bytes(b.try_into().expect("4 bytes")))
     };
     let generation = u64::from(word(20)) << 32 | u64::from(word(16));
-    let (abi, buses, shortcut, proxy) = (word(0), word(4), word(8), word(12));
-    Ok(abi::settings { abi, buses, shortcut, proxy, generation })
+    let (abi, buses, shortcut, first_bus) = (word(0), word(4), word(8), word(12));
+    let proxy = word(24);
+    Ok(abi::settings { abi, buses, shortcut, first_bus, generation, proxy, pad: 0 })
 }
 
 pub(crate) fn write_settings(map: &MapHandle, settings: &abi::settings) -> Result<()> {
-    let words = [settings.abi, settings.buses, settings.shortcut, settings.proxy];
+    let words = [settings.abi, settings.buses, settings.shortcut, settings.first_bus];
     let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
     bytes.extend((settings.generation as u32).to_ne_bytes());
     bytes.extend(((settings.generation >> 32) as u32).to_ne_bytes());
+    bytes.extend(settings.proxy.to_ne_bytes());
+    bytes.extend([0; 4]);
     map.update(&0u32.to_ne_bytes(), &bytes, MapFlags::ANY).context(|| "write the settings".into())
 }
 
@@ -310,12 +342,4 @@ fn refuse_root(cgroup: &Path) -> Result<()> {
         .context(|| format!("attach to {}", cgroup.display()));
     }
     Ok(())
-}
-
-fn lock(state: &Path) -> Result<File> {
-    std::fs::create_dir_all(state).context(|| format!("create {}", state.display()))?;
-    let path = state.join("agent.lock");
-    let file = File::create(&path).context(|| format!("create {}", path.display()))?;
-    file.try_lock().map_err(|_| Error::Locked(state.to_path_buf()))?;
-    Ok(file)
 }

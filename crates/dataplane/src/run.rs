@@ -3,6 +3,7 @@
 use std::io;
 use std::mem::offset_of;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle, libbpf_sys};
@@ -104,10 +105,15 @@ pub struct Orphan {
     pub held: bool,
 }
 
-pub(crate) fn orphans(flows: &MapHandle) -> Vec<Orphan> {
+/// Those that have a bus that is not one of `ours`.
+pub(crate) fn orphans(flows: &MapHandle, ours: &Range<u32>) -> Vec<Orphan> {
     let pending = |key: &[u8]| {
         let value = flows.lookup(key, MapFlags::ANY).ok()??;
         let word = |at: usize| Some(u32::from_ne_bytes(value.get(at..at + 4)?.try_into().ok()?));
+        let bus = word(offset_of!(abi::flow, bus))?;
+        if ours.contains(&bus) || bus >= abi::limits::BUSES.0 {
+            return None;
+        }
         let (request, answered) =
             (word(offset_of!(abi::flow, asked))?, word(offset_of!(abi::flow, answered))?);
         let begun = word(offset_of!(abi::flow, partial))? != 0;
@@ -124,6 +130,13 @@ pub(crate) fn orphans(flows: &MapHandle) -> Vec<Orphan> {
     // not while walking: entries go
     let keys: Vec<Vec<u8>> = flows.keys().collect();
     keys.iter().filter_map(|key| pending(key)).collect()
+}
+
+/// Index of the bus that a connection's requests go to; `None`: it has none.
+pub(crate) fn bus_of(flows: &MapHandle, cookie: u64) -> Option<u32> {
+    let value = flows.lookup(&cookie.to_ne_bytes(), MapFlags::ANY).ok()??;
+    let at = offset_of!(abi::flow, bus);
+    Some(u32::from_ne_bytes(value.get(at..at + 4)?.try_into().ok()?))
 }
 
 /// Takes a connection's entry out of the map.

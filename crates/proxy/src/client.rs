@@ -55,6 +55,15 @@ impl Client {
         Client { slot: Some(Slot::default()), ..self }
     }
 
+    /// Waits until the connection is to end after the request that is under way. By bus never: the
+    /// next request may go to another proxy.
+    pub async fn draining(&self) {
+        match self.stream {
+            Some(_) => std::future::pending().await,
+            None => self.core.draining().await,
+        }
+    }
+
     /// The client's name without its connection.
     pub fn aside(&self) -> Client {
         Client {

@@ -174,6 +174,20 @@ impl Proxy {
         let _ = worker.commands.send(Command::Diverted(cookie, socket, first));
     }
 
+    /// Ends what has been begun: requests, connections that lead here or are carried as a whole, once
+    /// they are idle. New ones must be led to another proxy before. [`Proxy::is_drained`] follows.
+    pub fn drain(&mut self) {
+        self.listeners.clear();
+        for worker in &self.workers {
+            let _ = worker.commands.send(Command::Drain);
+        }
+    }
+
+    /// Whether nothing is left of what had been begun when the proxy was told to drain.
+    pub fn is_drained(&self) -> bool {
+        self.workers.iter().all(|w| w.thread.as_ref().is_none_or(JoinHandle::is_finished))
+    }
+
     /// Sums over all workers.
     pub fn stats(&self) -> Stats {
         self.workers.iter().map(|worker| worker.counters.read()).sum()

@@ -79,6 +79,9 @@ pub const DRAIN_BYTES: usize = 256 * 1024;
 /// unnoticed.
 pub const SWEEP: Duration = Duration::from_secs(1);
 
+/// The same while the worker drains.
+pub const DRAIN_SWEEP: Duration = Duration::from_millis(50);
+
 /// Streams looked at in one sweep.
 pub const SWEEP_STREAMS: usize = 1024;
 

@@ -106,7 +106,13 @@ where
         .max_buf_size(SERVER_BUFFER)
         .max_header_size(REQUEST_HEAD)
         .serve_connection(TokioIo::new(io), handler(client));
+    let mut draining = std::pin::pin!(client.draining());
+    let mut told = false;
     std::future::poll_fn(|cx| {
+        if !told && draining.as_mut().poll(cx).is_ready() {
+            told = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
         let served = Pin::new(&mut connection).poll(cx);
         // An upload goes on although nobody reads the answer yet.
         client.drive(cx);
@@ -123,7 +129,7 @@ async fn serve_http2(
     client: Rc<Client>,
     io: impl AsyncRead + AsyncWrite + Unpin + 'static,
 ) -> hyper::Result<()> {
-    http2::Builder::new(LocalExecutor)
+    let connection = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         .auto_date_header(false)
         .initial_stream_window_size(HTTP2_STREAM_WINDOW)
@@ -131,8 +137,13 @@ async fn serve_http2(
         .max_send_buf_size(HTTP2_STREAM_WINDOW as usize)
         .max_concurrent_streams(HTTP2_STREAMS)
         .max_header_list_size(REQUEST_HEAD as u32)
-        .serve_connection(TokioIo::new(io), handler(&client))
-        .await
+        .serve_connection(TokioIo::new(io), handler(&client));
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        served = connection.as_mut() => return served,
+        () = client.core.draining() => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
 }
 
 fn handler(

@@ -384,7 +384,7 @@ impl Stream {
 
     /// Ends a connection that leads here when it has been idle for [`DIRECT_IDLE`].
     pub fn retire(&self) {
-        let idle = |since: Instant| since.elapsed() > DIRECT_IDLE;
+        let idle = |since: Instant| self.core.is_draining() || since.elapsed() > DIRECT_IDLE;
         if self.diverted.get() && self.idle_since.get().is_some_and(idle) {
             self.retiring.set(true);
             self.wake();

@@ -11,14 +11,16 @@ use beeway_model::Mesh;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::LocalSet;
 
 use crate::Kernel;
 use crate::direct::Direct;
 use crate::frame::{Decoder, FLAG_REQUEST, Piece};
 use crate::injector::Injector;
-use crate::limits::{BUS_BUFFER, CLOSE_GRACE, DIRECT_WAIT, MAX_STREAMS, SWEEP, SWEEP_STREAMS};
+use crate::limits::{
+    BUS_BUFFER, CLOSE_GRACE, DIRECT_WAIT, DRAIN_SWEEP, MAX_STREAMS, SWEEP, SWEEP_STREAMS,
+};
 use crate::listen::Taken;
 use crate::pacer::Pacer;
 use crate::pool::Pool;
@@ -36,6 +38,8 @@ pub(crate) enum Command {
     Diverted(u64, std::net::TcpStream, u32),
     /// A connection is to be carried as a whole.
     Serve(Taken),
+    /// End what has been begun, then end.
+    Drain,
     /// End.
     Stop,
 }
@@ -58,6 +62,9 @@ pub(crate) struct Core {
     mesh: RefCell<watch::Receiver<Arc<Mesh>>>,
     view: RefCell<Rc<View>>,
     full: Cell<bool>,
+    draining: Cell<bool>,
+    /// Those who want to know of that.
+    drained: Notify,
 }
 
 /// A worker that has what it needs and has not started.
@@ -103,6 +110,8 @@ impl Prepared {
                 mesh: RefCell::new(mesh),
                 view,
                 full: Cell::new(false),
+                draining: Cell::new(false),
+                drained: Notify::new(),
             });
             let ended = attend(&core, TcpStream::from_std(sockets.bus)?, inbox).await;
             core.close_all();
@@ -181,6 +190,10 @@ async fn obey(core: Rc<Core>, mut inbox: mpsc::UnboundedReceiver<Command>) -> io
                                 }
                             }
                         }
+                        Command::Drain => {
+                            core.drain();
+                            tick = tokio::time::interval(DRAIN_SWEEP);
+                        }
                         Command::Stop => return Ok(()),
                     }
                 }
@@ -189,6 +202,9 @@ async fn obey(core: Rc<Core>, mut inbox: mpsc::UnboundedReceiver<Command>) -> io
                 core.full.set(false);
                 core.pool.borrow_mut().sweep(Instant::now());
                 core.sweep(&mut to_sweep);
+                if core.is_drained() {
+                    return Ok(());
+                }
             }
         }
     }
@@ -318,6 +334,29 @@ impl Core {
         if stream.is_diverted() {
             self.kernel.over(cookie);
         }
+    }
+
+    fn drain(&self) {
+        self.draining.set(true);
+        self.drained.notify_waiters();
+    }
+
+    /// Whether connections are to be ended once they are idle.
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Waits until that is so.
+    pub async fn draining(&self) {
+        if !self.draining.get() {
+            self.drained.notified().await;
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        let under_way = self.active.get() + self.mirroring.get();
+        let connections = self.counters.open_connections.get() + self.counters.direct_streams.get();
+        self.draining.get() && under_way == 0 && connections == 0
     }
 
     /// Streams and this refer to each other.

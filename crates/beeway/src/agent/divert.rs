@@ -18,6 +18,8 @@ pub(crate) enum Order {
     Divert(u64),
     /// It shall be reset.
     Reset(u64),
+    /// There are no more orders.
+    End,
 }
 
 /// The kernel as the proxy sees it.
@@ -71,7 +73,7 @@ impl Kernel for KernelSide {
     }
 }
 
-/// Carries out orders until nobody gives any.
+/// Carries out orders until [`Order::End`].
 pub(crate) fn spawn(
     dataplane: Arc<Dataplane>,
     proxy: Arc<Mutex<Option<Proxy>>>,
@@ -82,6 +84,7 @@ pub(crate) fn spawn(
             match order {
                 Order::Divert(cookie) => divert(&dataplane, &proxy, cookie),
                 Order::Reset(cookie) => reset(&dataplane, cookie),
+                Order::End => return,
             }
         }
     })
