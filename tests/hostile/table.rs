@@ -77,7 +77,7 @@ fn closed_or_sound(raw: &mut RawClient, closes: bool) -> Result<()> {
 }
 
 /// Every request that reached a server was one that may.
-fn only_what_may_be_served(bed: &Bed) -> Result<()> {
+pub fn only_what_may_be_served(bed: &Bed) -> Result<()> {
     let mut raw = connect(bed)?;
     for (server, request) in [(0, get("/last")), (1, other("/last"))] {
         raw.request(&request)?;
