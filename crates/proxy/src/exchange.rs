@@ -458,7 +458,13 @@ fn authority(parts: &Parts) -> Result<String, &'static str> {
 
 /// Whether this is a value for Host (RFC 9112 section 3.2): a server must refuse any other.
 fn is_host(host: &str) -> bool {
-    host.is_empty() || (!host.contains('@') && Authority::try_from(host).is_ok())
+    let Ok(authority) = Authority::try_from(host) else { return host.is_empty() };
+    // the library lets any port be
+    let port = host.strip_prefix(authority.host());
+    port.is_some_and(|port| {
+        port.is_empty()
+            || port.strip_prefix(':').is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()))
+    })
 }
 
 /// A target in the form of HTTP/2. One without an authority is for the library like a target of
