@@ -176,7 +176,7 @@ fn is_excused(case: &Case, reason: &str) -> bool {
                 || names.windows(2).any(|pair| pair[0] == pair[1])
                 || message.authority.len() > 253
                 || message.authority.contains("..")
-                || !is_name(&message.authority)
+                || !is_name(message.authority)
                 // what a regex says of bytes outside of ASCII, and of a host that has some
                 || !case.bytes[..message.length].is_ascii()
                 // where a parameter is not looked for
