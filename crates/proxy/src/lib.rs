@@ -23,6 +23,7 @@ mod answer;
 mod attempt;
 mod body;
 mod call;
+mod chosen;
 mod client;
 mod cors;
 mod deadline;
@@ -38,6 +39,7 @@ mod listen;
 mod local;
 mod mirror;
 mod pacer;
+mod plain;
 mod pool;
 mod preface;
 mod record;
@@ -49,6 +51,7 @@ mod tunnel;
 mod upstream;
 mod view;
 mod whole;
+mod wire;
 mod worker;
 
 use std::io;
@@ -101,6 +104,19 @@ pub struct Worker {
     pub injector: TcpStream,
 }
 
+/// How the proxy does its work; what comes of it is the same.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Requests that need nothing special are forwarded the short way.
+    pub plain: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { plain: true }
+    }
+}
+
 /// The running proxy. Dropping it ends all streams and joins the threads.
 pub struct Proxy {
     listeners: Vec<Listener>,
@@ -124,6 +140,17 @@ impl Proxy {
         mesh: watch::Receiver<Arc<Mesh>>,
         recorder: Option<Arc<dyn Recorder>>,
     ) -> io::Result<Proxy> {
+        Proxy::start_with(Options::default(), workers, kernel, mesh, recorder)
+    }
+
+    /// The same, with options.
+    pub fn start_with(
+        options: Options,
+        workers: Vec<Worker>,
+        kernel: Arc<dyn Kernel>,
+        mesh: watch::Receiver<Arc<Mesh>>,
+        recorder: Option<Arc<dyn Recorder>>,
+    ) -> io::Result<Proxy> {
         let mut proxy =
             Proxy { listeners: Vec::new(), workers: Vec::new(), kernel: kernel.clone() };
         for (index, sockets) in workers.into_iter().enumerate() {
@@ -134,7 +161,7 @@ impl Proxy {
             let recorder = recorder.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("detour-{index}"))
-                .spawn(move || prepared.run(inbox, kernel, mesh, counted, recorder))?;
+                .spawn(move || prepared.run(inbox, kernel, mesh, counted, recorder, options))?;
             proxy.workers.push(Running { commands, counters, thread: Some(thread) });
         }
         Ok(proxy)

@@ -52,6 +52,7 @@ async fn serve_requests(stream: &Rc<Stream>, io: impl AsyncRead + AsyncWrite + U
     let served = serve_http1(&client, io).await;
     // There still if the server has failed before the answer came.
     client.slot().take();
+    stream.handed.take();
     let served = match served {
         Ok(Some(Upgraded { tunnel, io, read })) => {
             // An end of either side must get to the other.

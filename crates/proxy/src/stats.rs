@@ -57,6 +57,8 @@ counters! {
     injector_queue,
     /// Request heads that reached the router.
     requests,
+    /// Those of them that were forwarded the short way, to the end of their answer.
+    plain,
     /// Requests answered by the proxy itself, whatever the status.
     answered,
     /// Requests that failed between here and an endpoint.

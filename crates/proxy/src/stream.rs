@@ -15,6 +15,7 @@ use crate::direct::Direct;
 use crate::frame::{Address, FLAG_END, FLAG_STICKY, FRAME_BYTES, Frame, Judged, put_header};
 use crate::injector::ClientGone;
 use crate::limits::{CLIENT_QUEUE, DIRECT_IDLE, FRAME_PAYLOAD, PACE_MAX, PACE_MIN, STREAM_BUFFER};
+use crate::plain::Handed;
 use crate::worker::Core;
 
 /// Buffers that grew past this are given back when they are empty: most connections are idle.
@@ -23,6 +24,9 @@ const KEPT_CAPACITY: usize = 8 * 1024;
 /// Where a connection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
+    /// No HTTP server is at work: requests are forwarded the short way, one at a time, until one
+    /// comes that needs more.
+    Plain,
     /// An HTTP server is at work.
     Serving,
     /// The server is done (it said `connection: close`, or answered without reading the body). The
@@ -45,6 +49,10 @@ pub(crate) struct Stream {
     pub refused: Cell<bool>,
     pub waits_for_injector: Cell<bool>,
     pub task: RefCell<Option<AbortHandle>>,
+    /// What plain forwarding has done of the first request in the inbox.
+    pub handed: RefCell<Option<Handed>>,
+    /// Plain forwarding is at work.
+    forwarding: Cell<bool>,
     sticky: Cell<bool>,
     inbox: RefCell<Inbox>,
     outbox: RefCell<Outbox>,
@@ -107,11 +115,13 @@ impl Stream {
             source: frame.source,
             service: frame.service,
             core,
-            state: Cell::new(State::Serving),
+            state: Cell::new(State::Plain),
             broken: Cell::new(false),
             refused: Cell::new(false),
             waits_for_injector: Cell::new(false),
             task: RefCell::default(),
+            handed: RefCell::default(),
+            forwarding: Cell::new(false),
             sticky: Cell::new(false),
             inbox: RefCell::new(Inbox { received: frame.offset, ..Inbox::default() }),
             outbox: RefCell::new(Outbox { frame: vec![0; FRAME_BYTES], sent: 0, open: false }),
@@ -166,8 +176,10 @@ impl Stream {
             self.core.serve(self);
         }
         match self.state.get() {
-            State::Serving if inbox.waiting() + data.len() > STREAM_BUFFER => Err(Disorder),
-            State::Serving => {
+            State::Serving | State::Plain if inbox.waiting() + data.len() > STREAM_BUFFER => {
+                Err(Disorder)
+            }
+            State::Serving | State::Plain => {
                 inbox.judged.extend(judged);
                 inbox.append(data);
                 Ok(())
@@ -177,6 +189,53 @@ impl Stream {
             State::Ended if self.sticky.get() => Err(Disorder),
             State::Ended | State::Gone => Ok(()),
         }
+    }
+
+    /// Whether nothing is under way and what begins at `offset` comes next.
+    pub fn is_idle_at(&self, offset: u64) -> bool {
+        let inbox = self.inbox.borrow();
+        self.has_no_server()
+            && !self.sticky.get()
+            && !self.diverted.get()
+            && inbox.received == offset
+            && inbox.waiting() == 0
+            && inbox.judged.is_empty()
+            && !self.is_answering()
+    }
+
+    /// Whether what comes now needs a server.
+    pub fn has_no_server(&self) -> bool {
+        self.state.get() == State::Plain && !self.forwarding.get()
+    }
+
+    /// A request of so many bytes is forwarded the short way.
+    pub fn begin_plain(&self, length: usize, judged: Judged) {
+        self.idle_since.set(None);
+        self.inbox.borrow_mut().received += length as u64;
+        self.answering.set(Some(judged.request));
+        self.forwarding.set(true);
+    }
+
+    /// Its answer has gone out. What came meanwhile, or will come directly, is for a server.
+    pub fn end_plain(self: &Rc<Self>) {
+        self.forwarding.set(false);
+        if self.inbox.borrow().waiting() > 0 || self.diverted.get() {
+            self.core.serve(self);
+        }
+    }
+
+    /// A server goes on with a request that was forwarded the short way.
+    pub fn hand_over(self: &Rc<Self>, request: &[u8], judged: Judged, handed: Handed) {
+        let mut inbox = self.inbox.borrow_mut();
+        let later = inbox.read;
+        inbox.data = [request, &inbox.data[later..]].concat();
+        inbox.read = 0;
+        inbox.judged.push_front(judged);
+        drop(inbox);
+        self.answering.set(None);
+        self.forwarding.set(false);
+        *self.handed.borrow_mut() = Some(handed);
+        self.core.serve(self);
     }
 
     /// The random number for the next request head.
@@ -244,7 +303,8 @@ impl Stream {
         Poll::Pending
     }
 
-    fn collect(self: &Rc<Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    /// Takes bytes of an answer, as many as there is room for.
+    pub fn collect(self: &Rc<Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut outbox = self.outbox.borrow_mut();
         let mut rest = bytes;
         outbox.open = true;
@@ -266,7 +326,8 @@ impl Stream {
         Poll::Ready(Ok(bytes.len() - rest.len()))
     }
 
-    fn flush(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Sends what was collected, with the end of the answer if it has ended.
+    pub fn flush(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.state.get() == State::Gone {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }

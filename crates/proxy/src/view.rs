@@ -10,18 +10,27 @@ use beeway_model::{Mesh, ServicePort, Transport, Workload};
 #[derive(Debug)]
 pub(crate) struct View {
     pub mesh: Arc<Mesh>,
-    frontends: HashMap<(IpAddr, u16), (usize, usize)>,
+    frontends: HashMap<(IpAddr, u16), Place>,
     workloads: HashMap<IpAddr, usize>,
+}
+
+/// Indices of a service and of one of its ports.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    service: usize,
+    port: usize,
 }
 
 impl View {
     pub fn new(mesh: Arc<Mesh>) -> View {
         let mut frontends = HashMap::new();
-        for (s, service) in mesh.services.iter().enumerate() {
+        for (index, service) in mesh.services.iter().enumerate() {
             for address in &service.addresses {
-                for (p, port) in service.ports.iter().enumerate() {
+                for (at, port) in service.ports.iter().enumerate() {
                     if port.transport == Transport::Tcp {
-                        frontends.entry((*address, port.number)).or_insert((s, p));
+                        frontends
+                            .entry((*address, port.number))
+                            .or_insert(Place { service: index, port: at });
                     }
                 }
             }
@@ -35,10 +44,19 @@ impl View {
         View { mesh, frontends, workloads }
     }
 
+    /// Where the TCP service port at an address is.
+    pub fn place(&self, address: IpAddr, port: u16) -> Option<Place> {
+        self.frontends.get(&(address, port)).copied()
+    }
+
+    /// The service port at a place that this view has named.
+    pub fn port(&self, place: Place) -> &ServicePort {
+        &self.mesh.services[place.service].ports[place.port]
+    }
+
     /// The TCP service port at an address.
     pub fn frontend(&self, address: IpAddr, port: u16) -> Option<&ServicePort> {
-        let (s, p) = *self.frontends.get(&(address, port))?;
-        Some(&self.mesh.services[s].ports[p])
+        self.place(address, port).map(|place| self.port(place))
     }
 
     /// Who owns an address.

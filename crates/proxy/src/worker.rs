@@ -14,19 +14,19 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 
-use crate::Kernel;
 use crate::direct::Direct;
 use crate::frame::{Decoder, FLAG_REQUEST, Piece};
 use crate::injector::Injector;
 use crate::limits::{BUS_BUFFER, CLOSE_GRACE, DIRECT_WAIT, MAX_STREAMS, SWEEP, SWEEP_STREAMS};
 use crate::listen::Taken;
 use crate::pacer::Pacer;
+use crate::plain::{self, Plain};
 use crate::pool::Pool;
 use crate::record::Recorder;
 use crate::stats::Counters;
 use crate::stream::{State, Stream};
 use crate::view::View;
-use crate::{service, whole};
+use crate::{Kernel, Options, service, whole};
 
 /// What a worker is told from outside.
 pub(crate) enum Command {
@@ -47,6 +47,7 @@ pub(crate) struct Core {
     pub injector: Injector,
     pub pacer: Pacer,
     pub pool: RefCell<Pool>,
+    pub plain: Plain,
     pub recorder: Option<Arc<dyn Recorder>>,
     /// Requests under way, those of them that wait for another try, and mirrored ones.
     pub active: Cell<u32>,
@@ -83,6 +84,7 @@ impl Prepared {
         mesh: watch::Receiver<Arc<Mesh>>,
         counters: Arc<Counters>,
         recorder: Option<Arc<dyn Recorder>>,
+        options: Options,
     ) {
         let Prepared { runtime, sockets } = self;
         let local = LocalSet::new();
@@ -94,6 +96,7 @@ impl Prepared {
                 injector: Injector::new(TcpStream::from_std(sockets.injector)?),
                 pacer: Pacer::new()?,
                 pool: RefCell::default(),
+                plain: Plain::new(options.plain),
                 recorder,
                 active: Cell::new(0),
                 retrying: Cell::new(0),
@@ -144,7 +147,9 @@ async fn read_bus(core: Rc<Core>, mut bus: TcpStream) -> io::Result<()> {
         held += n;
         let mut input = &buffer[..held];
         while let Some(piece) = decoder.next(&mut input) {
-            if let Some(stream) = core.stream_of(&piece) {
+            if let Some(stream) = core.stream_of(&piece)
+                && !plain::take(&core, &stream, &piece)
+            {
                 core.deliver(&stream, piece);
             }
         }
@@ -188,6 +193,7 @@ async fn obey(core: Rc<Core>, mut inbox: mpsc::UnboundedReceiver<Command>) -> io
             _ = tick.tick() => {
                 core.full.set(false);
                 core.pool.borrow_mut().sweep(Instant::now());
+                core.plain.sweep();
                 core.sweep(&mut to_sweep);
             }
         }
@@ -219,7 +225,6 @@ impl Core {
             self.abort(&stream);
             return None;
         }
-        self.serve(&stream);
         Some(stream)
     }
 
@@ -255,9 +260,12 @@ impl Core {
     }
 
     /// Hands bytes to a stream.
-    pub fn deliver(&self, stream: &Rc<Stream>, piece: Piece<'_>) {
+    pub fn deliver(self: &Rc<Self>, stream: &Rc<Stream>, piece: Piece<'_>) {
         if stream.state.get() == State::Gone {
             return;
+        }
+        if stream.has_no_server() {
+            self.serve(stream);
         }
         self.counters.bytes_in.add(piece.data.len() as u64);
         if stream.deliver(&piece.frame, piece.first, piece.offset, piece.data).is_err() {
@@ -274,6 +282,9 @@ impl Core {
             return;
         };
         stream.turn_to(direct);
+        if stream.has_no_server() {
+            self.serve(&stream);
+        }
         if stream.state.get() == State::Ended {
             self.finish(&stream);
         }

@@ -2,6 +2,7 @@
 //! servers that are real.
 
 mod again;
+mod both;
 mod flow;
 mod hostile;
 mod http1;
