@@ -57,7 +57,7 @@ counters! {
     injector_queue,
     /// Request heads that reached the router.
     requests,
-    /// Those of them that were forwarded the short way, to the end of their answer.
+    /// Those of them that were forwarded the short way, and answered.
     plain,
     /// Requests answered by the proxy itself, whatever the status.
     answered,

@@ -1,17 +1,17 @@
 //! A mesh with an index: what a request needs is found without walking lists.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use beeway_model::{Mesh, ServicePort, Transport, Workload};
+use rustc_hash::FxHashMap;
 
 /// Equals what [`Mesh::frontend`] and [`Mesh::workload_at`] say; the first entry wins.
 #[derive(Debug)]
 pub(crate) struct View {
     pub mesh: Arc<Mesh>,
-    frontends: HashMap<(IpAddr, u16), Place>,
-    workloads: HashMap<IpAddr, usize>,
+    frontends: FxHashMap<(IpAddr, u16), Place>,
+    workloads: FxHashMap<IpAddr, usize>,
 }
 
 /// Indices of a service and of one of its ports.
@@ -23,7 +23,7 @@ pub(crate) struct Place {
 
 impl View {
     pub fn new(mesh: Arc<Mesh>) -> View {
-        let mut frontends = HashMap::new();
+        let mut frontends = FxHashMap::default();
         for (index, service) in mesh.services.iter().enumerate() {
             for address in &service.addresses {
                 for (at, port) in service.ports.iter().enumerate() {
@@ -35,7 +35,7 @@ impl View {
                 }
             }
         }
-        let mut workloads = HashMap::new();
+        let mut workloads = FxHashMap::default();
         for (w, workload) in mesh.workloads.iter().enumerate() {
             for address in &workload.addresses {
                 workloads.entry(*address).or_insert(w);

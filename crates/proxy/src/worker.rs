@@ -1,13 +1,13 @@
 //! A worker thread: sockets, streams, and what they share.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
 use beeway_model::Mesh;
+use rustc_hash::FxHashMap;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
@@ -53,9 +53,9 @@ pub(crate) struct Core {
     pub active: Cell<u32>,
     pub retrying: Cell<u32>,
     pub mirroring: Cell<u32>,
-    streams: RefCell<HashMap<u64, Rc<Stream>>>,
+    streams: RefCell<FxHashMap<u64, Rc<Stream>>>,
     /// Connections that lead here, whose first bytes are still in the bus.
-    waiting: RefCell<HashMap<u64, (Direct, Instant)>>,
+    waiting: RefCell<FxHashMap<u64, (Direct, Instant)>>,
     mesh: RefCell<watch::Receiver<Arc<Mesh>>>,
     view: RefCell<Rc<View>>,
     full: Cell<bool>,

@@ -18,16 +18,16 @@ mod job;
 mod request;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
 use beeway_model::{Cluster, Decision, Outcome, Protocol, route};
 
+use rustc_hash::FxHashMap;
+
 use crate::chosen::Chosen;
 use crate::frame::{FLAG_REQUEST, Piece};
-use crate::headers;
 use crate::limits::{PLAIN_READ, PLAIN_REQUEST, POOL_AGE, POOL_IDLE, SWEEP};
 use crate::record::Record;
 use crate::stream::Stream;
@@ -43,7 +43,7 @@ use request::Asked;
 pub(crate) struct Plain {
     on: bool,
     /// Unused connections, the most recently used last.
-    idle: RefCell<HashMap<SocketAddr, Vec<Rc<Connection>>>>,
+    idle: RefCell<FxHashMap<SocketAddr, Vec<Rc<Connection>>>>,
     /// Sweeps so far, which are the clock for ages.
     now: Cell<u64>,
     /// Room for what is read, and for what is written.
@@ -192,7 +192,7 @@ pub(crate) fn take(core: &Rc<Core>, stream: &Rc<Stream>, piece: &Piece<'_>) -> b
     let mut record = core.recorder.is_some().then(|| routed.record(stream, &asked));
     let mut out = plain.out.borrow_mut();
     let mut room = [0; 36];
-    let Some(id) = asked.write(&chosen, headers::request_id(&mut room), &mut out) else {
+    let Some(id) = asked.write(&chosen, &mut room, &mut out) else {
         return false;
     };
     if let Some(record) = &mut record {

@@ -8,7 +8,7 @@ use httparse::Status;
 
 use super::fields::{self, Fields};
 use crate::chosen::Chosen;
-use crate::headers::{FORWARDED_PROTO, REQUEST_ID};
+use crate::headers::{self, FORWARDED_PROTO, REQUEST_ID};
 
 /// Fields of a head; more are not plain.
 pub(super) const FIELDS: usize = 64;
@@ -104,12 +104,12 @@ pub(super) fn is_plain_rule(chosen: &Chosen<'_>) -> bool {
 }
 
 impl<'a> Asked<'a> {
-    /// Makes the request one from here to an endpoint, and writes it to `out`. `id` is for one that
-    /// has none. Returns the one that it goes with; `None`: what it becomes is not plain.
+    /// Makes the request one from here to an endpoint, and writes it to `out`. `room` is for the
+    /// identity of one that has none. Returns that; `None`: what the request becomes is not plain.
     pub fn write<'b>(
         mut self,
         chosen: &Chosen<'b>,
-        id: &'b str,
+        room: &'b mut [u8; 36],
         out: &mut Vec<u8>,
     ) -> Option<&'b str>
     where
@@ -125,7 +125,7 @@ impl<'a> Asked<'a> {
         if let Some(authority) = authority {
             fields.set("host", authority.as_bytes());
         }
-        let id = introduce(&mut fields, id);
+        let id = introduce(&mut fields, room);
         if let Some(own) = chosen.own() {
             fields.edit(&own.request_headers);
         }
@@ -142,18 +142,23 @@ impl<'a> Asked<'a> {
 }
 
 /// The fields that Envoy adds in a sidecar. Returns the request's identity, empty if it is no text.
-fn introduce<'a>(fields: &mut Fields<'a>, id: &'a str) -> &'a str {
+fn introduce<'a>(fields: &mut Fields<'a>, room: &'a mut [u8; 36]) -> &'a str {
     let is_id = |name: &str| name.eq_ignore_ascii_case(REQUEST_ID.as_str());
     let found = fields.0.iter().find(|(name, _)| is_id(name)).map(|(_, value)| *value);
-    if found.is_none() {
-        fields.0.push(("x-request-id", id.as_bytes()));
-    }
+    let id = match found {
+        Some(id) if fields::is_text(id) => std::str::from_utf8(id).unwrap_or_default(),
+        Some(_) => "",
+        None => {
+            let id = headers::request_id(room);
+            fields.0.push(("x-request-id", id.as_bytes()));
+            id
+        }
+    };
     if !fields.contains(FORWARDED_PROTO.as_str()) {
         fields.0.push(("x-forwarded-proto", b"http"));
     }
     fields.set("x-envoy-attempt-count", b"1");
-    let text = |value| std::str::from_utf8(value).ok().filter(|id| fields::is_text(id.as_bytes()));
-    found.map_or(id, |value| text(value).unwrap_or_default())
+    id
 }
 
 #[cfg(test)]

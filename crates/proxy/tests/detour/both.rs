@@ -512,3 +512,72 @@ fn endpoints_that_are_not_there() {
     assert_eq!(seen[0], seen[1]);
     assert_eq!(seen[0].3, 3);
 }
+
+#[test]
+fn a_connection_that_closes_unused_is_not_used() {
+    let endpoint = Endpoint::new(vec![says(&[OK], Then::Close), says(&[OK], Then::Reset)]);
+    let mut kit = Kit::new(mesh(&[endpoint.address], None));
+    for n in 1..=3 {
+        assert_eq!(kit.get(n, "/").status, 200);
+        kit.eventually(|stats| n == 3 || stats.upstream_connections == 0);
+    }
+    let stats = kit.proxy.stats();
+    assert_eq!((stats.plain, stats.retries, stats.upstream_connections), (3, 0, 1));
+}
+
+#[test]
+fn what_comes_before_the_answer_waits_for_it() {
+    let late = || says(&["HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nf", "irst"], Then::Keep);
+    let endpoint = Endpoint::new(vec![late()]);
+    let mut kit = Kit::new(mesh(&[endpoint.address], None));
+    kit.request(1, GET);
+    kit.request(1, "GET /second HTTP/1.1\r\nHost: shop\r\n\r\n");
+    kit.send(1, 0, "GET /third HTTP/1.1\r\nHost: shop\r\n\r\n");
+    assert_eq!([1, 2, 3].map(|_| kit.answer(1).body), [&b"first"[..], b"ok", b"ok"]);
+    assert_eq!(kit.proxy.stats().plain, 1);
+    let requests = endpoint.requests.lock().unwrap();
+    assert!(requests[1].starts_with("GET /second ") && requests[2].starts_with("GET /third "));
+}
+
+#[test]
+fn clients_share_connections_and_do_not_mix() {
+    let mut kit = Kit::new(mesh(&[upstream::http("one")], None));
+    for round in 0..10 {
+        for cookie in 1..=40 {
+            let path = format!("/round/{round}/client/{cookie}/");
+            kit.request(cookie, format!("GET {path} HTTP/1.1\r\nHost: shop\r\n\r\n"));
+        }
+        for cookie in 1..=40 {
+            let answer = kit.answer(cookie);
+            let path = format!("/round/{round}/client/{cookie}/");
+            assert!(answer.text().contains(&path), "{}", answer.text());
+        }
+    }
+    let stats = kit.proxy.stats();
+    assert_eq!((stats.requests, stats.plain), (400, 400));
+    assert!(stats.upstream_connections <= 40, "{stats:?}");
+}
+
+#[test]
+fn clients_that_go_away_are_noted() {
+    for plain in [true, false] {
+        let endpoint = Endpoint::new(vec![
+            says(&["HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", "ha"], Then::Keep),
+            says(&["HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"], Then::Keep),
+        ]);
+        let log = Arc::new(Log::default());
+        let mesh = mesh(&[endpoint.address], None);
+        let mut kit = Kit::with(Options { plain }, mesh, Some(log.clone()));
+        for cookie in [1, 2] {
+            let before = kit.proxy.stats().bytes_out;
+            kit.request(cookie, GET);
+            kit.eventually(|stats| stats.bytes_out > before);
+            assert_eq!(kit.proxy.stats().upstream_connections, 1);
+            kit.proxy.client_closed(cookie);
+            kit.eventually(|stats| stats.open_streams + stats.upstream_connections == 0);
+        }
+        let records = log.0.lock().unwrap();
+        let ends: Vec<_> = records.iter().map(|r| (r.status, r.flags.to_string())).collect();
+        assert_eq!(ends, [(200, "DC".to_owned()), (200, "DC".to_owned())]);
+    }
+}
