@@ -33,6 +33,7 @@ pub mod frame;
 mod grpc;
 mod headers;
 mod hello;
+mod inbox;
 mod injector;
 pub mod limits;
 mod listen;

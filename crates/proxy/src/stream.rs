@@ -1,7 +1,6 @@
 //! A client connection as this side sees it: bytes in order on the way in, frames on the way out.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -13,6 +12,7 @@ use tokio::task::AbortHandle;
 
 use crate::direct::Direct;
 use crate::frame::{Address, FLAG_END, FLAG_STICKY, FRAME_BYTES, Frame, Judged, put_header};
+use crate::inbox::Inbox;
 use crate::injector::ClientGone;
 use crate::limits::{CLIENT_QUEUE, DIRECT_IDLE, FRAME_PAYLOAD, PACE_MAX, PACE_MIN, STREAM_BUFFER};
 use crate::plain::Handed;
@@ -74,15 +74,6 @@ pub(crate) struct Stream {
     idle_since: Cell<Option<Instant>>,
     /// The client is told that there is nothing more as soon as it says nothing more.
     retiring: Cell<bool>,
-}
-
-#[derive(Default)]
-struct Inbox {
-    data: Vec<u8>,
-    read: usize,
-    /// Offset of the next byte.
-    received: u64,
-    judged: VecDeque<Judged>,
 }
 
 struct Outbox {
@@ -227,10 +218,7 @@ impl Stream {
     /// A server goes on with a request that was forwarded the short way.
     pub fn hand_over(self: &Rc<Self>, request: &[u8], judged: Judged, handed: Handed) {
         let mut inbox = self.inbox.borrow_mut();
-        let later = inbox.read;
-        inbox.data = [request, &inbox.data[later..]].concat();
-        inbox.read = 0;
-        inbox.judged.push_front(judged);
+        inbox.put_back(request, judged);
         drop(inbox);
         self.answering.set(None);
         self.forwarding.set(false);
@@ -524,22 +512,6 @@ impl Drop for Stream {
         if !self.pace.get().delay.is_zero() {
             self.core.counters.slow_readers.sub(1);
         }
-    }
-}
-
-impl Inbox {
-    fn waiting(&self) -> usize {
-        self.data.len() - self.read
-    }
-
-    fn append(&mut self, data: &[u8]) {
-        // What has been read goes when it is as much as what has to be moved for it: a reader that
-        // never quite catches up must not make this grow.
-        if self.read > 0 && self.read >= self.waiting() {
-            self.data.drain(..self.read);
-            self.read = 0;
-        }
-        self.data.extend_from_slice(data);
     }
 }
 
