@@ -27,6 +27,8 @@ pub(super) struct Job {
     over: bool,
     /// What is to come of the answer; `None`: its head, too.
     body: Option<Body>,
+    /// Its framing is none from here on.
+    broken: bool,
     sent: u64,
     /// Bytes of the answer that the client could not be given at once.
     waiting: Vec<u8>,
@@ -61,6 +63,7 @@ impl Job {
             record: record.map(|record| (record, Instant::now())),
             over: false,
             body: None,
+            broken: false,
             sent: 0,
             waiting: Vec::new(),
             given: 0,
@@ -98,7 +101,11 @@ impl Job {
                 return Ok(());
             }
             let chunked = body.is_chunked();
-            let run = body.next(rest).map_err(|_| Stop::CutOff)?;
+            let Ok(run) = body.next(rest) else {
+                // What came before goes to the client first.
+                self.broken = true;
+                return Ok(());
+            };
             let ended = body.has_ended();
             rest = &rest[run.used..];
             self.sent += run.content.len() as u64;
@@ -172,7 +179,7 @@ impl Job {
             self.stream.answer_ends();
         }
         ready!(self.stream.flush(cx)).map_err(|_| Stop::ClientGone)?;
-        Poll::Ready(Ok(ended))
+        Poll::Ready(if self.broken { Err(Stop::CutOff) } else { Ok(ended) })
     }
 
     /// The answer has ended, `whole` or broken off by the endpoint.
