@@ -4,7 +4,7 @@
  *
  *   - Those of a connection that is held, both ways: what the client sends waits in its own send
  *     queue, with TCP's own back-pressure, until the agent has put the proxy in the endpoint's
- *     place. Then the client's packets come from the loopback device; the endpoint's are dropped.
+ *     place. Then packets pass by the loopback device only; those of the endpoint are dropped.
  *   - What an endpoint says while the client waits for an answer by detour: the end of a connection
  *     that was idle to it, mostly. It is not the answer that the client waits for. The connection
  *     is held then, and the proxy takes the endpoint's place.
@@ -37,6 +37,9 @@ int packet_out(struct __sk_buff *skb)
 		return PASS;
 	cookie = conn->cookie;
 	flow = bpf_map_lookup_elem(&flows, &cookie);
+	/* what waits in the send queue is for the proxy: it goes there or nowhere */
+	if (conn->direct)
+		return skb->ifindex == LOOPBACK_IFINDEX && (!flow || flow->way == WAY_DIRECT);
 	return flow && flow->way == WAY_HELD ? DROP : PASS;
 }
 
@@ -79,7 +82,7 @@ int packet_in(struct __sk_buff *skb)
 	cookie = conn->cookie;
 	flow = bpf_map_lookup_elem(&flows, &cookie);
 	if (!flow)
-		return PASS;
+		return !conn->direct || skb->ifindex == LOOPBACK_IFINDEX;
 	if (flow->way != WAY_BUS)
 		return flow->way == WAY_DIRECT && skb->ifindex == LOOPBACK_IFINDEX;
 	if (!waits_for_proxy(conn) || !says_something(skb))

@@ -18,7 +18,30 @@
  */
 #include "lanes.h"
 #include "order.h"
-#include "pairs.h"
+
+/* Local and remote address of a socket, as sockops shows them. */
+static __always_inline void
+get_ends(struct bpf_sock_ops *ctx, struct address *local, struct address *remote)
+{
+	u32 ip, *to = (u32 *)local->ip, *peer = (u32 *)remote->ip;
+
+	if (ctx->family == AF_INET) {
+		map_ip4(local->ip, OWN(ctx->local_ip4));
+		map_ip4(remote->ip, OWN(ctx->remote_ip4));
+	} else {
+		to[0] = OWN(ctx->local_ip6[0]);
+		to[1] = OWN(ctx->local_ip6[1]);
+		to[2] = OWN(ctx->local_ip6[2]);
+		to[3] = OWN(ctx->local_ip6[3]);
+		peer[0] = OWN(ctx->remote_ip6[0]);
+		peer[1] = OWN(ctx->remote_ip6[1]);
+		peer[2] = OWN(ctx->remote_ip6[2]);
+		peer[3] = OWN(ctx->remote_ip6[3]);
+	}
+	local->family = remote->family = ctx->family == AF_INET ? 4 : 6;
+	local->port = ctx->local_port;
+	remote->port = bpf_ntohl(ctx->remote_port);
+}
 
 static __always_inline bool enrol(struct bpf_sock_ops *ctx, u64 cookie)
 {
@@ -51,6 +74,8 @@ static __always_inline void anchor(struct bpf_sock_ops *ctx, const struct conn *
 static __always_inline void client_established(struct bpf_sock_ops *ctx)
 {
 	struct address local = {}, remote = {};
+	struct pair_key key = {};
+	struct end end = {};
 	struct bpf_sock *sk = ctx->sk;
 	struct conn *conn;
 
@@ -67,7 +92,16 @@ static __always_inline void client_established(struct bpf_sock_ops *ctx)
 	conn->source = local;
 	if (!enrol(ctx, conn->cookie))
 		return;
-	announce(ctx, sk, conn->cookie, &local, &remote, false);
+	copy_ip(key.client, local.ip);
+	copy_ip(key.server, remote.ip);
+	key.client_port = local.port;
+	key.server_port = remote.port;
+	key.client_seq = ctx->snd_nxt;
+	key.server_seq = ctx->rcv_nxt;
+	end.cookie = conn->cookie;
+	end.sock = (u64)bpf_skc_to_tcp_sock(sk);
+	if (bpf_map_update_elem(&pairs, &key, &end, BPF_ANY))
+		add(COUNT_FULL, 1);
 }
 
 /* A server's connection stands; when its client is one of ours, tell each of the other. */
@@ -104,8 +138,6 @@ static __always_inline void server_established(struct bpf_sock_ops *ctx)
 	}
 	conn->cookie = bpf_get_socket_cookie(ctx);
 	conn->side = SIDE_SERVER;
-	if (client.proxy)
-		conn->protocol = PROTOCOL_PROXY;
 	if (!enrol(ctx, conn->cookie))
 		return;
 	link.server.cookie = conn->cookie;
@@ -466,14 +498,6 @@ static __always_inline int on_answer(struct sk_msg_md *msg, struct conn *conn)
 	return SK_PASS;
 }
 
-/* What the proxy sends to an endpoint, by the shortcut when there is one. */
-static __always_inline int on_proxy_send(struct sk_msg_md *msg, struct conn *conn)
-{
-	find_peer(conn);
-	send_on(msg, conn, msg->size, msg->size);
-	return SK_PASS;
-}
-
 SEC("sk_msg")
 int on_send(struct sk_msg_md *msg)
 {
@@ -487,8 +511,6 @@ int on_send(struct sk_msg_md *msg)
 	bpf_msg_apply_bytes(msg, 0);
 	if (conn->side == SIDE_SERVER)
 		return on_answer(msg, conn);
-	if (conn->side == SIDE_PROXY)
-		return on_proxy_send(msg, conn);
 	if (conn->framing.phase != PHASE_DEAD && leads_to_proxy(msg, conn))
 		return SK_PASS;
 	if (!take_back(conn, msg))

@@ -26,7 +26,6 @@ enum limits {
 	PROBES = 16,		/* slots looked at in a hash of the heap */
 	BUSES = 16,		/* bus sockets of the userspace proxy */
 	SOCKETS = 262144,	/* sockets enrolled at once */
-	UPSTREAMS = 65536,	/* the proxy's connections to endpoints that may skip TCP */
 	ANCHORS = 65536,	/* connections led to the proxy that it has not taken yet */
 	QUEUE_BYTES = 131072,	/* unread redirected bytes after which a shortcut yields to TCP */
 	AHEAD_BYTES = 131072,	/* of requests without an answer yet, by bus; more is held */
@@ -327,7 +326,7 @@ struct event {
 
 /* --- state of connections ------------------------------------------------------------------- */
 
-enum side { SIDE_CLIENT = 1, SIDE_SERVER = 2, SIDE_PROXY = 3 };
+enum side { SIDE_CLIENT = 1, SIDE_SERVER = 2 };
 
 /* By which way the proxy gets what a connection with detours sends. */
 enum way {

@@ -92,14 +92,6 @@ static __always_inline void send_native(struct sk_msg_md *msg, struct conn *conn
 		bpf_msg_redirect_hash(msg, &sockets, &self, 0);
 }
 
-/* Puts the message into the peer's queue. */
-static __always_inline int redirect(struct sk_msg_md *msg, struct conn *conn, u64 peer)
-{
-	if (conn->side == SIDE_SERVER && conn->protocol == PROTOCOL_PROXY)
-		return bpf_msg_redirect_hash(msg, &upstreams, &peer, BPF_F_INGRESS);
-	return bpf_msg_redirect_hash(msg, &sockets, &peer, BPF_F_INGRESS);
-}
-
 /* Sends n bytes on and says which lane it was: the shortcut when it is there, TCP otherwise. */
 static __always_inline u32 send_on(struct sk_msg_md *msg, struct conn *conn, u32 n, u32 size)
 {
@@ -110,7 +102,8 @@ static __always_inline u32 send_on(struct sk_msg_md *msg, struct conn *conn, u32
 	if (!me)
 		return LANE_NATIVE;
 	/* a peer that vanished: TCP says so better than a failed redirect */
-	if (peer && peer_is_ready(conn, me->write_seq) && redirect(msg, conn, peer) == SK_PASS) {
+	if (peer && peer_is_ready(conn, me->write_seq) &&
+	    bpf_msg_redirect_hash(msg, &sockets, &peer, BPF_F_INGRESS) == SK_PASS) {
 		conn->sent = 0;
 		add(COUNT_SHORTCUT_BYTES, n);
 		return LANE_SHORTCUT;
@@ -281,13 +274,15 @@ detour(struct sk_msg_md *msg, struct conn *conn, u32 n, u32 size, u32 flags, u32
 	struct flow *flow = note_flow(msg, conn, flags);
 	struct frame *f;
 	struct settings *set;
-	u32 zero = 0;
+	u32 zero = 0, bus;
 
 	set = bpf_map_lookup_elem(&settings, &zero);
 	if (!flow || !set || !set->buses)
 		return REASON_NO_PROXY;
-	if (bpf_msg_redirect_map(msg, &buses, mix(conn->cookie) % set->buses, BPF_F_INGRESS) != SK_PASS)
+	bus = mix(conn->cookie) % set->buses;
+	if (bpf_msg_redirect_map(msg, &buses, bus, BPF_F_INGRESS) != SK_PASS)
 		return REASON_NO_PROXY;
+	flow->bus = bus;
 	if (conn->ahead + n > AHEAD_BYTES && hold(flow, conn->cookie)) {
 		if (conn->detoured) {
 			go_direct(msg, conn, flow, tcp_of(msg));

@@ -39,7 +39,7 @@ struct conn {
 	struct framing framing;
 	struct framing before;	/* as it was before that message */
 	u8 side;
-	u8 protocol;		/* of a server: PROTOCOL_PROXY when its client is the proxy */
+	u8 protocol;
 	u8 lane;		/* of the request under way */
 	u8 followed;		/* its native answers are, in `answers` */
 	u8 noted;		/* it has, or had, a record in `flows` */
@@ -80,8 +80,6 @@ struct pair_key {
 struct end {
 	u64 cookie;
 	u64 sock;
-	u32 proxy;		/* it is a connection of the userspace proxy */
-	u32 pad;
 };
 
 /* A connection with both ends on this host; by the client's cookie. */
@@ -100,7 +98,7 @@ struct flow {
 	u32 way;		/* enum way */
 	u32 direct;		/* bytes have been sent that did not go by bus */
 	u32 first;		/* sequence number of the first of them */
-	u32 pad;
+	u32 bus;		/* the one that it used last */
 	u64 by_bus;		/* how many bytes did */
 };
 
@@ -180,7 +178,7 @@ struct settings {
 	u32 abi;
 	u32 buses;		/* in use */
 	u32 shortcut;		/* 0: never */
-	u32 proxy;		/* process of the userspace proxy */
+	u32 pad;
 	u64 generation;		/* number of the one in force, for the next agent */
 };
 
@@ -198,14 +196,6 @@ MAP {
 	__type(key, u64);
 	__type(value, u64);
 } sockets SEC(".maps");
-
-/* The proxy's connections to endpoints. What they receive by TCP is not looked at. */
-MAP {
-	__uint(type, BPF_MAP_TYPE_SOCKHASH);
-	__uint(max_entries, UPSTREAMS);
-	__type(key, u64);
-	__type(value, u64);
-} upstreams SEC(".maps");
 
 MAP {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);

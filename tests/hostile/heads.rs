@@ -245,7 +245,6 @@ fn other_protocols_and_methods() -> Result<()> {
         row("http/1.1", get("/forbidden").replace("HTTP", "http"), &["400"]),
         row("HTTP/1.1 and a space", get("/forbidden").replace("1.1", "1.1 "), &["400"]),
         row("two spaces", get("/forbidden").replace("GET ", "GET  "), &["400"]),
-        row("HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &["400"]),
         row("TLS", hello.clone() + &"\u{0}".repeat(500), &["400"]),
         row("TLS and a request", hello + "\r\n\r\n" + &get("/forbidden"), &["400"]),
         row("websocket", with("/ok", websocket), &["200 v1"]),

@@ -115,7 +115,8 @@ fn check_in(shape: Shape, label: &str, rows: &[Row]) -> Result<()> {
             judged.push(got);
         }
         let served = judged[0].contains(" v");
-        if served && judged[0] != judged[1] {
+        // userspace refuses some values of Host that the kernel takes for names that no rule has
+        if served && judged[0] != judged[1] && judged[1] != "400" {
             wrong.push(format!("{}: {}, by userspace {}", row.name, judged[0], judged[1]));
         }
     }
@@ -282,7 +283,7 @@ fn codings_of_bodies() -> Result<()> {
         ("bare CR", "X: y\rTransfer-Encoding: chunked"),
         ("vertical tab", "Transfer-Encoding:\u{b}chunked"),
     ] {
-        rows.push(row(name, coded(fields), &["400", "200 v1, 403", "200 v1, end"]));
+        rows.push(row(name, coded(fields), &["400", "200 v1, 403", "200 v1, end", "501"]));
     }
     for body in [
         "3;a=b\r\nabc\r\n0\r\n\r\n",

@@ -33,8 +33,6 @@ pub(crate) struct Loaded {
     pub(crate) query_queue: OwnedFd,
     pub(crate) decide: OwnedFd,
     pub(crate) diverter: Diverter,
-    /// Programs on the agent's own cgroup, which go away with it.
-    _own: Vec<Link>,
     /// Whether an earlier agent's maps were taken over.
     pub(crate) adopted: bool,
     /// Keeps other agents away from the state directory.
@@ -47,7 +45,7 @@ impl Loaded {
         self.maps.get(name).unwrap_or_else(|| panic!("the object has no map {name}"))
     }
 
-    fn of(object: &Object, own: Vec<Link>, adopted: bool, lock: File) -> Result<Loaded> {
+    fn of(object: &Object, adopted: bool, lock: File) -> Result<Loaded> {
         let mut maps = HashMap::new();
         for map in object.maps() {
             let name = map.name().to_string_lossy().into_owned();
@@ -62,7 +60,7 @@ impl Loaded {
         };
         let (query_queue, decide) = (keep("query_queue")?, keep("decide")?);
         let diverter = Diverter::new(keep("query_connection")?, keep("find_descriptor")?);
-        Ok(Loaded { maps, query_queue, decide, diverter, _own: own, adopted, _lock: lock })
+        Ok(Loaded { maps, query_queue, decide, diverter, adopted, _lock: lock })
     }
 }
 
@@ -81,13 +79,9 @@ const CGROUP_PROGRAMS: [&str; 11] = [
     "packet_in",
 ];
 
-/// Programs that hang on the cgroup that the agent itself runs in.
-const OWN_PROGRAMS: [&str; 3] = ["upstream_connect4", "upstream_connect6", "on_upstream"];
-
 /// Programs that hang on a map of sockets: program, map.
-const SOCKET_PROGRAMS: [(&str, &str, u32); 4] = [
+const SOCKET_PROGRAMS: [(&str, &str, u32); 3] = [
     ("on_send", "sockets", libbpf_sys::BPF_SK_MSG_VERDICT),
-    ("on_send", "upstreams", libbpf_sys::BPF_SK_MSG_VERDICT),
     ("on_receive", "sockets", libbpf_sys::BPF_SK_SKB_STREAM_VERDICT),
     ("on_inject", "injectors", libbpf_sys::BPF_SK_MSG_VERDICT),
 ];
@@ -105,7 +99,7 @@ pub(crate) fn load(options: &Options) -> Result<Loaded> {
     }
     pins.mount()?;
     let result = load_pinned(options, &pins, adopted);
-    match result.and_then(|(object, own)| Loaded::of(&object, own, adopted, lock)) {
+    match result.and_then(|object| Loaded::of(&object, adopted, lock)) {
         Ok(loaded) => Ok(loaded),
         Err(error) => {
             if !adopted {
@@ -116,7 +110,7 @@ pub(crate) fn load(options: &Options) -> Result<Loaded> {
     }
 }
 
-fn load_pinned(options: &Options, pins: &Pins, adopted: bool) -> Result<(Object, Vec<Link>)> {
+fn load_pinned(options: &Options, pins: &Pins, adopted: bool) -> Result<Object> {
     let template = new_generation_map()?;
     let mut open = open_object()?;
     for mut map in open.maps_mut() {
@@ -156,12 +150,10 @@ fn load_pinned(options: &Options, pins: &Pins, adopted: bool) -> Result<(Object,
     // no proxy until its sockets are there
     (values.abi, values.buses) = (abi_version(), 0);
     values.shortcut = u32::from(options.shortcut);
-    values.proxy = std::process::id();
     write_settings(&settings, &values)?;
     attach_to_sockets(&object)?;
     attach_to_cgroup(&object, &options.cgroup, pins)?;
-    let own = attach_to_own(&object);
-    Ok((object, own))
+    Ok(object)
 }
 
 /// The linked object as the build left it; libbpf reads ELF structures in place.
@@ -210,12 +202,12 @@ pub(crate) fn read_settings(map: &MapHandle) -> Result<abi::settings> {
         bytes.get(at..at + 4).map_or(0, |b| u32::from_ne_bytes(b.try_into().expect("4 bytes")))
     };
     let generation = u64::from(word(20)) << 32 | u64::from(word(16));
-    let (abi, buses, shortcut, proxy) = (word(0), word(4), word(8), word(12));
-    Ok(abi::settings { abi, buses, shortcut, proxy, generation })
+    let (abi, buses, shortcut) = (word(0), word(4), word(8));
+    Ok(abi::settings { abi, buses, shortcut, generation, ..Default::default() })
 }
 
 pub(crate) fn write_settings(map: &MapHandle, settings: &abi::settings) -> Result<()> {
-    let words = [settings.abi, settings.buses, settings.shortcut, settings.proxy];
+    let words = [settings.abi, settings.buses, settings.shortcut, 0];
     let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
     bytes.extend((settings.generation as u32).to_ne_bytes());
     bytes.extend(((settings.generation >> 32) as u32).to_ne_bytes());
@@ -224,8 +216,7 @@ pub(crate) fn write_settings(map: &MapHandle, settings: &abi::settings) -> Resul
 
 /// Names of all programs that are attached somewhere.
 pub(crate) fn program_names() -> impl Iterator<Item = &'static str> {
-    let on_sockets = ["on_send", "on_receive", "on_inject"];
-    CGROUP_PROGRAMS.into_iter().chain(on_sockets)
+    CGROUP_PROGRAMS.into_iter().chain(SOCKET_PROGRAMS.iter().map(|(name, ..)| *name))
 }
 
 fn pinned_abi(pins: &Pins) -> Option<u32> {
@@ -284,23 +275,6 @@ fn attach_to_cgroup(object: &Object, cgroup: &Path, pins: &Pins) -> Result<()> {
         link.pin(&pin).context(|| format!("pin the link {name}"))?;
     }
     Ok(())
-}
-
-/// Where the agent is in no cgroup of its own, its connections go by TCP.
-fn attach_to_own(object: &Object) -> Vec<Link> {
-    let Some(cgroup) = crate::cgroup::own().filter(|own| !crate::cgroup::is_root(own)) else {
-        tracing::info!("the agent runs in the root cgroup: its own connections go by TCP");
-        return Vec::new();
-    };
-    let attach = |name: &str| {
-        let directory = File::open(&cgroup).context(|| "open it".into())?;
-        program(object, name).attach_cgroup(directory.as_raw_fd()).context(|| name.into())
-    };
-    let links: Result<Vec<Link>> = OWN_PROGRAMS.into_iter().map(attach).collect();
-    links.unwrap_or_else(|error| {
-        tracing::warn!(%error, cgroup = %cgroup.display(), "cannot attach to the agent's cgroup");
-        Vec::new()
-    })
 }
 
 /// A mistake there cuts the machine off from the network.

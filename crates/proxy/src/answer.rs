@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use crate::call::Call;
 use crate::deadline::Deadline;
 use crate::grpc;
+use crate::headers::strip_trailers;
 use crate::record::Flags;
 
 /// An answer's body. Dropping it ends the answer, which the HTTP server does as soon as it needs no
@@ -36,6 +37,7 @@ enum Kind {
 /// What an endpoint sends, and until when.
 struct Answering {
     body: Incoming,
+    http2: bool,
     deadline: Deadline,
     /// Why it has broken off, which the server has not been told yet.
     cut_off: Option<CutOff>,
@@ -53,6 +55,8 @@ enum Over {
 pub(crate) enum CutOff {
     /// The endpoint broke off.
     Endpoint(hyper::Error),
+    /// It has reset the request although nothing was wrong.
+    Reset,
     /// Time ran out.
     Timeout,
 }
@@ -64,8 +68,13 @@ impl AnswerBody {
     }
 
     /// What an endpoint sends.
-    pub fn endpoint(body: Incoming, deadline: Deadline, call: &Rc<Call>) -> AnswerBody {
-        let kind = Kind::Endpoint(Box::new(Answering { body, deadline, cut_off: None }));
+    pub fn endpoint(
+        body: Incoming,
+        http2: bool,
+        deadline: Deadline,
+        call: &Rc<Call>,
+    ) -> AnswerBody {
+        let kind = Kind::Endpoint(Box::new(Answering { body, http2, deadline, cut_off: None }));
         AnswerBody { kind, ends: true, over: Over::No, call: call.clone() }
     }
 
@@ -129,7 +138,19 @@ impl Answering {
         if item.is_pending() && self.deadline.poll(cx, call).is_ready() {
             return Poll::Ready(Some(Err(CutOff::Timeout)));
         }
-        item.map(|item| item.map(|item| item.map_err(CutOff::Endpoint)))
+        match item {
+            // RST_STREAM with NO_ERROR, which the library calls an end.
+            Poll::Ready(None) if self.http2 && !self.body.is_end_stream() => {
+                Poll::Ready(Some(Err(CutOff::Reset)))
+            }
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    strip_trailers(trailers);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            item => item.map(|item| item.map(|item| item.map_err(CutOff::Endpoint))),
+        }
     }
 }
 
@@ -157,7 +178,7 @@ impl Body for AnswerBody {
                 tracing::debug!(%error, "an answer was cut off");
                 call.client.core.counters.upstream_errors.add(1);
                 call.flag(match error {
-                    CutOff::Endpoint(_) => Flags::UPSTREAM_CONNECTION_TERMINATION,
+                    CutOff::Endpoint(_) | CutOff::Reset => Flags::UPSTREAM_CONNECTION_TERMINATION,
                     CutOff::Timeout => Flags::UPSTREAM_REQUEST_TIMEOUT,
                 });
                 *over = Over::Broken;
@@ -209,6 +230,7 @@ impl std::fmt::Display for CutOff {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             CutOff::Endpoint(error) => write!(f, "the endpoint broke off: {error}"),
+            CutOff::Reset => f.write_str("the endpoint took it back"),
             CutOff::Timeout => f.write_str("time ran out"),
         }
     }

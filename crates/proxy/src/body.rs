@@ -7,10 +7,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use crate::headers::strip_trailers;
 use crate::limits::{MIRROR_BUFFER, REPLAY_BYTES};
 
 /// The body of one try. All tries of a request share its [`Source`].
@@ -26,6 +27,7 @@ pub(crate) enum RequestBody {
 /// Where a request's body comes from. One try at a time reads it, the newest.
 pub(crate) struct Source {
     body: RefCell<Incoming>,
+    http2: bool,
     attempt: Cell<u32>,
     /// What has been read, for another try, and how much of it this try has taken.
     kept: RefCell<Vec<Piece>>,
@@ -95,12 +97,13 @@ pub(crate) enum BodyError {
 
 impl RequestBody {
     /// The first try's body, and the source for more; no source when there is no body.
-    pub fn of(body: Incoming) -> (RequestBody, Option<Rc<Source>>) {
+    pub fn of(body: Incoming, version: Version) -> (RequestBody, Option<Rc<Source>>) {
         if body.is_end_stream() {
             return (RequestBody::Empty, None);
         }
         let source = Rc::new(Source {
             body: RefCell::new(body),
+            http2: version == Version::HTTP_2,
             attempt: Cell::new(0),
             kept: RefCell::default(),
             next: Cell::new(0),
@@ -199,13 +202,23 @@ impl Source {
             }
             Poll::Ready(frame) => frame,
         };
-        // Without this the end of a body of known length would only be seen by asking once more,
-        // which nobody does.
-        let last = frame.is_none() || body.is_end_stream();
+        // Without this the end of a body of known length, or after trailers, would only be seen by
+        // asking once more, which nobody does.
+        let trailers = matches!(&frame, Some(Ok(frame)) if frame.is_trailers());
+        let last = frame.is_none() || trailers || body.is_end_stream();
+        // The client took it back (RST_STREAM with NO_ERROR, which the library calls an end).
+        let taken_back = frame.is_none() && self.http2 && !body.is_end_stream();
         drop(body);
         let frame = match frame {
+            None if taken_back => {
+                self.end(Reading::Broken);
+                return Poll::Ready(Some(Err(BodyError::Broken)));
+            }
             None => None,
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    strip_trailers(trailers);
+                }
                 self.note(&frame);
                 Some(Ok(frame))
             }

@@ -47,7 +47,7 @@ pub(crate) async fn handle(client: &Rc<Client>, request: Request<Incoming>) -> A
     if parts.version == Version::HTTP_2 {
         headers::join_cookies(&mut parts.headers);
     }
-    let (body, source) = RequestBody::of(body);
+    let (body, source) = RequestBody::of(body, parts.version);
     let call = Call::new(client, &parts, source);
     if let Some(handed) = handed {
         call.hand(handed);
@@ -71,7 +71,11 @@ async fn answer(call: &Rc<Call>, parts: Parts, body: RequestBody, draw: u32) -> 
     }
     if headers::has_transfer_coding(&request.parts.headers) {
         call.flag(Flags::DOWNSTREAM_PROTOCOL_ERROR);
-        return refuse(call, StatusCode::NOT_IMPLEMENTED, "transfer coding", request).await;
+        // Where such a body ends is not for us to say.
+        let mut answer =
+            refuse(call, StatusCode::NOT_IMPLEMENTED, "transfer coding", request).await;
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        return answer;
     }
     let view = call.view();
     let service = call.client.service;
@@ -248,7 +252,8 @@ impl<'a> Exchange<'a> {
         match tries.send(parts, body).await {
             Ok(response) => {
                 let deadline = tries.into_deadline();
-                let body = |body| AnswerBody::endpoint(body, deadline, self.call);
+                let http2 = response.version() == Version::HTTP_2;
+                let body = |body| AnswerBody::endpoint(body, http2, deadline, self.call);
                 self.answer_of(response.map(body), expected).await
             }
             Err(why) => self.failed(why, cluster.endpoints.is_empty()),

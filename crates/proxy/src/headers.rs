@@ -82,6 +82,14 @@ fn is_of_message(name: &HeaderName) -> bool {
     HOP_BY_HOP.contains(name) || *name == header::CONTENT_LENGTH || *name == header::HOST
 }
 
+/// Removes from trailers what may only stand in a head (RFC 9110 section 6.5.1): in HTTP/2 it would
+/// make the message malformed.
+pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
+    for name in HOP_BY_HOP.iter().chain(&[header::CONTENT_LENGTH, header::HOST]) {
+        trailers.remove(name);
+    }
+}
+
 /// What rules that set Host mean: the authority (as Istio translates it for Envoy).
 pub(crate) fn host_of(edits: &HeaderEdits) -> Option<&str> {
     let names = ["host", ":authority"];
