@@ -101,7 +101,7 @@ impl<'a> Tries<'a> {
             let this = if last { std::mem::replace(&mut head, empty()) } else { head.clone() };
             let request = Request::from_parts(this, body);
             let tried = match handed {
-                Some(handed) => self.resume(handed, request).await,
+                Some(handed) => self.resume(*handed, request).await,
                 None => self.once(address, request).await,
             };
             let Some(again) = self.again(&tried, attempt, address) else {

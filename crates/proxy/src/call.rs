@@ -42,7 +42,7 @@ pub(crate) struct Call {
     sent: Cell<u64>,
     started: Cell<Instant>,
     /// What plain forwarding has done of it.
-    pub handed: RefCell<Option<Handed>>,
+    pub handed: RefCell<Option<Box<Handed>>>,
     /// Only where somebody wants it.
     record: RefCell<Option<Box<Record>>>,
 }
@@ -101,7 +101,7 @@ impl Call {
     }
 
     /// Notes that plain forwarding has begun with it.
-    pub fn hand(&self, handed: Handed) {
+    pub fn hand(&self, handed: Box<Handed>) {
         if let Some((start, started)) = handed.began {
             self.note(|record| record.start = start);
             self.started.set(started);

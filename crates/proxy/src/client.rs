@@ -97,7 +97,7 @@ impl Client {
     }
 
     /// What plain forwarding has done of the next request.
-    pub fn handed(&self) -> Option<Handed> {
+    pub fn handed(&self) -> Option<Box<Handed>> {
         self.stream.as_ref()?.handed.take()
     }
 

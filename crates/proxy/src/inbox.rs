@@ -2,7 +2,12 @@
 
 use std::collections::VecDeque;
 
+use tokio::io::ReadBuf;
+
 use crate::frame::Judged;
+
+/// A buffer that grew past this is given back when it is empty.
+const KEPT_CAPACITY: usize = 8 * 1024;
 
 /// Bytes in order.
 #[derive(Default)]
@@ -31,6 +36,22 @@ impl Inbox {
             self.read = 0;
         }
         self.data.extend_from_slice(data);
+    }
+
+    /// Moves what fits into `buf`. Returns whether there was anything.
+    pub fn take(&mut self, buf: &mut ReadBuf<'_>) -> bool {
+        let waiting = self.waiting();
+        let taken = waiting.min(buf.remaining());
+        buf.put_slice(&self.data[self.read..self.read + taken]);
+        self.read += taken;
+        if taken == waiting {
+            self.read = 0;
+            self.data.clear();
+            if self.data.capacity() > KEPT_CAPACITY {
+                self.data = Vec::new();
+            }
+        }
+        waiting > 0
     }
 
     /// Puts a request that was taken in front again.

@@ -39,6 +39,7 @@ pub mod limits;
 mod listen;
 mod local;
 mod mirror;
+mod outbox;
 mod pacer;
 mod plain;
 mod pool;

@@ -47,6 +47,8 @@ macro_rules! counters {
 counters! {
     /// Client connections held now.
     open_streams,
+    /// Those of them that an HTTP server is at work for.
+    served_streams,
     /// Connections to endpoints held now, in use or waiting for use.
     upstream_connections,
     /// Client connections that lead to the proxy itself, now.

@@ -53,6 +53,8 @@ pub(crate) struct Core {
     pub active: Cell<u32>,
     pub retrying: Cell<u32>,
     pub mirroring: Cell<u32>,
+    /// Rounds of house-keeping so far: the clock for what has not been used for long.
+    pub sweeps: Cell<u64>,
     streams: RefCell<FxHashMap<u64, Rc<Stream>>>,
     /// Connections that lead here, whose first bytes are still in the bus.
     waiting: RefCell<FxHashMap<u64, (Direct, Instant)>>,
@@ -101,6 +103,7 @@ impl Prepared {
                 active: Cell::new(0),
                 retrying: Cell::new(0),
                 mirroring: Cell::new(0),
+                sweeps: Cell::new(0),
                 streams: RefCell::default(),
                 waiting: RefCell::default(),
                 mesh: RefCell::new(mesh),
@@ -192,8 +195,9 @@ async fn obey(core: Rc<Core>, mut inbox: mpsc::UnboundedReceiver<Command>) -> io
             }
             _ = tick.tick() => {
                 core.full.set(false);
+                core.sweeps.set(core.sweeps.get() + 1);
                 core.pool.borrow_mut().sweep(Instant::now());
-                core.plain.sweep();
+                core.plain.sweep(core.sweeps.get());
                 core.sweep(&mut to_sweep);
             }
         }
@@ -337,8 +341,8 @@ impl Core {
         cookies.into_iter().for_each(|cookie| self.close(cookie));
     }
 
-    /// Finds clients that went away before their stream was there, and connections that lead here for
-    /// no reason any more, a few at a time.
+    /// Finds clients that went away before their stream was there, connections that lead here for no
+    /// reason any more, and servers that have nothing to do, a few at a time.
     fn sweep(&self, cookies: &mut Vec<u64>) {
         if cookies.is_empty() {
             cookies.extend(self.streams.borrow().keys());
@@ -352,7 +356,8 @@ impl Core {
                     self.counters.clients_gone.add(1);
                     self.close(cookie);
                 }
-                _ => {}
+                Some(stream) => stream.rest(),
+                None => {}
             }
         }
         self.waiting.borrow_mut().retain(|cookie, (_, since)| {

@@ -38,6 +38,9 @@ pub(super) fn read(data: &[u8]) -> Option<Head<'_>> {
     if answer.version != Some(1) || !(200..600).contains(&status) {
         return None;
     }
+    if !fields::has_strict_lines(&data[..head]) {
+        return None;
+    }
     let (mut length, mut coding, mut keep_alive, mut grpc_status) = (None, None, true, None);
     for field in answer.headers.iter() {
         let is = |name: &str| field.name.eq_ignore_ascii_case(name);
@@ -146,6 +149,10 @@ mod tests {
             ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x\r\n\r\n", false),
             ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: x-hop\r\n\r\n", false),
             ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX: a\r\n b\r\n\r\n", false),
+            ("\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", false),
+            ("HTTP/1.1 200 OK\nContent-Length: 2\r\n\r\n", false),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 2\n\r\n", false),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX: a\rb\r\n\r\n", false),
             ("HTTP/2 200\r\nContent-Length: 2\r\n\r\n", false),
             ("SSH-2.0-x\r\n", false),
         ] {

@@ -147,7 +147,8 @@ impl Connection {
                 let kept = job.keep_alive && self.unsent.borrow().is_empty();
                 job.finish(true);
                 self.forget();
-                let kept = kept && core.plain.put(self);
+                core.plain.was_usual(self.address);
+                let kept = kept && core.plain.put(self, core.sweeps.get());
                 stream.end_plain();
                 kept
             }
@@ -163,6 +164,9 @@ impl Connection {
                 false
             }
             Event::Stopped(Stop::HandOver, read) => {
+                if job.unusual {
+                    core.plain.was_unusual(self.address);
+                }
                 let unsent = self.unsent.take().rest();
                 let socket = self.socket.take();
                 let wire = socket.map(|(socket, _)| Wire::begun(socket, unsent, read));

@@ -93,6 +93,15 @@ pub(super) fn is_text(value: &[u8]) -> bool {
     value.iter().all(|b| (0x20..0x7f).contains(b))
 }
 
+/// Whether every line of a head ends with CR and LF, and none is empty before the last. The parser
+/// takes an LF alone for the end of a line, and skips empty lines in front, as RFC 9112 section 2.2
+/// lets it.
+pub(super) fn has_strict_lines(head: &[u8]) -> bool {
+    let bare =
+        head.windows(2).fold(false, |bare, two| bare | (two[1] == b'\n') & (two[0] != b'\r'));
+    !bare && !matches!(head, [b'\r' | b'\n', ..])
+}
+
 /// A length in its one form: digits, and no zero in front of others.
 pub(super) fn length(value: &[u8]) -> Option<u64> {
     let plain = matches!(value, [b'0'] | [b'1'..=b'9', ..]) && value.len() <= 18;
@@ -137,6 +146,19 @@ mod tests {
             [("host", "a"), ("X-A", "a"), ("", "a"), ("a b", "a"), ("x-a", "\r\n"), ("x-a", "ä")]
         {
             assert!(!are_plain(&set(name, value)), "{name} {value}");
+        }
+    }
+
+    #[test]
+    fn a_line_has_one_end() {
+        for (head, strict) in [
+            ("A: b\r\n\r\n", true),
+            ("A: b\n\r\n", false),
+            ("A: b\r\n\n", false),
+            ("\r\nA: b\r\n\r\n", false),
+            ("\nA: b\r\n\r\n", false),
+        ] {
+            assert_eq!(has_strict_lines(head.as_bytes()), strict, "{head:?}");
         }
     }
 

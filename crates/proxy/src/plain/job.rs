@@ -35,6 +35,8 @@ pub(super) struct Job {
     given: usize,
     /// The connection can be used again.
     pub keep_alive: bool,
+    /// The answer's head is not a plain one.
+    pub unusual: bool,
 }
 
 /// Why a job cannot go on here.
@@ -68,6 +70,7 @@ impl Job {
             waiting: Vec::new(),
             given: 0,
             keep_alive: true,
+            unusual: false,
         }
     }
 
@@ -133,7 +136,10 @@ impl Job {
         data: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<usize, Stop> {
-        let head = answer::read(data).ok_or(Stop::HandOver)?;
+        let Some(head) = answer::read(data) else {
+            self.unusual = true;
+            return Err(Stop::HandOver);
+        };
         let chosen = self.routed.chosen();
         let retry = chosen.policy.retry.as_ref().unwrap_or(&USUAL_RETRY);
         let (status, grpc_status) = (head.status, head.grpc_status);

@@ -17,7 +17,7 @@ mod fields;
 mod job;
 mod request;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Instant, SystemTime};
@@ -28,7 +28,10 @@ use rustc_hash::FxHashMap;
 
 use crate::chosen::Chosen;
 use crate::frame::{FLAG_REQUEST, Piece};
-use crate::limits::{PLAIN_READ, PLAIN_REQUEST, POOL_AGE, POOL_IDLE, SWEEP};
+use crate::limits::{
+    PLAIN_AVOID_MAX, PLAIN_AVOID_MIN, PLAIN_READ, PLAIN_REQUEST, PLAIN_UNUSUAL, POOL_AGE,
+    POOL_IDLE, SWEEP,
+};
 use crate::record::Record;
 use crate::stream::Stream;
 use crate::view::{Place, View};
@@ -44,11 +47,20 @@ pub(crate) struct Plain {
     on: bool,
     /// Unused connections, the most recently used last.
     idle: RefCell<FxHashMap<SocketAddr, Vec<Rc<Connection>>>>,
-    /// Sweeps so far, which are the clock for ages.
-    now: Cell<u64>,
+    /// Endpoints that have answered in an unusual way.
+    unusual: RefCell<FxHashMap<SocketAddr, Unusual>>,
     /// Room for what is read, and for what is written.
     read: RefCell<Vec<u8>>,
     out: RefCell<Vec<u8>>,
+}
+
+/// How often an endpoint is not tried, since each try that goes to the engine after all costs a
+/// connection.
+struct Unusual {
+    /// Requests that are still for the engine.
+    left: u32,
+    /// As many as that were to be when it last answered so.
+    step: u32,
 }
 
 /// A request that the engine shall bring to its end.
@@ -68,17 +80,15 @@ impl Plain {
         Plain {
             on,
             idle: RefCell::default(),
-            now: Cell::new(0),
+            unusual: RefCell::default(),
             read: RefCell::new(vec![0; PLAIN_READ]),
             out: RefCell::default(),
         }
     }
 
     /// Closes connections that have not been used for long. Called at intervals of [`SWEEP`].
-    pub fn sweep(&self) {
+    pub fn sweep(&self, now: u64) {
         const AGE: u64 = POOL_AGE.as_secs() / SWEEP.as_secs();
-        let now = self.now.get() + 1;
-        self.now.set(now);
         self.idle.borrow_mut().retain(|_, idle| {
             idle.retain(|connection| {
                 let fresh = now - connection.idle_since.get() < AGE && connection.is_usable();
@@ -103,13 +113,42 @@ impl Plain {
         None
     }
 
+    /// Whether requests to an endpoint are for the engine this time.
+    fn avoids(&self, address: SocketAddr) -> bool {
+        let mut unusual = self.unusual.borrow_mut();
+        let Some(unusual) = unusual.get_mut(&address) else { return false };
+        let avoided = unusual.left > 0;
+        unusual.left = unusual.left.saturating_sub(1);
+        avoided
+    }
+
+    /// Notes that an endpoint has answered in an unusual way: the next requests are not tried,
+    /// twice as many each time.
+    fn was_unusual(&self, address: SocketAddr) {
+        let mut all = self.unusual.borrow_mut();
+        if all.len() >= PLAIN_UNUSUAL {
+            all.clear();
+        }
+        let unusual = all.entry(address).or_insert(Unusual { left: 0, step: PLAIN_AVOID_MIN / 2 });
+        unusual.step = (unusual.step * 2).min(PLAIN_AVOID_MAX);
+        unusual.left = unusual.step;
+    }
+
+    /// Notes that one has not.
+    fn was_usual(&self, address: SocketAddr) {
+        let mut all = self.unusual.borrow_mut();
+        if !all.is_empty() {
+            all.remove(&address);
+        }
+    }
+
     /// Keeps a connection for later, if there is room.
-    fn put(&self, connection: &Rc<Connection>) -> bool {
+    fn put(&self, connection: &Rc<Connection>, now: u64) -> bool {
         let mut idle = self.idle.borrow_mut();
         let idle = idle.entry(connection.address).or_default();
         let room = idle.len() < POOL_IDLE;
         if room {
-            connection.idle_since.set(self.now.get());
+            connection.idle_since.set(now);
             idle.push(connection.clone());
         }
         room
@@ -186,7 +225,9 @@ pub(crate) fn take(core: &Rc<Core>, stream: &Rc<Stream>, piece: &Piece<'_>) -> b
     let Some(asked) = request::read(piece.data) else { return false };
     let Some(routed) = Routed::new(core, stream, &asked, judged.draw) else { return false };
     let chosen = routed.chosen();
-    if !request::is_plain_rule(&chosen) {
+    let needs_server = !request::is_plain_rule(&chosen);
+    stream.needs_server.set(needs_server);
+    if needs_server || plain.avoids(routed.address) {
         return false;
     }
     let mut record = core.recorder.is_some().then(|| routed.record(stream, &asked));

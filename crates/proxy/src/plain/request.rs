@@ -35,6 +35,9 @@ pub(super) fn read(data: &[u8]) -> Option<Asked<'_>> {
     if request.version != Some(1) || !known || !is_plain_target(target) {
         return None;
     }
+    if !fields::has_strict_lines(&data[..head]) {
+        return None;
+    }
     let (mut host, mut length) = (None, None);
     for field in request.headers.iter() {
         let is = |name: &str| field.name.eq_ignore_ascii_case(name);
@@ -223,6 +226,16 @@ mod tests {
             "Host : a\r\n\r\n",
         ] {
             assert!(!is_plain(&format!("POST / HTTP/1.1\r\n{rest}")), "{rest}");
+        }
+        for whole in [
+            "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n",
+        ] {
+            assert!(!is_plain(whole), "{whole:?}");
         }
         assert!(!is_plain(&format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "a:b\r\n".repeat(64))));
     }

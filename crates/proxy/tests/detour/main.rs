@@ -7,4 +7,5 @@ mod flow;
 mod hostile;
 mod http1;
 mod kit;
+mod plain;
 mod upstream;
