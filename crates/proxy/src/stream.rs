@@ -54,8 +54,6 @@ pub(crate) struct Stream {
     pub handed: RefCell<Option<Box<Handed>>>,
     /// Plain forwarding is at work.
     forwarding: Cell<bool>,
-    /// The last request was under a rule that needs a server.
-    pub needs_server: Cell<bool>,
     sticky: Cell<bool>,
     inbox: RefCell<Inbox>,
     outbox: RefCell<Outbox>,
@@ -107,7 +105,6 @@ impl Stream {
             task: RefCell::default(),
             handed: RefCell::default(),
             forwarding: Cell::new(false),
-            needs_server: Cell::new(false),
             sticky: Cell::new(false),
             inbox: RefCell::new(Inbox { received: frame.offset, ..Inbox::default() }),
             outbox: RefCell::default(),
@@ -179,7 +176,7 @@ impl Stream {
 
     /// Whether the request that begins at `offset` is the next one and can go the short way.
     pub fn is_idle_at(&self, offset: u64) -> bool {
-        let free = self.has_no_server() || (!self.needs_server.get() && self.rests());
+        let free = self.has_no_server() || self.rests();
         free && self.inbox.borrow().received == offset && self.has_nothing()
     }
 
@@ -215,7 +212,6 @@ impl Stream {
             task.abort();
         }
         self.state.set(State::Plain);
-        self.needs_server.set(false);
         self.gated.set(false);
         self.waker.take();
         let mut inbox = self.inbox.borrow_mut();

@@ -225,9 +225,7 @@ pub(crate) fn take(core: &Rc<Core>, stream: &Rc<Stream>, piece: &Piece<'_>) -> b
     let Some(asked) = request::read(piece.data) else { return false };
     let Some(routed) = Routed::new(core, stream, &asked, judged.draw) else { return false };
     let chosen = routed.chosen();
-    let needs_server = !request::is_plain_rule(&chosen);
-    stream.needs_server.set(needs_server);
-    if needs_server || plain.avoids(routed.address) {
+    if !request::is_plain_rule(&chosen) || plain.avoids(routed.address) {
         return false;
     }
     let mut record = core.recorder.is_some().then(|| routed.record(stream, &asked));
