@@ -3,6 +3,9 @@
 use crate::frame::{FRAME_BYTES, put_header};
 use crate::limits::FRAME_PAYLOAD;
 
+/// Room for a header and most answers, to begin with.
+const FIRST_BYTES: usize = 1024;
+
 /// A frame in the making. Between answers it holds no memory.
 #[derive(Default)]
 pub(crate) struct Outbox {
@@ -28,7 +31,7 @@ impl Outbox {
     /// Adds payload, at most as much as there is room for.
     pub fn add(&mut self, bytes: &[u8]) {
         if self.frame.is_empty() {
-            self.frame.reserve(FRAME_BYTES + bytes.len());
+            self.frame.reserve(FIRST_BYTES.max(FRAME_BYTES + bytes.len()));
             self.frame.resize(FRAME_BYTES, 0);
         }
         self.frame.extend_from_slice(bytes);

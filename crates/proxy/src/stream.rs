@@ -77,6 +77,9 @@ pub(crate) struct Stream {
     retiring: Cell<bool>,
 }
 
+/// All that a connection holds without a request.
+const _: () = assert!(size_of::<Stream>() <= 400);
+
 #[derive(Clone, Copy, Default)]
 struct Pace {
     /// Bytes that the client has not read, at most.
