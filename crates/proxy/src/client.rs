@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use crate::plain::Handed;
 use crate::stream::Stream;
 use crate::tunnel::Tunnel;
 use crate::upstream::Slot;
@@ -102,6 +103,11 @@ impl Client {
             Some(stream) if self.slot.is_some() => stream.draw(),
             _ => fastrand::u32(..),
         }
+    }
+
+    /// What plain forwarding has done of the next request.
+    pub fn handed(&self) -> Option<Box<Handed>> {
+        self.stream.as_ref()?.handed.take()
     }
 
     /// Notes that the server has been given all of an answer.

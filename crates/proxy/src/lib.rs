@@ -23,6 +23,7 @@ mod answer;
 mod attempt;
 mod body;
 mod call;
+mod chosen;
 mod client;
 mod cors;
 mod deadline;
@@ -32,12 +33,15 @@ pub mod frame;
 mod grpc;
 mod headers;
 mod hello;
+mod inbox;
 mod injector;
 pub mod limits;
 mod listen;
 mod local;
 mod mirror;
+mod outbox;
 mod pacer;
+mod plain;
 mod pool;
 mod preface;
 mod record;
@@ -49,6 +53,7 @@ mod tunnel;
 mod upstream;
 mod view;
 mod whole;
+mod wire;
 mod worker;
 
 use std::io;
@@ -107,6 +112,19 @@ pub struct Worker {
     pub injector: TcpStream,
 }
 
+/// How the proxy does its work; what comes of it is the same.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Requests that need nothing special are forwarded the short way.
+    pub plain: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { plain: true }
+    }
+}
+
 /// The running proxy. Dropping it ends all streams and joins the threads.
 pub struct Proxy {
     listeners: Vec<Listener>,
@@ -130,6 +148,17 @@ impl Proxy {
         mesh: watch::Receiver<Arc<Mesh>>,
         recorder: Option<Arc<dyn Recorder>>,
     ) -> io::Result<Proxy> {
+        Proxy::start_with(Options::default(), workers, kernel, mesh, recorder)
+    }
+
+    /// The same, with options.
+    pub fn start_with(
+        options: Options,
+        workers: Vec<Worker>,
+        kernel: Arc<dyn Kernel>,
+        mesh: watch::Receiver<Arc<Mesh>>,
+        recorder: Option<Arc<dyn Recorder>>,
+    ) -> io::Result<Proxy> {
         let mut proxy =
             Proxy { listeners: Vec::new(), workers: Vec::new(), kernel: kernel.clone() };
         for (index, sockets) in workers.into_iter().enumerate() {
@@ -140,7 +169,7 @@ impl Proxy {
             let recorder = recorder.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("detour-{index}"))
-                .spawn(move || prepared.run(inbox, kernel, mesh, counted, recorder))?;
+                .spawn(move || prepared.run(inbox, kernel, mesh, counted, recorder, options))?;
             proxy.workers.push(Running { commands, counters, thread: Some(thread) });
         }
         Ok(proxy)

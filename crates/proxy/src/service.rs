@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Request;
@@ -20,6 +21,7 @@ use crate::limits::{
 };
 use crate::local::LocalExecutor;
 use crate::preface::is_http2;
+use crate::stats::Counters;
 use crate::stream::{Io, State, Stream};
 use crate::tunnel::Tunnel;
 
@@ -29,6 +31,7 @@ const BAD_REQUEST: &[u8] =
 
 /// Serves a stream until its client is gone or the server has nothing more to say to it.
 pub(crate) async fn serve(stream: Rc<Stream>) {
+    let _served = Served::new(&stream.core.counters);
     if !stream.is_sticky() {
         // The kernel has read a head of HTTP/1.1.
         return serve_requests(&stream, Io(stream.clone())).await;
@@ -47,11 +50,28 @@ pub(crate) async fn serve(stream: Rc<Stream>) {
     }
 }
 
+/// Counts a server for as long as it is there.
+struct Served(Arc<Counters>);
+
+impl Served {
+    fn new(counters: &Arc<Counters>) -> Served {
+        counters.served_streams.add(1);
+        Served(counters.clone())
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.served_streams.sub(1);
+    }
+}
+
 async fn serve_requests(stream: &Rc<Stream>, io: impl AsyncRead + AsyncWrite + Unpin) {
     let client = Rc::new(Client::of_stream(stream, true));
     let served = serve_http1(&client, io).await;
     // There still if the server has failed before the answer came.
     client.slot().take();
+    stream.handed.take();
     let served = match served {
         Ok(Some(Upgraded { tunnel, io, read })) => {
             // An end of either side must get to the other.

@@ -1,20 +1,19 @@
 //! A worker thread: sockets, streams, and what they share.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
 use beeway_model::Mesh;
+use rustc_hash::FxHashMap;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::LocalSet;
 
-use crate::Kernel;
 use crate::direct::Direct;
 use crate::frame::{Decoder, FLAG_REQUEST, Piece};
 use crate::injector::Injector;
@@ -23,12 +22,13 @@ use crate::limits::{
 };
 use crate::listen::Taken;
 use crate::pacer::Pacer;
+use crate::plain::{self, Plain};
 use crate::pool::Pool;
 use crate::record::Recorder;
 use crate::stats::Counters;
 use crate::stream::{State, Stream};
 use crate::view::View;
-use crate::{service, whole};
+use crate::{Kernel, Options, service, whole};
 
 /// What a worker is told from outside.
 pub(crate) enum Command {
@@ -51,14 +51,17 @@ pub(crate) struct Core {
     pub injector: Injector,
     pub pacer: Pacer,
     pub pool: RefCell<Pool>,
+    pub plain: Plain,
     pub recorder: Option<Arc<dyn Recorder>>,
     /// Requests under way, those of them that wait for another try, and mirrored ones.
     pub active: Cell<u32>,
     pub retrying: Cell<u32>,
     pub mirroring: Cell<u32>,
-    streams: RefCell<HashMap<u64, Rc<Stream>>>,
+    /// Rounds of house-keeping so far: the clock for what has not been used for long.
+    pub sweeps: Cell<u64>,
+    streams: RefCell<FxHashMap<u64, Rc<Stream>>>,
     /// Connections that lead here, whose first bytes are still in the bus.
-    waiting: RefCell<HashMap<u64, (Direct, Instant)>>,
+    waiting: RefCell<FxHashMap<u64, (Direct, Instant)>>,
     mesh: RefCell<watch::Receiver<Arc<Mesh>>>,
     view: RefCell<Rc<View>>,
     full: Cell<bool>,
@@ -90,6 +93,7 @@ impl Prepared {
         mesh: watch::Receiver<Arc<Mesh>>,
         counters: Arc<Counters>,
         recorder: Option<Arc<dyn Recorder>>,
+        options: Options,
     ) {
         let Prepared { runtime, sockets } = self;
         let local = LocalSet::new();
@@ -101,10 +105,12 @@ impl Prepared {
                 injector: Injector::new(TcpStream::from_std(sockets.injector)?),
                 pacer: Pacer::new()?,
                 pool: RefCell::default(),
+                plain: Plain::new(options.plain),
                 recorder,
                 active: Cell::new(0),
                 retrying: Cell::new(0),
                 mirroring: Cell::new(0),
+                sweeps: Cell::new(0),
                 streams: RefCell::default(),
                 waiting: RefCell::default(),
                 mesh: RefCell::new(mesh),
@@ -153,7 +159,9 @@ async fn read_bus(core: Rc<Core>, mut bus: TcpStream) -> io::Result<()> {
         held += n;
         let mut input = &buffer[..held];
         while let Some(piece) = decoder.next(&mut input) {
-            if let Some(stream) = core.stream_of(&piece) {
+            if let Some(stream) = core.stream_of(&piece)
+                && !plain::take(&core, &stream, &piece)
+            {
                 core.deliver(&stream, piece);
             }
         }
@@ -200,7 +208,9 @@ async fn obey(core: Rc<Core>, mut inbox: mpsc::UnboundedReceiver<Command>) -> io
             }
             _ = tick.tick() => {
                 core.full.set(false);
+                core.sweeps.set(core.sweeps.get() + 1);
                 core.pool.borrow_mut().sweep(Instant::now());
+                core.plain.sweep(core.sweeps.get());
                 core.sweep(&mut to_sweep);
                 if core.is_drained() {
                     return Ok(());
@@ -235,7 +245,6 @@ impl Core {
             self.abort(&stream);
             return None;
         }
-        self.serve(&stream);
         Some(stream)
     }
 
@@ -271,9 +280,12 @@ impl Core {
     }
 
     /// Hands bytes to a stream.
-    pub fn deliver(&self, stream: &Rc<Stream>, piece: Piece<'_>) {
+    pub fn deliver(self: &Rc<Self>, stream: &Rc<Stream>, piece: Piece<'_>) {
         if stream.state.get() == State::Gone {
             return;
+        }
+        if stream.has_no_server() {
+            self.serve(stream);
         }
         self.counters.bytes_in.add(piece.data.len() as u64);
         if stream.deliver(&piece.frame, piece.first, piece.offset, piece.data).is_err() {
@@ -290,6 +302,9 @@ impl Core {
             return;
         };
         stream.turn_to(direct);
+        if stream.has_no_server() {
+            self.serve(&stream);
+        }
         if stream.state.get() == State::Ended {
             self.finish(&stream);
         }
@@ -365,8 +380,8 @@ impl Core {
         cookies.into_iter().for_each(|cookie| self.close(cookie));
     }
 
-    /// Finds clients that went away before their stream was there, and connections that lead here for
-    /// no reason any more, a few at a time.
+    /// Finds clients that went away before their stream was there, connections that lead here for no
+    /// reason any more, and servers that have nothing to do, a few at a time.
     fn sweep(&self, cookies: &mut Vec<u64>) {
         if cookies.is_empty() {
             cookies.extend(self.streams.borrow().keys());
@@ -380,7 +395,8 @@ impl Core {
                     self.counters.clients_gone.add(1);
                     self.close(cookie);
                 }
-                _ => {}
+                Some(stream) => stream.rest(),
+                None => {}
             }
         }
         self.waiting.borrow_mut().retain(|cookie, (_, since)| {

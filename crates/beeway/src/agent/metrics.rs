@@ -118,6 +118,8 @@ impl Collector for Reader {
             "Requests that reached the proxy",
             stats.requests,
         )?;
+        let (name, help) = ("detour_plain", "Those of them that were forwarded the short way");
+        counter(&mut encoder, name, help, stats.plain)?;
         counter(
             &mut encoder,
             "detour_upstream_errors",
