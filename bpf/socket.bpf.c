@@ -49,15 +49,14 @@ static __always_inline void client_established(struct bpf_sock_ops *ctx)
 	if (!conn || conn->side != SIDE_CLIENT)
 		return;
 	get_ends(ctx, &local, &remote);
-	if (is_anchored(conn))
+	if (conn->protocol == PROTOCOL_PROXY)
 		anchor(&local, &remote, &conn->service);
-	if (conn->protocol != PROTOCOL_HTTP &&
-	    (conn->protocol != PROTOCOL_PROXY_HTTP || !may_shortcut()))
+	if (conn->protocol != PROTOCOL_HTTP)
 		return;
 	conn->source = local;
 	if (!enrol(ctx, conn->cookie))
 		return;
-	announce(ctx, sk, conn->cookie, &local, &remote, is_anchored(conn));
+	announce(ctx, sk, conn->cookie, &local, &remote);
 }
 
 /* A server's connection stands; when its client is one of ours, tell each of the other. */
@@ -67,7 +66,7 @@ static __always_inline void server_established(struct bpf_sock_ops *ctx)
 	struct conn *conn;
 	struct end client;
 
-	if (!sk || !may_shortcut() || !find_client(ctx, false, &client))
+	if (!sk || !may_shortcut() || !find_client(ctx, &client))
 		return;
 	conn = bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!conn) {
@@ -449,7 +448,7 @@ int on_send(struct sk_msg_md *msg)
 	bpf_msg_apply_bytes(msg, 0);
 	if (conn->side == SIDE_SERVER)
 		return on_answer(msg, conn);
-	if (conn->side == SIDE_PROXY || is_anchored(conn))
+	if (conn->side == SIDE_PROXY)
 		return send_unjudged(msg, conn);
 	if (conn->framing.phase != PHASE_DEAD && leads_to_proxy(msg, conn))
 		return SK_PASS;

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0)
 /*
- * The userspace proxy's own connections, to endpoints and from clients that were led to it: where
- * the other end is in the mesh and on this host, bytes skip TCP as they do between clients and
- * servers. These programs hang on the cgroup that the agent runs in, look at sockets of the agent
+ * The userspace proxy's own connections to endpoints: where the other end is in the mesh and on this
+ * host, bytes skip TCP as they do between clients and servers. These programs hang on the cgroup that the agent runs in, look at sockets of the agent
  * alone (the newer one, where one takes over from another), and are gone when it is.
  *
  * Only where HTTP is spoken in the clear, and the proxy speaks it itself: a program may hand its
@@ -74,27 +73,7 @@ static __always_inline void connected(struct bpf_sock_ops *ctx)
 	if (!enrol(ctx, conn->cookie))
 		return;
 	get_ends(ctx, &local, &remote);
-	announce(ctx, sk, conn->cookie, &local, &remote, false);
-}
-
-/* The proxy is about to accept a client that was led to it. */
-static __always_inline void accepted(struct bpf_sock_ops *ctx)
-{
-	struct bpf_sock *sk = ctx->sk;
-	struct conn *conn;
-	struct end client;
-
-	if (!sk || !may_shortcut() || !find_client(ctx, true, &client))
-		return;
-	conn = bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!conn) {
-		add(COUNT_FULL, 1);
-		return;
-	}
-	conn->cookie = bpf_get_socket_cookie(ctx);
-	conn->side = SIDE_PROXY;
-	if (enrol(ctx, conn->cookie) && pair(conn, sk, &client))
-		add(COUNT_PAIRED, 1);
+	announce(ctx, sk, conn->cookie, &local, &remote);
 }
 
 static __always_inline void closed(struct bpf_sock_ops *ctx)
@@ -114,8 +93,6 @@ int on_upstream(struct bpf_sock_ops *ctx)
 {
 	if (ctx->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
 		connected(ctx);
-	else if (ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
-		accepted(ctx);
 	else if (ctx->op == BPF_SOCK_OPS_STATE_CB && ctx->args[1] == STATE_CLOSE)
 		closed(ctx);
 	return 1;

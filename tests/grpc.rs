@@ -95,8 +95,8 @@ fn calls_of_one_channel_are_balanced_one_by_one() -> Result<()> {
         assert_eq!((greeters.proxy("connections")?, greeters.proxy("requests")?), (2, 120));
         skipped.push(greeters.bed.counter("shortcut_bytes")?);
     }
-    // between client and proxy, and between proxy and servers too
-    assert!(skipped[0] > 120 * 50 && skipped[1] > skipped[0] * 3 / 2, "{skipped:?} skipped TCP");
+    // between the proxy and servers of the mesh
+    assert!(skipped[0] == 0 && skipped[1] > 120 * 50, "{skipped:?} skipped TCP");
     Ok(())
 }
 

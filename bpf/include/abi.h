@@ -93,7 +93,6 @@ enum protocol {
 	PROTOCOL_OPAQUE,	/* bytes are not looked at */
 	PROTOCOL_HTTP,		/* judged request by request */
 	PROTOCOL_PROXY,		/* each connection is led to the userspace proxy as a whole */
-	PROTOCOL_PROXY_HTTP,	/* the same, and nobody will speak TLS on it: bytes may skip TCP */
 };
 
 struct address {

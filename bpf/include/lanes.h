@@ -88,8 +88,7 @@ static __always_inline void send_native(struct sk_msg_md *msg, struct conn *conn
 
 	conn->expected = me->write_seq + n;
 	conn->sent = n;
-	if (conn->side == SIDE_CLIENT && !is_anchored(conn) &&
-	    (conn->peer || n < size || !fits(me, n)))
+	if (conn->side == SIDE_CLIENT && (conn->peer || n < size || !fits(me, n)))
 		bpf_msg_redirect_hash(msg, &sockets, &self, 0);
 }
 

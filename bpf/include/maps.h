@@ -80,7 +80,6 @@ struct pair_key {
 struct end {
 	u64 cookie;
 	u64 sock;
-	u64 anchored;		/* led to the userspace proxy, which alone may be the other end */
 };
 
 /* A connection with both ends on this host; by the client's cookie. */
@@ -323,12 +322,6 @@ MAP {
 	__type(key, u32);
 	__type(value, struct settings);
 } settings SEC(".maps");
-
-/* The client of a connection that the userspace proxy has as a whole. */
-static __always_inline bool is_anchored(const struct conn *conn)
-{
-	return conn->side == SIDE_CLIENT && conn->protocol >= PROTOCOL_PROXY;
-}
 
 /* Cookies are not drawn at random: both ends of connections on this host take them in turn. */
 static __always_inline u32 mix(u64 cookie)

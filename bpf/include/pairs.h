@@ -52,7 +52,7 @@ static __always_inline bool enrol(struct bpf_sock_ops *ctx, u64 cookie)
 /* The connecting end stands: tell the other one, which stands a moment later. */
 static __always_inline void
 announce(struct bpf_sock_ops *ctx, struct bpf_sock *sk, u64 cookie, const struct address *local,
-	 const struct address *remote, bool anchored)
+	 const struct address *remote)
 {
 	struct pair_key key = {};
 	struct end end = {};
@@ -65,13 +65,12 @@ announce(struct bpf_sock_ops *ctx, struct bpf_sock *sk, u64 cookie, const struct
 	key.server_seq = ctx->rcv_nxt;
 	end.cookie = cookie;
 	end.sock = (u64)bpf_skc_to_tcp_sock(sk);
-	end.anchored = anchored;
 	if (bpf_map_update_elem(&pairs, &key, &end, BPF_ANY))
 		add(COUNT_FULL, 1);
 }
 
 /* The accepting end stands: who is at the other one, when that is one of ours. */
-static __always_inline bool find_client(struct bpf_sock_ops *ctx, bool anchored, struct end *client)
+static __always_inline bool find_client(struct bpf_sock_ops *ctx, struct end *client)
 {
 	struct address local = {}, remote = {};
 	struct pair_key key = {};
@@ -85,7 +84,7 @@ static __always_inline bool find_client(struct bpf_sock_ops *ctx, bool anchored,
 	key.client_seq = ctx->rcv_nxt;
 	key.server_seq = ctx->snd_nxt;
 	found = bpf_map_lookup_elem(&pairs, &key);
-	if (!found || found->anchored != anchored)
+	if (!found)
 		return false;
 	*client = *found;
 	bpf_map_delete_elem(&pairs, &key);
