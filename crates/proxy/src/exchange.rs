@@ -394,6 +394,8 @@ impl<'a> Exchange<'a> {
             return self.failed(NoAnswer::Reset("protocol error"), false);
         }
         headers::frame_answer(&mut parts.headers, &body);
+        // That of the endpoint's hop; the library would take it for what the client wants.
+        parts.version = Version::HTTP_11;
         let upgrade = parts.headers.get(header::UPGRADE).cloned();
         headers::strip(&mut parts.headers);
         if let Some(own) = self.backend.and_then(|backend| backend.policy.as_deref()) {

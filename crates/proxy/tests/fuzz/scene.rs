@@ -1,0 +1,313 @@
+//! A service with rules that ask for everything a rule can ask for, and where its requests may go.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use beeway_model::action::rewrite::rewrite_target;
+use beeway_model::policy::{
+    Abort, Cors, Fault, Fraction, Mirror, PathRewrite, Retry, RetryOn, Rewrite,
+};
+use beeway_model::*;
+
+use crate::bed::SERVICE;
+use crate::dice::Dice;
+use crate::endpoint::Kind;
+
+/// Endpoints by cluster; the number of an endpoint is its place among all.
+pub const CLUSTERS: [&[Kind]; 9] = [
+    &[Kind::Honest],
+    &[Kind::Hostile],
+    &[Kind::Honest2],
+    &[Kind::Hostile2],
+    &[Kind::Absent],
+    &[],
+    &[Kind::Honest, Kind::Hostile, Kind::Absent],
+    &[Kind::Garbage2],
+    &[Kind::Honest2, Kind::Hostile2, Kind::Absent],
+];
+
+/// See the module.
+pub struct Scene {
+    pub mesh: Mesh,
+}
+
+/// All endpoints in order.
+pub fn kinds() -> impl Iterator<Item = Kind> {
+    CLUSTERS.iter().flat_map(|kinds| kinds.iter().copied())
+}
+
+impl Scene {
+    /// `addresses`: those of [`kinds`].
+    pub fn new(dice: &mut Dice, addresses: &[SocketAddr], honest: bool) -> Scene {
+        let mut left = addresses;
+        let mut clusters = Vec::new();
+        for (index, kinds) in CLUSTERS.iter().enumerate() {
+            let http2 = [Kind::Honest2, Kind::Hostile2, Kind::Garbage2];
+            let http2 = kinds.first().is_some_and(|kind| http2.contains(kind));
+            let protocol = if http2 { Protocol::Http2 } else { Protocol::Http };
+            let (own, others) = left.split_at(kinds.len());
+            clusters.push(cluster(index, protocol, own));
+            left = others;
+        }
+        let mut author = Author { dice, honest };
+        let rules = (0..10).map(|n| author.rule(n)).collect();
+        Scene { mesh: mesh(clusters, Some(rules)) }
+    }
+
+    /// Where a request may come out, and how often at most. `host` is empty when it has none.
+    pub fn places(&self, request: &Request<'_>) -> (Vec<(String, String)>, usize) {
+        let port = &self.mesh.services[0].ports[0];
+        let decision = route(port, request, 0);
+        let Some(rule) = decision.rule.map(|n| &port.rules.as_deref().unwrap_or_default()[n])
+        else {
+            return (Vec::new(), 0);
+        };
+        let Action::Forward(backends) = &rule.action else { return (Vec::new(), 0) };
+        let held = decision.matched.and_then(|n| rule.matches[n].path.as_ref());
+        let nothing = Policy::default();
+        let policy = rule.policy.as_deref().unwrap_or(&nothing);
+        let place = |backend: &Backend| {
+            let own = backend.policy.as_deref();
+            let path =
+                own.and_then(|own| own.rewrite.path.as_ref()).or(policy.rewrite.path.as_ref());
+            let named = |rewrite: &Rewrite, edits: &HeaderEdits| {
+                let set = edits.set.iter().rfind(|(name, _)| name == "host");
+                rewrite.authority.clone().or(set.map(|(_, value)| value.clone()))
+            };
+            let host = own
+                .and_then(|own| named(&own.rewrite, &own.request_headers))
+                .or_else(|| named(&policy.rewrite, &policy.request_headers));
+            let target = match path {
+                Some(path) => rewrite_target(path, held, request.target),
+                None => request.target.split('#').next().unwrap_or_default().to_owned(),
+            };
+            (target, host.unwrap_or_else(|| request.authority.to_owned()))
+        };
+        let tries = 1 + policy.retry.as_ref().unwrap_or(&Retry::default()).attempts as usize;
+        (backends.iter().map(place).collect(), tries + policy.mirrors.len())
+    }
+}
+
+/// The one service with its clusters and rules.
+fn mesh(clusters: Vec<Cluster>, rules: Option<Vec<Rule>>) -> Mesh {
+    let service: SocketAddr = SERVICE.parse().expect("an address");
+    let port = ServicePort {
+        stream_rules: Vec::new(),
+        name: "http".into(),
+        number: service.port(),
+        transport: Transport::Tcp,
+        protocol: Protocol::Http,
+        cluster: ClusterId(0),
+        rules,
+    };
+    let service = Service {
+        namespace: "default".into(),
+        name: "shop".into(),
+        hosts: vec!["shop".into()],
+        addresses: vec![service.ip()],
+        ports: vec![port],
+    };
+    let workload = Workload {
+        namespace: "default".into(),
+        name: "buyer".into(),
+        labels: Default::default(),
+        addresses: vec![IpAddr::from([10, 9, 9, 9])],
+        service_account: "default".into(),
+        node: None,
+    };
+    Mesh { services: vec![service], clusters, workloads: vec![workload] }
+}
+
+fn cluster(index: usize, protocol: Protocol, addresses: &[SocketAddr]) -> Cluster {
+    let endpoint = |address: &SocketAddr| Endpoint {
+        address: *address,
+        weight: 1,
+        workload: String::new(),
+        node: None,
+    };
+    let endpoints = addresses.iter().map(endpoint).collect();
+    Cluster { protocol, name: format!("cluster {index}"), endpoints }
+}
+
+/// A service with one endpoint for `/of/`; everything else is answered by the proxy.
+pub fn plain(endpoint: SocketAddr) -> Mesh {
+    let path = Some(PathMatch::Prefix("/of/".into()));
+    let backend = Backend { cluster: Some(ClusterId(0)), weight: 1, policy: None };
+    let rule = |path, action| Rule {
+        name: String::new(),
+        matches: vec![Match { path, ..Match::default() }],
+        action,
+        policy: None,
+        detour: None,
+    };
+    let other = Action::Respond { status: 200, body: "nobody is here".into() };
+    let rules = vec![rule(path, Action::Forward(vec![backend])), rule(None, other)];
+    mesh(vec![cluster(0, Protocol::Http, &[endpoint])], Some(rules))
+}
+
+struct Author<'a> {
+    dice: &'a mut Dice,
+    honest: bool,
+}
+
+impl Author<'_> {
+    fn millis(&mut self, low: usize, high: usize) -> Duration {
+        Duration::from_millis(self.dice.between(low, high) as u64)
+    }
+
+    fn share(&mut self) -> Fraction {
+        Fraction { numerator: self.dice.between(1, 4) as u32, denominator: 4 }
+    }
+
+    fn cluster(&mut self) -> Option<ClusterId> {
+        let known =
+            if self.honest { &[0, 2][..] } else { &[0, 0, 1, 1, 1, 2, 3, 3, 4, 5, 6, 7, 8] };
+        (self.honest || !self.dice.one_in(30)).then(|| ClusterId(self.dice.of(known)))
+    }
+
+    fn rule(&mut self, n: usize) -> Rule {
+        let path = format!("/r{n}");
+        let path = match self.dice.below(4) {
+            0 => PathMatch::Segments(path),
+            1 => PathMatch::Regex(format!("{path}/.*")),
+            _ => PathMatch::Prefix(path + "/"),
+        };
+        let matches = vec![Match { path: Some(path), ..Match::default() }];
+        let action = match self.dice.below(10) {
+            0 => Action::Respond {
+                status: self.dice.of(&[200, 204, 304, 404, 503]),
+                body: self.dice.of(&["", "short and stout"]).into(),
+            },
+            1 => self.redirect(),
+            _ => self.forward(),
+        };
+        let policy = Some(Box::new(self.policy()));
+        Rule { name: format!("rule {n}"), matches, action, policy, detour: Some(String::new()) }
+    }
+
+    fn redirect(&mut self) -> Action {
+        let port = [RedirectPort::Keep, RedirectPort::Listener, RedirectPort::Number(81)];
+        let redirect = Redirect {
+            scheme: self.dice.one_in(2).then(|| "https".into()),
+            host: self.dice.one_in(2).then(|| "other:8080".into()),
+            port: self.dice.of(&port),
+            path: self.dice.one_in(2).then(|| self.path()),
+            status: self.dice.of(&[301, 302, 307]),
+        };
+        Action::Redirect(redirect.into())
+    }
+
+    fn forward(&mut self) -> Action {
+        let backends = (0..self.dice.between(1, 3)).map(|_| {
+            let policy = self.dice.one_in(3).then(|| {
+                Box::new(BackendPolicy {
+                    request_headers: self.edits(),
+                    response_headers: self.edits(),
+                    rewrite: self.rewrite(),
+                })
+            });
+            Backend { cluster: self.cluster(), weight: self.dice.between(1, 3) as u32, policy }
+        });
+        Action::Forward(backends.collect())
+    }
+
+    fn path(&mut self) -> PathRewrite {
+        match self.dice.below(4) {
+            0 => PathRewrite::Full("/full?new".into()),
+            1 => PathRewrite::Prefix(self.dice.of(&["/", "", "/p/", "/q"]).into()),
+            2 => PathRewrite::Regex { pattern: "/r(.)".into(), substitution: r"/x\1\1".into() },
+            _ => PathRewrite::Regex { pattern: ".*".into(), substitution: String::new() },
+        }
+    }
+
+    fn rewrite(&mut self) -> Rewrite {
+        Rewrite {
+            path: self.dice.one_in(3).then(|| self.path()),
+            authority: self.dice.one_in(4).then(|| "rewritten:81".into()),
+        }
+    }
+
+    /// Among them some that would change where messages end.
+    fn edits(&mut self) -> HeaderEdits {
+        let names = [
+            "x-rule",
+            "content-length",
+            "transfer-encoding",
+            "connection",
+            "upgrade",
+            "te",
+            "keep-alive",
+            "server",
+            "x-extra-0",
+            "not a name",
+        ];
+        let values = ["1", "close", "chunked", "trailers", "", "a\r\nb: c"];
+        let mut pairs = || -> Vec<(String, String)> {
+            let some = 0..self.dice.below(3);
+            some.map(|_| (self.dice.of(&names).into(), self.dice.of(&values).into())).collect()
+        };
+        let (mut set, add) = (pairs(), pairs());
+        if self.dice.one_in(6) {
+            set.push(("host".into(), "set-by-rule".into()));
+        }
+        let remove = (0..self.dice.below(3)).map(|_| self.dice.of(&names).into()).collect();
+        HeaderEdits { remove, set, add }
+    }
+
+    fn retry(&mut self) -> Retry {
+        let on = [
+            RetryOn::ServerError,
+            RetryOn::GatewayError,
+            RetryOn::Reset,
+            RetryOn::Unavailable,
+            RetryOn::ConnectFailure,
+            RetryOn::RefusedStream,
+            RetryOn::Retriable4xx,
+        ];
+        Retry {
+            attempts: self.dice.below(4) as u32,
+            per_try_timeout: self.dice.one_in(2).then(|| self.millis(20, 100)),
+            on: (0..3).map(|_| self.dice.of(&on)).collect(),
+            statuses: vec![self.dice.of(&[404, 500, 503])],
+            backoff: self.millis(1, 3),
+        }
+    }
+
+    fn policy(&mut self) -> Policy {
+        let fault = match self.honest {
+            true => Fault::default(),
+            false => Fault {
+                delay: self.dice.one_in(6).then(|| (self.millis(1, 10), self.share())),
+                abort: self.dice.one_in(6).then(|| {
+                    (
+                        self.dice.of(&[Abort::Http(503), Abort::Http(404), Abort::Grpc(14)]),
+                        self.share(),
+                    )
+                }),
+            },
+        };
+        let mirrors = (0..self.dice.below(3))
+            .filter_map(|_| self.cluster())
+            .map(|cluster| Mirror { cluster: Some(cluster), share: Fraction::ALL })
+            .collect();
+        let cors = self.dice.one_in(4).then(|| Cors {
+            origins: vec![StringMatch::Prefix("http://".into())],
+            methods: vec!["GET".into(), "PUT".into()],
+            headers: vec!["*".into()],
+            expose: vec!["x-answer-to".into()],
+            max_age: Some(Duration::from_secs(7)),
+            credentials: self.dice.one_in(2),
+            forward_unmatched: self.dice.one_in(2),
+        });
+        Policy {
+            request_headers: self.edits(),
+            response_headers: self.edits(),
+            rewrite: self.rewrite(),
+            timeout: Some(if self.honest { Duration::from_secs(20) } else { self.millis(50, 300) }),
+            retry: self.dice.one_in(2).then(|| self.retry()),
+            fault,
+            mirrors,
+            cors,
+        }
+    }
+}
