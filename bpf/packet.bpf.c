@@ -4,7 +4,7 @@
  *
  *   - Those of a connection that is held, both ways: what the client sends waits in its own send
  *     queue, with TCP's own back-pressure, until the agent has put the proxy in the endpoint's
- *     place. Then the client's packets come from the loopback device; the endpoint's are dropped.
+ *     place. Then packets pass by the loopback device only; those of the endpoint are dropped.
  *   - What an endpoint says while the client waits for an answer by detour: the end of a connection
  *     that was idle to it, mostly. It is not the answer that the client waits for. The connection
  *     is held then, and the proxy takes the endpoint's place.

@@ -40,6 +40,8 @@ struct connection_query {
 	u32 pid;
 	u32 direct;
 	u32 first;
+	u32 bus;
+	u32 pad;
 	u64 by_bus;
 	/* as in struct tcp_sock */
 	u32 state;
@@ -105,6 +107,7 @@ int query_connection(struct connection_query *query)
 	query->way = flow->way;
 	query->direct = flow->direct;
 	query->first = flow->first;
+	query->bus = flow->bus;
 	query->by_bus = flow->by_bus;
 	tcp = KERNEL_AT(tcp_sock, flow->sock);
 	if (cookie_of(tcp) != cookie)

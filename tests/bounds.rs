@@ -4,7 +4,7 @@ mod bed;
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use bed::{Bed, JASON, Shape, WEB};
 use beeway_testbed::{Place, Pod, pattern, slurp};
 
@@ -34,10 +34,15 @@ fn held_for_a_slow_reader(bed: &Bed, counter: &str, server: &Pod, header: &str) 
     let download = slurp(&bed.client, &format!("http://{WEB}/bytes/{GIB}"))?
         .args(["--pause-ms", "4000", "-H", "Host: web", "-H", header])
         .spawn()?;
-    // the queues stand still once the sender is blocked
+    let end = Instant::now() + Duration::from_secs(30);
+    while bed.counter(counter)? == before {
+        ensure!(Instant::now() < end, "the download does not begin");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // the queues stand still once the sender is blocked; the reader waits for longer than this
     let begun = Instant::now();
     let mut held = 0;
-    while begun.elapsed() < Duration::from_millis(3500) {
+    while begun.elapsed() < Duration::from_millis(3000) {
         std::thread::sleep(Duration::from_millis(50));
         let redirected = bed.counter(counter)? - before;
         held = match counter {

@@ -274,13 +274,15 @@ detour(struct sk_msg_md *msg, struct conn *conn, u32 n, u32 size, u32 flags, u32
 	struct flow *flow = note_flow(msg, conn, flags);
 	struct frame *f;
 	struct settings *set;
-	u32 zero = 0;
+	u32 zero = 0, bus;
 
 	set = bpf_map_lookup_elem(&settings, &zero);
 	if (!flow || !set || !set->buses)
 		return REASON_NO_PROXY;
-	if (bpf_msg_redirect_map(msg, &buses, mix(conn->cookie) % set->buses, BPF_F_INGRESS) != SK_PASS)
+	bus = mix(conn->cookie) % set->buses;
+	if (bpf_msg_redirect_map(msg, &buses, bus, BPF_F_INGRESS) != SK_PASS)
 		return REASON_NO_PROXY;
+	flow->bus = bus;
 	if (conn->ahead + n > AHEAD_BYTES && hold(flow, conn->cookie)) {
 		if (conn->detoured) {
 			go_direct(msg, conn, flow, tcp_of(msg));

@@ -98,7 +98,7 @@ struct flow {
 	u32 way;		/* enum way */
 	u32 direct;		/* bytes have been sent that did not go by bus */
 	u32 first;		/* sequence number of the first of them */
-	u32 pad;
+	u32 bus;		/* the one that it used last */
 	u64 by_bus;		/* how many bytes did */
 };
 

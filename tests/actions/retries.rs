@@ -129,7 +129,7 @@ spec:
     let scene = Scene::new("early", &(by_http1 + &by_http2))?;
     scene.apply("h2.yaml", HTTP2)?;
     for path in ["one", "two"] {
-        for (at, bytes) in [10_000, 100_000, 1_000_000, 4_000_000].into_iter().enumerate() {
+        for (at, bytes) in [10_000, 100_000, 1_000_000, 20_000_000].into_iter().enumerate() {
             let url = format!("http://{WEB}/{path}/first/1/{path}{at}/503+/sum");
             let command = upload(&scene.bed.client, &url, bytes)?.args(["-H", "Host: web"]);
             let what = format!("{path} {bytes} bytes");

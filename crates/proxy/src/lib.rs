@@ -161,10 +161,9 @@ impl Proxy {
 
     /// A client's connection leads to the proxy now, by `socket`. `first` is the TCP sequence number
     /// of the first byte that can be read from it; it may be one for the endpoint
-    /// ([`Kernel::turn`]). The worker must be the one whose bus the connection uses: that of index
-    /// `cookie` modulo the number of workers.
-    pub fn diverted(&self, cookie: u64, socket: TcpStream, first: u32) {
-        let worker = &self.workers[bus_of(cookie, self.workers.len())];
+    /// ([`Kernel::turn`]). `worker` is the index of the one whose bus the connection uses.
+    pub fn diverted(&self, worker: usize, cookie: u64, socket: TcpStream, first: u32) {
+        let Some(worker) = self.workers.get(worker) else { return };
         // A worker that has stopped has no streams.
         let _ = worker.commands.send(Command::Diverted(cookie, socket, first));
     }
@@ -178,11 +177,6 @@ impl Proxy {
     pub fn is_healthy(&self) -> bool {
         self.workers.iter().all(|w| w.thread.as_ref().is_some_and(|t| !t.is_finished()))
     }
-}
-
-/// The bus, of so many, that carries a client's frames: `mix()` in bpf/include/maps.h.
-fn bus_of(cookie: u64, buses: usize) -> usize {
-    (cookie.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as usize % buses
 }
 
 impl Drop for Proxy {

@@ -90,7 +90,7 @@ fn divert(dataplane: &Dataplane, proxy: &Mutex<Option<Proxy>>, cookie: u64) {
     let proxy = proxy.lock().expect("no panic while locked");
     match (proxy.as_ref(), diverted) {
         (Some(proxy), Ok(Some(diverted))) => {
-            proxy.diverted(cookie, diverted.socket, diverted.first);
+            proxy.diverted(diverted.worker, cookie, diverted.socket, diverted.first);
         }
         (Some(proxy), Err(_)) => {
             dataplane.forget(cookie);

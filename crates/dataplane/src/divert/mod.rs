@@ -35,6 +35,8 @@ pub struct Diverted {
     pub socket: TcpStream,
     /// Sequence number of the first byte that can be read from it.
     pub first: u32,
+    /// Index of the worker whose bus the connection used.
+    pub worker: usize,
 }
 
 /// Where the bytes of a diverted connection begin.
@@ -89,7 +91,7 @@ impl Diverter {
         }
         // Its first segment makes the client's socket send what was held.
         let socket = stand_in::begin(socket).context(|| "begin in the endpoint's place".into())?;
-        Ok(Some(Diverted { socket, first: held.snd_una }))
+        Ok(Some(Diverted { socket, first: held.snd_una, worker: held.bus as usize }))
     }
 
     /// Where the bytes of a diverted connection begin; `None`: there is no such connection.

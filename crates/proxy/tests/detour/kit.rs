@@ -192,7 +192,7 @@ impl Kit {
             said.turns.insert(cookie, Turn { by_bus, first });
         });
         ours.set_nonblocking(true).unwrap();
-        self.proxy.diverted(cookie, ours, SEQUENCE);
+        self.proxy.diverted(0, cookie, ours, SEQUENCE);
         client
     }
 

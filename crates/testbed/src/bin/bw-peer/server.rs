@@ -204,9 +204,8 @@ impl Server {
             tokio::time::sleep(Duration::from_millis(wait)).await;
         }
         let mut request = request;
-        if is_grpc(request.headers())
-            && matches!(failure, Some(Failure::Status(_) | Failure::Grpc(_)))
-        {
+        let fails = failure.is_some_and(|failure| !matches!(failure, Failure::Early(_)));
+        if is_grpc(request.headers()) && fails {
             // A server of gRPC has read the message; curl takes an earlier answer for a failure.
             while let Some(Ok(_)) = request.body_mut().frame().await {}
         }
