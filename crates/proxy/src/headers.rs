@@ -1,7 +1,9 @@
 //! Which header fields go on to the next hop (RFC 9110 section 7.6.1).
 
 use beeway_model::HeaderEdits;
+use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::response::Parts;
 use http_body::Body;
 
 const HOP_BY_HOP: [HeaderName; 6] = [
@@ -105,12 +107,14 @@ pub(crate) fn frame_request(headers: &mut HeaderMap, body: &impl Body, http2: bo
 }
 
 /// The same for an answer, where Content-Length may also tell of a body that is not there (HEAD,
-/// 304).
-pub(crate) fn frame_answer(headers: &mut HeaderMap, body: &impl Body) {
+/// 304), but not after 204 (RFC 9110 section 8.6).
+pub(crate) fn frame_answer(parts: &mut Parts, body: &impl Body) {
+    let headers = &mut parts.headers;
     let Some(first) = headers.get(header::CONTENT_LENGTH) else {
         return;
     };
     let length = match body.size_hint().exact() {
+        _ if parts.status == StatusCode::NO_CONTENT => None,
         _ if body.is_end_stream() => is_number(first).then(|| first.clone()),
         length => length.map(HeaderValue::from),
     };

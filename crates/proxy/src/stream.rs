@@ -55,6 +55,8 @@ pub(crate) struct Stream {
     answering: Cell<Option<u32>>,
     /// A next request waits for that.
     gated: Cell<bool>,
+    /// The server has ended before requests that had come already.
+    lost: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     /// The connection itself, if it leads here.
     direct: RefCell<Option<Direct>>,
@@ -119,6 +121,7 @@ impl Stream {
             ending: Cell::new(false),
             answering: Cell::default(),
             gated: Cell::new(false),
+            lost: Cell::new(false),
             waker: RefCell::default(),
             direct: RefCell::default(),
             diverted: Cell::new(false),
@@ -161,8 +164,12 @@ impl Stream {
         judged: Option<Judged>,
         data: &[u8],
     ) -> Result<(), Disorder> {
-        inbox.received += data.len() as u64;
+        inbox.received = inbox.received.checked_add(data.len() as u64).ok_or(Disorder)?;
         if self.state.get() == State::Ended && judged.is_some() {
+            if self.lost.get() {
+                // The client would take the answer for that to a request that has none.
+                return Err(Disorder);
+            }
             self.core.serve(self);
         }
         match self.state.get() {
@@ -200,6 +207,7 @@ impl Stream {
         let mut inbox = self.inbox.borrow_mut();
         inbox.data = Vec::new();
         inbox.read = 0;
+        self.lost.set(!inbox.judged.is_empty());
         inbox.judged.clear();
     }
 
@@ -282,7 +290,10 @@ impl Stream {
                 outbox.frame = vec![0; FRAME_BYTES];
             }
             self.ending.set(false);
-            self.answering.set(None);
+            if self.answering.take().is_none() {
+                // The server has refused its head.
+                self.inbox.borrow_mut().judged.pop_front();
+            }
             self.idle_since.set(Some(Instant::now()));
             if self.gated.replace(false) {
                 self.wake();

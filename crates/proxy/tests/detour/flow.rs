@@ -221,6 +221,25 @@ fn bytes_that_cannot_be_understood_abort_the_connection() {
     assert_eq!(kit.answer(2).status, 200);
     kit.send(2, FLAG_STICKY, request);
     kit.kernel.wait(|said| said.aborted == [1, 2]);
+    // An offset that no connection has.
+    let mut frame = kit.frame(3, FLAG_REQUEST, 0, b"GET / HTTP/1.1\r\n");
+    frame[16..24].copy_from_slice(&u64::MAX.to_ne_bytes());
+    kit.bus.write_all(&frame).unwrap();
+    kit.kernel.wait(|said| said.aborted == [1, 2, 3]);
+}
+
+#[test]
+fn no_answer_is_taken_for_that_to_a_lost_request() {
+    let mut kit = Kit::new(mesh(&[], None));
+    let first = "GET /1 HTTP/1.1\r\nHost: shop\r\nconnection: close\r\n\r\n";
+    let second = "GET /2 HTTP/1.1\r\nHost: shop\r\n\r\n";
+    let first = kit.frame(1, FLAG_REQUEST, 0, first.as_bytes());
+    let second = kit.frame(1, FLAG_REQUEST, 0, second.as_bytes());
+    kit.bus.write_all(&[first, second].concat()).unwrap();
+    assert_eq!(kit.answer(1).status, 503);
+    kit.kernel.wait(|said| said.diverted == [1]);
+    kit.request(1, "GET /3 HTTP/1.1\r\nHost: shop\r\n\r\n");
+    kit.kernel.wait(|said| said.aborted == [1]);
 }
 
 #[test]
