@@ -217,6 +217,13 @@ impl Stream {
         self.wake();
     }
 
+    /// Ends the stream's task.
+    pub fn stop(&self) {
+        if let Some(task) = self.task.borrow_mut().take() {
+            task.abort();
+        }
+    }
+
     /// Lets the stream's task look again.
     pub fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {

@@ -209,6 +209,21 @@ fn an_answer_that_was_cut_off_aborts_the_connection() {
 }
 
 #[test]
+fn nothing_follows_an_answer_that_was_cut_off() {
+    let cut = upstream::canned("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nonly");
+    let mut kit = Kit::new(mesh(&[cut], None));
+    kit.request(1, "GET /1 HTTP/1.1\r\nHost: shop\r\n\r\n");
+    kit.kernel.wait(|said| said.aborted == [1]);
+    // The client has sent it before it could know.
+    kit.request(1, "GET /2 HTTP/1.1\r\nHost: other\r\n\r\n");
+    kit.request(2, "GET /3 HTTP/1.0\r\n\r\n");
+    while kit.take().cookie != 2 {}
+    assert!(kit.injected(1).ends_with(b"\r\n\r\nonly"), "{:?}", kit.injected(1));
+    kit.proxy.client_closed(1);
+    kit.eventually(|stats| stats.open_streams <= 1);
+}
+
+#[test]
 fn bytes_that_cannot_be_understood_abort_the_connection() {
     let mut kit = plain();
     // The middle of a connection that nobody knows.
