@@ -2,14 +2,15 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::os::fd::AsRawFd;
+use std::rc::{Rc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use beeway_model::Mesh;
 use beeway_proxy::frame::{FLAG_END, Frame, KIND_DATA};
-use beeway_proxy::{FRAME_BYTES, Kernel, Proxy, Record, Recorder, Stats, Worker};
+use beeway_proxy::{FRAME_BYTES, Kernel, Proxy, Record, Recorder, Stats, Turn, Worker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, watch};
@@ -20,39 +21,77 @@ use crate::ledger::Shared;
 /// Where the one service of the mesh is.
 pub const SERVICE: &str = "10.0.0.1:80";
 
-/// What the proxy says to one client on the bus.
+/// Cookies from here on are of clients that the bed does not serve.
+pub const STRANGE: u64 = 1 << 40;
+
+/// Sequence number of the first byte of a diverted connection: they wrap.
+const SEQUENCE: u32 = u32::MAX - 1;
+
+/// What comes to one client.
 #[derive(Debug)]
 pub enum Word {
     Bytes(Vec<u8>),
-    /// An answer ends here: how many bytes there were, and the number of the request.
+    /// An answer ends here, with the number of its request.
     End(u32),
+    /// The connection leads to the proxy: ends are not told any more.
+    Turned,
+    /// The proxy says nothing more.
+    Fin,
     Abort,
 }
 
+/// What the kernel's side hears of.
+enum Event {
+    Abort(u64),
+    Divert(u64),
+    /// By a diverted connection.
+    Came(u64, Word),
+}
+
 /// What the proxy asks.
-pub struct Node {
-    aborts: mpsc::UnboundedSender<u64>,
-    gone: Mutex<HashSet<u64>>,
-    /// Clients that do not read, and how much they have not read.
-    stalled: Mutex<HashMap<u64, u64>>,
-    records: AtomicUsize,
-    strangers: AtomicU64,
+struct Node {
+    events: mpsc::UnboundedSender<Event>,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    gone: HashSet<u64>,
+    /// Bytes that clients have not read.
+    unread: HashMap<u64, u64>,
+    turns: HashMap<u64, Turn>,
+    over: HashSet<u64>,
+    records: u64,
+}
+
+impl Node {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().expect("no panic while locked")
+    }
 }
 
 impl Kernel for Node {
     fn queued(&self, cookie: u64) -> Option<u64> {
-        let gone = self.gone.lock().unwrap().contains(&cookie);
-        let stalled = self.stalled.lock().unwrap().get(&cookie).copied();
-        (!gone).then_some(stalled.unwrap_or_default())
-    }
-
-    fn relay_done(&self, _: usize) -> Option<TcpStream> {
-        None
+        let known = self.known();
+        let unread = known.unread.get(&cookie).copied().unwrap_or_default();
+        (!known.gone.contains(&cookie)).then_some(unread)
     }
 
     fn abort(&self, cookie: u64) {
-        // Nobody listens once the try is over.
-        let _ = self.aborts.send(cookie);
+        // Nobody listens once the try is over; the same below.
+        let _ = self.events.send(Event::Abort(cookie));
+    }
+
+    fn divert(&self, cookie: u64) {
+        let _ = self.events.send(Event::Divert(cookie));
+    }
+
+    fn turn(&self, cookie: u64) -> Option<Turn> {
+        self.known().turns.get(&cookie).copied()
+    }
+
+    fn over(&self, cookie: u64) {
+        self.known().over.insert(cookie);
     }
 
     fn asked_for(&self, _: SocketAddr, _: SocketAddr) -> Option<SocketAddr> {
@@ -62,19 +101,29 @@ impl Kernel for Node {
 
 impl Recorder for Node {
     fn record(&self, _: Record) {
-        self.records.fetch_add(1, Ordering::Relaxed);
+        self.known().records += 1;
     }
 }
 
-type Clients = Rc<RefCell<HashMap<u64, mpsc::UnboundedSender<Word>>>>;
+/// A client on the bus, as the kernel's side knows it.
+pub struct Line {
+    pub cookie: u64,
+    words: mpsc::UnboundedSender<Word>,
+    /// Bytes put on the bus.
+    sent: Cell<u64>,
+    /// The client's end of its diverted connection, until it sends by it.
+    direct: RefCell<Option<OwnedWriteHalf>>,
+    /// Bytes that were for the endpoint, at the front of that.
+    stray: u32,
+}
 
 /// See the module.
 pub struct Bed {
-    proxy: Proxy,
+    proxy: Rc<Proxy>,
     node: Arc<Node>,
     _mesh: watch::Sender<Arc<Mesh>>,
     bus: mpsc::UnboundedSender<Vec<u8>>,
-    clients: Clients,
+    lines: Rc<RefCell<HashMap<u64, Rc<Line>>>>,
     /// Where the proxy takes connections as a whole.
     pub address: SocketAddr,
     cookies: Cell<u64>,
@@ -86,95 +135,140 @@ fn pair() -> (TcpStream, TcpStream) {
     let (other, _) = listener.accept().expect("a peer");
     for socket in [&one, &other] {
         socket.set_nodelay(true).expect("an option");
+        socket.set_nonblocking(true).expect("a flag");
     }
     (one, other)
 }
 
 /// Both ways of one of our ends.
 fn split(socket: TcpStream) -> (OwnedReadHalf, OwnedWriteHalf) {
-    socket.set_nonblocking(true).expect("a flag");
     tokio::net::TcpStream::from_std(socket).expect("a runtime").into_split()
 }
 
 impl Bed {
     /// Must be called in a `LocalSet`.
     pub fn new(mesh: Mesh, ledger: &Shared) -> Bed {
-        let (aborts, aborted) = mpsc::unbounded_channel();
-        let (gone, stalled, records) = Default::default();
-        let strangers = AtomicU64::new(u64::MAX);
-        let node = Arc::new(Node { aborts, gone, stalled, records, strangers });
+        let (events, heard) = mpsc::unbounded_channel();
+        let node = Arc::new(Node { events, known: Mutex::default() });
         let ((bus, bus_theirs), (injector, injector_theirs)) = (pair(), pair());
-        let worker = Worker { bus: bus_theirs, injector: injector_theirs, relays: Vec::new() };
-        let (sender, receiver) = watch::channel(Arc::new(mesh));
+        let theirs = injector_theirs.try_clone().expect("a descriptor");
+        let worker = Worker { bus: bus_theirs, injector: injector_theirs };
+        let (mesh, receiver) = watch::channel(Arc::new(mesh));
         let mut proxy = Proxy::start(vec![worker], node.clone(), receiver, Some(node.clone()))
             .expect("the proxy starts");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a socket");
         let address = listener.local_addr().expect("an address");
         proxy.listen(listener).expect("the proxy listens");
+        let proxy = Rc::new(proxy);
         let (bus_sender, frames) = mpsc::unbounded_channel();
-        let clients = Clients::default();
+        let lines = Rc::default();
         // The halves that are not used keep the sockets open.
         let ((bus_read, bus), (injector, injector_write)) = (split(bus), split(injector));
         tokio::task::spawn_local(async move {
             feed(bus, frames).await;
             drop(bus_read);
         });
-        let deliver = Delivery {
-            clients: clients.clone(),
+        let delivery = Delivery {
+            proxy: Rc::downgrade(&proxy),
             node: node.clone(),
+            lines: Rc::clone(&lines),
             ledger: ledger.clone(),
+            injector,
+            theirs,
             held: Vec::new(),
         };
         tokio::task::spawn_local(async move {
-            deliver.run(injector, aborted).await;
+            delivery.run(heard).await;
             drop(injector_write);
         });
-        let cookies = Cell::new(0);
-        Bed { proxy, node, _mesh: sender, bus: bus_sender, clients, address, cookies }
+        Bed { proxy, node, _mesh: mesh, bus: bus_sender, lines, address, cookies: Cell::new(0) }
     }
 
-    /// A new client on the bus, and what it is told.
-    pub fn client(&self) -> (u64, mpsc::UnboundedReceiver<Word>) {
-        self.cookies.set(self.cookies.get() + 1);
-        let (sender, words) = mpsc::unbounded_channel();
-        self.clients.borrow_mut().insert(self.cookies.get(), sender);
-        (self.cookies.get(), words)
+    /// A new client on the bus, and what comes to it.
+    pub fn client(&self) -> (Rc<Line>, mpsc::UnboundedReceiver<Word>) {
+        let cookie = self.cookies.get() + 1;
+        self.cookies.set(cookie);
+        let (words, received) = mpsc::unbounded_channel();
+        let (sent, direct) = Default::default();
+        let line = Rc::new(Line { cookie, words, sent, direct, stray: cookie as u32 % 3 * 7 });
+        self.lines.borrow_mut().insert(cookie, line.clone());
+        (line, received)
     }
 
-    /// Clients of these cookies and above are known to nobody.
-    pub fn expect_strangers(&self, first: u64) {
-        self.node.strangers.store(first, Ordering::Relaxed);
-    }
-
-    /// Puts bytes on the bus: whole frames, unless the caller wants it otherwise.
+    /// Puts bytes on the bus.
     pub fn put(&self, bytes: Vec<u8>) {
         // A bus that has ended shows in other ways.
         let _ = self.bus.send(bytes);
     }
 
-    /// From now on a client has so many bytes unread.
-    pub fn stall(&self, cookie: u64, unread: u64) {
-        self.node.stalled.lock().unwrap().insert(cookie, unread);
+    /// Puts the next bytes of a client on the bus.
+    pub fn send(&self, line: &Line, request: u32, flags: u16, payload: &[u8]) {
+        self.put(line.frame(request, flags, payload));
     }
 
-    /// The client's socket has closed.
-    pub fn close(&self, cookie: u64) {
-        self.clients.borrow_mut().remove(&cookie);
-        self.node.gone.lock().unwrap().insert(cookie);
-        self.proxy.client_closed(cookie);
+    /// The way of a client's next bytes, if they do not go by bus any more.
+    pub fn turned(&self, line: &Line) -> Option<OwnedWriteHalf> {
+        let direct = line.direct.take()?;
+        if let Some(turn) = self.node.known().turns.get_mut(&line.cookie) {
+            turn.first = Some(SEQUENCE.wrapping_add(line.stray));
+        }
+        Some(direct)
+    }
+
+    /// Asks for a client's connection to lead to the proxy, as the kernel does by itself.
+    pub fn divert(&self, cookie: u64) {
+        let _ = self.node.events.send(Event::Divert(cookie));
+    }
+
+    /// A socket that leads to the proxy, for a client that may not be known to it.
+    pub fn divert_stranger(&self, cookie: u64, turn: Option<Turn>) -> TcpStream {
+        let (ours, theirs) = pair();
+        if let Some(turn) = turn {
+            self.node.known().turns.insert(cookie, turn);
+        }
+        self.proxy.diverted(0, cookie, theirs, SEQUENCE);
+        ours
+    }
+
+    /// From now on a client has so many bytes unread.
+    pub fn stall(&self, cookie: u64, unread: u64) {
+        self.node.known().unread.insert(cookie, unread);
+    }
+
+    /// The client's socket has closed. The kernel need not say so: the proxy looks for such clients.
+    pub fn close(&self, cookie: u64, tell: bool) {
+        self.lines.borrow_mut().remove(&cookie);
+        self.node.known().gone.insert(cookie);
+        if tell {
+            self.proxy.client_closed(cookie);
+        }
     }
 
     pub fn stats(&self) -> Stats {
         self.proxy.stats()
     }
 
-    pub fn is_healthy(&self) -> bool {
-        self.proxy.is_healthy()
+    /// `None` when nothing is held for any client, and all is told that must be; or what is left.
+    /// `Err`: it stays so.
+    pub fn left(&self) -> Result<Option<String>, String> {
+        let (stats, known) = (self.stats(), self.node.known());
+        let held = stats.open_streams + stats.direct_streams + stats.open_connections;
+        let served = known.turns.keys().filter(|cookie| **cookie < STRANGE);
+        let unfinished = served.filter(|cookie| !known.over.contains(cookie)).count();
+        let left = format!("{} records, {unfinished} diverted, {stats:?}", known.records);
+        if !self.proxy.is_healthy() {
+            return Err(format!("the proxy has stopped: {left}"));
+        }
+        let over = held + stats.slow_readers == 0 && known.records == stats.requests;
+        Ok((!over || unfinished > 0).then_some(left))
     }
+}
 
-    /// Requests of which a record was given.
-    pub fn records(&self) -> usize {
-        self.node.records.load(Ordering::Relaxed)
+impl Line {
+    /// The frame of the next bytes.
+    pub fn frame(&self, request: u32, flags: u16, payload: &[u8]) -> Vec<u8> {
+        let offset = self.sent.replace(self.sent.get() + payload.len() as u64);
+        frame(self.cookie, offset, request, flags, payload)
     }
 }
 
@@ -204,43 +298,94 @@ async fn feed(mut bus: OwnedWriteHalf, mut frames: mpsc::UnboundedReceiver<Vec<u
     }
 }
 
-/// Takes what the proxy injects to whom it is for.
+/// Takes what the proxy says to whom it is for.
 struct Delivery {
-    clients: Clients,
+    proxy: Weak<Proxy>,
     node: Arc<Node>,
+    lines: Rc<RefCell<HashMap<u64, Rc<Line>>>>,
     ledger: Shared,
+    injector: OwnedReadHalf,
+    /// The proxy's end of it.
+    theirs: TcpStream,
     held: Vec<u8>,
 }
 
 impl Delivery {
-    async fn run(mut self, mut injector: OwnedReadHalf, mut aborted: mpsc::UnboundedReceiver<u64>) {
+    async fn run(mut self, mut heard: mpsc::UnboundedReceiver<Event>) {
         loop {
             tokio::select! {
-                read = injector.read_buf(&mut self.held) => {
+                read = self.injector.read_buf(&mut self.held) => {
                     if !matches!(read, Ok(1..)) {
                         return;
                     }
                     self.deliver();
                 }
-                Some(cookie) = aborted.recv() => {
-                    // What was injected before it comes before it.
-                    while let Ok(1..) = injector.try_read_buf(&mut self.held) {}
-                    self.deliver();
-                    self.tell(cookie, Word::Abort);
+                Some(event) = heard.recv() => {
+                    self.catch_up().await;
+                    match event {
+                        Event::Abort(cookie) => self.tell(cookie, Word::Abort),
+                        Event::Came(cookie, word) => self.tell(cookie, word),
+                        Event::Divert(cookie) => self.divert(cookie),
+                    }
                 }
             }
         }
     }
 
+    /// Reads all that the proxy has injected until now.
+    async fn catch_up(&mut self) {
+        loop {
+            let mut bytes: nix::libc::c_int = 0;
+            // SAFETY: the call writes an int to where one is (man 7 tcp, SIOCOUTQ).
+            let asked = unsafe {
+                nix::libc::ioctl(self.theirs.as_raw_fd(), nix::libc::TIOCOUTQ, &mut bytes)
+            };
+            assert_eq!(asked, 0, "SIOCOUTQ");
+            while let Ok(1..) = self.injector.try_read_buf(&mut self.held) {}
+            self.deliver();
+            if bytes == 0 {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
     fn tell(&self, cookie: u64, word: Word) {
-        if let Some(client) = self.clients.borrow().get(&cookie) {
+        self.ledger.tell(|| format!("to client {cookie}: {:.50}", format!("{word:?}")));
+        if let Some(line) = self.lines.borrow().get(&cookie) {
             // A client that has ended does not mind.
-            let _ = client.send(word);
-        } else if cookie < self.node.strangers.load(Ordering::Relaxed)
-            && !self.node.gone.lock().unwrap().contains(&cookie)
-        {
+            let _ = line.words.send(word);
+        } else if cookie < STRANGE && !self.node.known().gone.contains(&cookie) {
             self.ledger.fault(format!("the proxy knows a client {cookie}"));
         }
+    }
+
+    fn divert(&self, cookie: u64) {
+        let Some(proxy) = self.proxy.upgrade() else { return };
+        let line = self.lines.borrow().get(&cookie).cloned();
+        let mut known = self.node.known();
+        if known.turns.contains_key(&cookie) {
+            return;
+        }
+        // Some cannot be diverted.
+        let Some(line) = line.filter(|line| line.cookie % 8 != 0) else {
+            known.gone.insert(cookie);
+            drop(known);
+            self.tell(cookie, Word::Abort);
+            return proxy.client_closed(cookie);
+        };
+        self.ledger.count("diverted connections");
+        self.ledger.tell(|| format!("{cookie} is diverted after {} bytes", line.sent.get()));
+        let (mut ours, theirs) = pair();
+        ours.write_all(&vec![b'?'; line.stray as usize]).expect("room");
+        let (read, write) = split(ours);
+        known.turns.insert(cookie, Turn { by_bus: line.sent.get(), first: None });
+        *line.direct.borrow_mut() = Some(write);
+        let _ = line.words.send(Word::Turned);
+        proxy.diverted(0, cookie, theirs, SEQUENCE);
+        let events = self.node.events.clone();
+        let hand = move |word| drop(events.send(Event::Came(cookie, word)));
+        tokio::task::spawn_local(hear(read, line.words.clone(), hand));
     }
 
     /// All whole frames.
@@ -267,5 +412,29 @@ impl Delivery {
         }
         self.held = rest.to_vec();
         assert!(self.held.len() < FRAME_BYTES + 32 * 1024);
+    }
+}
+
+/// Hands on what comes by a socket until its client does not listen any more.
+pub async fn hear(
+    mut socket: OwnedReadHalf,
+    words: mpsc::UnboundedSender<Word>,
+    hand: impl Fn(Word),
+) {
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let word = tokio::select! {
+            () = words.closed() => return,
+            read = socket.read(&mut buffer) => match read {
+                Ok(0) => Word::Fin,
+                Ok(n) => Word::Bytes(buffer[..n].to_vec()),
+                Err(_) => Word::Abort,
+            },
+        };
+        let last = !matches!(word, Word::Bytes(_));
+        hand(word);
+        if last {
+            return;
+        }
     }
 }

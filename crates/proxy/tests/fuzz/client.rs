@@ -1,33 +1,17 @@
-//! Clients of HTTP/1.1, by bus or by a socket of their own.
+//! Clients of HTTP/1.1.
 
-use std::cell::{Cell, RefCell};
-use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use beeway_proxy::frame::{FLAG_REQUEST, FLAG_STICKY};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{mpsc, watch};
 
-use crate::bed::{Bed, Word, frame};
+use crate::bed::Bed;
 use crate::dice::Dice;
 use crate::ledger::Shared;
-use crate::request::{Rendered, Request};
+use crate::request::Request;
 use crate::scene::Scene;
 use crate::strict::{Body, Fault, Framing, Head, Reader};
-
-/// How a client's bytes reach the proxy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// By bus; the kernel has judged each head.
-    Judged,
-    /// By bus, all of it.
-    Sticky,
-    Socket,
-}
+use crate::way::{Receiver, Sender, Way, connect};
 
 /// What all clients of a try know.
 #[derive(Clone)]
@@ -37,230 +21,52 @@ pub struct World {
     pub ledger: Shared,
 }
 
-/// The way there.
-pub enum Sender {
-    Bus { bed: Rc<Bed>, cookie: u64, offset: u64, asked: u32, sticky: bool },
-    Socket(tokio::net::tcp::OwnedWriteHalf),
-}
-
-/// The way back.
-pub enum Receiver {
-    Bus { words: mpsc::UnboundedReceiver<Word>, held: Vec<u8>, got: u64, ends: Vec<u64> },
-    Socket(tokio::net::tcp::OwnedReadHalf),
-}
-
-pub async fn connect(world: &World, way: Way) -> Option<(Sender, Receiver)> {
-    if way == Way::Socket {
-        let (read, write) = TcpStream::connect(world.bed.address).await.ok()?.into_split();
-        return Some((Sender::Socket(write), Receiver::Socket(read)));
-    }
-    let (cookie, words) = world.bed.client();
-    let (bed, sticky) = (world.bed.clone(), way == Way::Sticky);
-    let sender = Sender::Bus { bed, cookie, offset: 0, asked: 0, sticky };
-    Some((sender, Receiver::Bus { words, held: Vec::new(), got: 0, ends: Vec::new() }))
-}
-
-impl Sender {
-    /// `head`: a request's head begins here. False: nobody takes it.
-    pub async fn send(&mut self, dice: &mut Dice, bytes: &[u8], head: bool) -> bool {
-        let most = dice.of(&[10, 1000, 60_000, 60_000]).max(bytes.len() / 20);
-        let mut rest = bytes;
-        let mut first = head;
-        while !rest.is_empty() {
-            // A head that the kernel has judged is in one frame.
-            let whole =
-                rest.windows(4).position(|w| w == b"\r\n\r\n").map_or(rest.len(), |at| at + 4);
-            let n = if first { dice.between(whole, rest.len()) } else { dice.between(1, most) };
-            let (piece, after) = rest.split_at(n.min(rest.len()));
-            match self {
-                Sender::Bus { bed, cookie, offset, asked, sticky } => {
-                    *asked += u32::from(first);
-                    let flags = match (*sticky, first) {
-                        (true, _) => FLAG_STICKY,
-                        (false, true) => FLAG_REQUEST,
-                        _ => 0,
-                    };
-                    bed.put(frame(*cookie, *offset, *asked, flags, piece));
-                    *offset += piece.len() as u64;
-                }
-                Sender::Socket(socket) => {
-                    if socket.write_all(piece).await.is_err() {
-                        return false;
-                    }
-                }
-            }
-            first = false;
-            rest = after;
-            if dice.one_in(8) {
-                tokio::time::sleep(Duration::from_micros(200)).await;
-            }
-        }
-        true
-    }
-}
-
-impl Drop for Sender {
-    fn drop(&mut self) {
-        if let Sender::Bus { bed, cookie, .. } = self {
-            bed.close(*cookie);
-        }
-    }
-}
-
-impl Receiver {
-    /// Where the nth answer has ended, as far as is told; `None`: nobody tells.
-    async fn end(&mut self, nth: usize) -> Option<Result<u64, String>> {
-        let Receiver::Bus { words, held, got, ends } = self else { return None };
-        if let Some(end) = ends.get(nth) {
-            return Some(Ok(*end));
-        }
-        // It may come in a frame of its own.
-        let word = tokio::time::timeout(Duration::from_secs(10), words.recv()).await;
-        Some(match word {
-            Ok(Some(Word::End(_))) if held.is_empty() => {
-                ends.push(*got);
-                Ok(*got)
-            }
-            word => Err(format!("{word:?} comes instead")),
-        })
-    }
-}
-
-impl AsyncRead for Receiver {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let (words, held, got, ends) = match &mut *self {
-            Receiver::Socket(socket) => return Pin::new(socket).poll_read(cx, buf),
-            Receiver::Bus { words, held, got, ends } => (words, held, got, ends),
-        };
-        while held.is_empty() {
-            match ready!(words.poll_recv(cx)) {
-                Some(Word::Bytes(bytes)) => {
-                    *got += bytes.len() as u64;
-                    *held = bytes;
-                }
-                Some(Word::End(_)) => ends.push(*got),
-                Some(Word::Abort) | None => {
-                    return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-                }
-            }
-        }
-        let some = held.len().min(buf.remaining());
-        buf.put_slice(&held[..some]);
-        held.drain(..some);
-        // The end of an answer is known with its last byte.
-        while held.is_empty()
-            && let Ok(word) = words.try_recv()
-        {
-            match word {
-                Word::End(_) => ends.push(*got),
-                Word::Bytes(bytes) => {
-                    *got += bytes.len() as u64;
-                    *held = bytes;
-                }
-                Word::Abort => words.close(),
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-/// Both ways as one.
-pub struct Joined {
-    pub receiver: Receiver,
-    pub sender: Sender,
-}
-
-impl AsyncRead for Joined {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.receiver).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Joined {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match &mut self.sender {
-            Sender::Socket(socket) => Pin::new(socket).poll_write(cx, buf),
-            Sender::Bus { bed, cookie, offset, .. } => {
-                let some = &buf[..buf.len().min(60_000)];
-                bed.put(frame(*cookie, *offset, 0, FLAG_STICKY, some));
-                *offset += some.len() as u64;
-                Poll::Ready(Ok(some.len()))
-            }
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.sender {
-            Sender::Socket(socket) => Pin::new(socket).poll_shutdown(cx),
-            Sender::Bus { .. } => Poll::Ready(Ok(())),
-        }
-    }
-}
-
-/// What both halves of a client know.
-#[derive(Default)]
-struct Progress {
-    /// Requests under way, in order.
-    asked: RefCell<Vec<(Request, Rendered)>>,
-    answered: Cell<usize>,
-    /// Nothing more is to come.
-    over: Cell<bool>,
-    changed: Notify,
+/// What the reading half of a client is told of a request before it is sent.
+enum Asked {
+    Request {
+        id: u64,
+        method: &'static str,
+        /// Nothing comes after it.
+        last: bool,
+        /// The answer may be a tunnel.
+        upgrade: bool,
+    },
+    /// What is none.
+    Wrong,
 }
 
 /// A client that sends some requests and reads their answers.
 pub async fn talk(world: World, mut dice: Dice) {
     let way = dice.of(&[Way::Judged, Way::Judged, Way::Sticky, Way::Socket]);
-    let Some((mut sender, receiver)) = connect(&world, way).await else {
+    let Ok((sender, receiver)) = connect(&world.bed, way).await else {
         return world.ledger.fault("the proxy does not take connections");
     };
-    world.ledger.tell(|| format!("a client by {way:?}"));
-    let progress = Progress::default();
-    let cookie = match &sender {
-        Sender::Bus { cookie, .. } => Some(*cookie),
-        Sender::Socket(_) => None,
-    };
-    if let (Some(cookie), true) = (cookie, dice.one_in(6)) {
-        let bed = world.bed.clone();
-        bed.stall(cookie, 1 << 20);
+    world.ledger.tell(|| format!("{:?} is a client by {way:?}", sender.cookie()));
+    if let (Some(cookie), true) = (sender.cookie(), dice.one_in(3)) {
+        let (bed, stalls) = (world.bed.clone(), dice.one_in(2));
         let time = Duration::from_millis(dice.below(30) as u64);
+        bed.stall(cookie, if stalls { 1 << 20 } else { 0 });
         tokio::task::spawn_local(async move {
             tokio::time::sleep(time).await;
             bed.stall(cookie, 0);
+            if !stalls {
+                bed.divert(cookie);
+            }
         });
     }
     let patience = dice.one_in(10).then(|| Duration::from_millis(dice.below(40) as u64));
-    let mut asker = Asker { world: &world, dice, way, progress: &progress };
+    let (tell, asked) = mpsc::unbounded_channel();
+    let (report, answered) = watch::channel(0);
+    let asker = Asker { world: &world, dice, way, tell, answered, asked: 0, sender };
     let both = async {
-        tokio::join!(
-            async {
-                asker.run(&mut sender).await;
-                progress.over.set(true);
-                progress.changed.notify_waiters();
-            },
-            listen(&world, way, Reader::new(receiver), &progress)
-        )
+        // Who asks keeps the connection until all is answered.
+        let (_sender, ()) =
+            tokio::join!(asker.run(), listen(&world, way, Reader::new(receiver), asked, report));
     };
     // Some lose patience.
     match patience {
         Some(patience) => drop(tokio::time::timeout(patience, both).await),
-        None => drop(both.await),
+        None => both.await,
     }
 }
 
@@ -268,108 +74,104 @@ struct Asker<'a> {
     world: &'a World,
     dice: Dice,
     way: Way,
-    progress: &'a Progress,
+    tell: mpsc::UnboundedSender<Asked>,
+    /// How many answers have come; ended: there will be no more.
+    answered: watch::Receiver<usize>,
+    asked: usize,
+    sender: Sender,
 }
 
 impl Asker<'_> {
-    async fn run(&mut self, sender: &mut Sender) {
+    async fn run(mut self) -> Sender {
         let World { scene, ledger, .. } = self.world;
         let one_by_one = self.dice.one_in(2);
         for _ in 0..self.dice.between(1, 8) {
             if self.dice.one_in(12) && self.way != Way::Judged {
                 let bytes = Request::wrong(&mut self.dice, scene, ledger);
                 ledger.count("wrong requests");
-                self.wait().await;
-                if !self.progress.over.get() {
-                    sender.send(&mut self.dice, &bytes, false).await;
+                if self.wait().await && self.tell.send(Asked::Wrong).is_ok() {
+                    self.sender.send(&mut self.dice, &bytes, false).await;
                 }
-                return;
+                break;
             }
             let mut request = Request::new(&mut self.dice);
-            let rendered = request.render(&mut self.dice, scene, ledger);
-            let bytes = [&rendered.head[..], &rendered.body[..]].concat();
-            let last = rendered.last || rendered.upgrade;
-            if self.progress.over.get() {
-                return;
+            let (bytes, last, upgrade) = request.render(&mut self.dice, scene, ledger);
+            let (id, method) = (request.id, request.method);
+            if self.tell.send(Asked::Request { id, method, last, upgrade }).is_err() {
+                break;
             }
-            let size = rendered.body.len();
-            ledger.tell(|| format!("{} by {:?} with {size} bytes", request.id, self.way));
+            self.asked += 1;
+            ledger.tell(|| {
+                format!(
+                    "{id} by {:?} {:.300?}",
+                    self.sender.cookie(),
+                    String::from_utf8_lossy(&bytes)
+                )
+            });
             ledger.count("requests");
-            self.progress.asked.borrow_mut().push((request, rendered));
-            self.progress.changed.notify_waiters();
-            if !sender.send(&mut self.dice, &bytes, true).await {
-                return;
+            if !self.sender.send(&mut self.dice, &bytes, true).await {
+                break;
             }
-            if one_by_one || last {
-                self.wait().await;
+            if (one_by_one || last || upgrade) && !self.wait().await {
+                break;
             }
             if last && self.way != Way::Judged {
-                return;
+                break;
             }
         }
-        self.wait().await;
+        self.sender
     }
 
-    /// Until all that was asked is answered.
-    async fn wait(&self) {
-        loop {
-            let changed = self.progress.changed.notified();
-            let asked = self.progress.asked.borrow().len();
-            if self.progress.answered.get() >= asked || self.progress.over.get() {
-                return;
-            }
-            changed.await;
-        }
+    /// Until all that was asked is answered. False: it will not be.
+    async fn wait(&mut self) -> bool {
+        let asked = self.asked;
+        self.answered.wait_for(|answered| *answered >= asked).await.is_ok()
     }
 }
 
 /// Reads answers for as long as there are requests.
-async fn listen(world: &World, way: Way, mut reader: Reader<Receiver>, progress: &Progress) {
+async fn listen(
+    world: &World,
+    way: Way,
+    mut reader: Reader<Receiver>,
+    mut asked: mpsc::UnboundedReceiver<Asked>,
+    report: watch::Sender<usize>,
+) {
     let mut nth = 0;
-    loop {
-        let changed = progress.changed.notified();
-        let asked = progress.asked.borrow().get(nth).map(|(request, rendered)| {
-            (request.id, request.method, rendered.last, rendered.upgrade)
-        });
-        let Some((id, method, last, upgrade)) = asked else {
-            if progress.over.get() {
-                break;
-            }
-            changed.await;
-            continue;
+    while let Some(asked_for) = asked.recv().await {
+        let Asked::Request { id, method, last, upgrade } = asked_for else {
+            // What there is to say to that is not known.
+            let rest = async { while reader.fill().await.is_ok() {} };
+            return drop(tokio::time::timeout(Duration::from_millis(20), rest).await);
         };
         let next = match answer(world, &mut reader, (id, method, upgrade)).await {
             Ok(next) => next,
             Err(Fault::Ended(kind)) => {
                 world.ledger.tell(|| format!("{id} has no answer: {kind}"));
-                world.ledger.count("requests without an answer");
-                Next::Nothing
+                return world.ledger.count("requests without an answer");
             }
             Err(Fault::Wrong(what)) => {
-                world.ledger.fault(format!("the client of {id} {method} got {what}"));
-                Next::Nothing
+                return world.ledger.fault(format!("the client of {id} {method} got {what}"));
             }
         };
-        if next != Next::Nothing
-            && let Some(told) = reader.io().end(nth).await
+        if next == Next::Nothing {
+            return;
+        }
+        if let Some(told) = reader.io().end(nth).await
             && told != Ok(reader.taken)
         {
             let at = reader.taken;
             world.ledger.fault(format!("the answer to {id} ends at {at}, told was {told:?}"));
         }
         nth += 1;
-        progress.answered.set(nth);
-        let pipelined = progress.asked.borrow().len() > nth;
         // What was sent before a server has closed is thrown away; what the kernel judges after it
         // is for another one.
         let closed = last || next == Next::Close;
-        if next == Next::Nothing || (closed && (pipelined || way != Way::Judged)) {
-            break;
+        if closed && (!asked.is_empty() || way != Way::Judged || reader.io().turned) {
+            return;
         }
-        progress.changed.notify_waiters();
+        report.send_replace(nth);
     }
-    progress.over.set(true);
-    progress.changed.notify_waiters();
 }
 
 /// What comes after an answer.
@@ -413,15 +215,22 @@ async fn answer(
 
 /// A whole answer has come.
 fn judge(world: &World, id: u64, bodiless: bool, head: &Head, body: &Body) {
-    let hops = ["keep-alive", "transfer-encoding, x", "x-hop", "x-early"];
+    let hops = ["keep-alive", "x-hop", "x-early"];
     if hops.iter().any(|name| head.has(name)) || head.all("x-answer-to").count() > 1 {
         world.ledger.fault(format!("{id} was answered with {head:?}"));
     }
     match head.one("x-answer-to") {
         Some(tag) => world.ledger.answered(id, &tag, head.status(), bodiless, body),
-        None => {
-            world.ledger.tell(|| format!("{id} is answered by the proxy: {head:?}"));
-            world.ledger.count("answers of the proxy");
-        }
+        None => answered_by_proxy(world, id, head.status(), &body.data),
+    }
+}
+
+/// Whom no endpoint answers.
+pub fn answered_by_proxy(world: &World, id: u64, status: u16, body: &[u8]) {
+    world.ledger.tell(|| format!("{id} is answered by the proxy with {status}"));
+    world.ledger.count("answers of the proxy");
+    if world.scene.honest && (502..=504).contains(&status) {
+        let text = String::from_utf8_lossy(body);
+        world.ledger.fault(format!("{id} was answered with {status} for no reason: {text}"));
     }
 }

@@ -3,22 +3,20 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::Reason;
 use h2::client::SendRequest;
+use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::client::{Joined, Way, World, connect};
+use crate::client::{World, answered_by_proxy};
 use crate::dice::Dice;
-use crate::endpoint2::send;
 use crate::request::{Framed, Request};
 use crate::strict::Body;
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+use crate::way::{Joined, Way, connect};
 
 /// Sends some requests, side by side.
 pub async fn talk(world: World, mut dice: Dice) {
-    let Some((sender, receiver)) = connect(&world, dice.of(&[Way::Sticky, Way::Socket])).await
+    let Ok((sender, receiver)) = connect(&world.bed, dice.of(&[Way::Sticky, Way::Socket])).await
     else {
         return world.ledger.fault("the proxy does not take connections");
     };
@@ -32,17 +30,11 @@ pub async fn talk(world: World, mut dice: Dice) {
     let mut calls = tokio::task::JoinSet::new();
     for _ in 0..dice.between(1, 10) {
         calls.spawn_local(call(world.clone(), h2.clone(), Dice(dice.next())));
-        if dice.one_in(5) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
     }
     drop(h2);
-    let patience = dice.one_in(10).then(|| Duration::from_millis(dice.below(40) as u64));
+    let limit = if dice.one_in(10) { dice.below(40) as u64 } else { 60_000 };
     let all = async { while calls.join_next().await.is_some() {} };
-    match patience {
-        Some(patience) => drop(tokio::time::timeout(patience, all).await),
-        None => all.await,
-    }
+    drop(tokio::time::timeout(Duration::from_millis(limit), all).await);
     driver.abort();
 }
 
@@ -50,14 +42,9 @@ fn head_of(request: &Request, dice: &mut Dice) -> Option<http::Request<()>> {
     let uri = format!("http://{}{}", request.host, request.target);
     let mut head = http::Request::builder().method(request.method).uri(uri);
     for (name, value) in &request.fields {
-        if name == "cookie" {
-            // A cookie may come in pieces.
-            for piece in value.split("; ") {
-                head = head.header(name, piece);
-            }
-            continue;
-        }
-        head = head.header(name, value);
+        // A cookie may come in pieces.
+        let pieces = if name == "cookie" { "; " } else { "\0" };
+        head = value.split(pieces).fold(head, |head, piece| head.header(name, piece));
     }
     if request.framed == Framed::Length {
         head = head.header("content-length", request.body.data.len());
@@ -68,123 +55,142 @@ fn head_of(request: &Request, dice: &mut Dice) -> Option<http::Request<()>> {
     head.header("x-id", request.id).body(()).ok()
 }
 
-/// One request.
+/// One request. Some take it back, some do not read the answer.
 async fn call(world: World, h2: SendRequest<Bytes>, mut dice: Dice) {
     let mut request = Request::new(&mut dice);
     let Some(head) = head_of(&request, &mut dice) else { return };
     // What the library makes of the target is what is sent.
     request.target = head.uri().path_and_query().map_or("/".into(), ToString::to_string);
-    let trailers = request.framed == Framed::Chunked && dice.one_in(3);
-    if trailers {
+    let mut trailers = None;
+    if request.framed == Framed::Chunked && dice.one_in(3) {
         request.body.trailers.push(("x-sum".into(), b"42".to_vec()));
+        trailers = Some(fields(&[("x-sum", "42")]));
     }
     request.announce(&world.scene, &world.ledger);
-    world
-        .ledger
-        .tell(|| format!("{} by HTTP/2 with {} bytes", request.id, request.body.data.len()));
+    world.ledger.tell(|| format!("{} by HTTP/2", request.id));
     world.ledger.count("requests");
-    let Ok(mut h2) = h2.ready().await else {
-        return world.ledger.count("requests without an answer");
-    };
-    let bare = request.framed == Framed::Bare;
-    let Ok((answer, mut stream)) = h2.send_request(head, bare) else {
-        return world.ledger.count("requests without an answer");
-    };
-    drop(h2);
-    let resets = dice.one_in(10);
-    let mut other = Dice(dice.next());
-    let body = async {
-        if bare {
-            return;
-        }
-        let some = if resets { other.below(request.body.data.len() + 1) } else { usize::MAX };
-        let data = &request.body.data[..some.min(request.body.data.len())];
-        if !send(&mut stream, data, !trailers && !resets, &mut other).await {
-            return;
-        }
-        if resets {
-            stream.send_reset(other.of(&[
-                Reason::CANCEL,
-                Reason::NO_ERROR,
-                Reason::INTERNAL_ERROR,
-            ]));
-        } else if trailers {
-            let sum = (HeaderName::from_static("x-sum"), HeaderValue::from_static("42"));
-            let _ = stream.send_trailers(HeaderMap::from_iter([sum]));
-        }
-    };
-    // Not everybody reads what they asked for.
+    let (bare, reset) = (request.framed == Framed::Bare, dice.one_in(10));
+    let kept = if reset { dice.below(request.body.data.len() + 1) } else { usize::MAX };
     let reads = !dice.one_in(12);
-    let (answered, ()) = tokio::join!(
-        async {
-            let Ok(answer) = answer.await else { return false };
-            !reads || read(&world, &request, answer).await
-        },
-        body
-    );
-    if !answered {
-        world.ledger.tell(|| format!("{} has no answer", request.id));
-        world.ledger.count("requests without an answer");
+    let exchange = async {
+        let (answer, mut stream) = h2.ready().await.ok()?.send_request(head, bare).ok()?;
+        let data = &request.body.data[..kept.min(request.body.data.len())];
+        let body = async {
+            if !bare && send(&mut stream, data, trailers, !reset, &mut dice).await && reset {
+                stream.send_reset(dice.of(&[Reason::CANCEL, Reason::NO_ERROR]));
+            }
+        };
+        let answered = async {
+            let (head, mut body) = answer.await.ok()?.into_parts();
+            let whole = if reads { Some(collect(&mut body).await?) } else { None };
+            Some((head, whole))
+        };
+        tokio::join!(answered, body).0
+    };
+    match exchange.await {
+        Some((head, Some(whole))) => judge(&world, &request, &head, &whole),
+        Some((_, None)) => {}
+        None => {
+            world.ledger.tell(|| format!("{} has no answer", request.id));
+            world.ledger.count("requests without an answer");
+        }
     }
 }
 
-/// Reads an answer and compares it. False: it was cut off.
-async fn read(world: &World, request: &Request, answer: http::Response<h2::RecvStream>) -> bool {
-    let (head, mut body) = answer.into_parts();
-    let mut whole = Body::default();
-    while let Some(data) = body.data().await {
-        let Ok(data) = data else { return false };
-        let _ = body.flow_control().release_capacity(data.len());
-        whole.data.extend(&data[..]);
-    }
-    let Ok(trailers) = body.trailers().await else { return false };
-    for (name, value) in trailers.iter().flatten() {
-        whole.trailers.push((name.to_string(), value.as_bytes().to_vec()));
-    }
+/// A whole answer has come.
+fn judge(world: &World, request: &Request, head: &http::response::Parts, whole: &Body) {
     let tags: Vec<&HeaderValue> = head.headers.get_all("x-answer-to").iter().collect();
-    let bodiless = request.method == "HEAD";
     let status = head.status.as_u16();
     match tags[..] {
-        [] => {
-            world.ledger.tell(|| format!("{} is answered by the proxy: {head:?}", request.id));
-            world.ledger.count("answers of the proxy");
-        }
+        [] => answered_by_proxy(world, request.id, status, &whole.data),
         [tag] => {
-            let tag = String::from_utf8_lossy(tag.as_bytes()).into_owned();
-            world.ledger.answered(request.id, &tag, status, bodiless, &whole);
+            let tag = String::from_utf8_lossy(tag.as_bytes());
+            world.ledger.answered(request.id, &tag, status, request.method == "HEAD", whole);
         }
         _ => world.ledger.fault(format!("{} was answered with {head:?}", request.id)),
     }
-    true
+}
+
+/// Fields of a head, or trailers.
+pub fn fields(pairs: &[(&str, &str)]) -> HeaderMap {
+    let field = |(name, value): &(&str, &str)| {
+        let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
+        (name, HeaderValue::from_str(value).expect("a value"))
+    };
+    pairs.iter().map(field).collect()
+}
+
+/// All of a body; `None` when it is cut off.
+pub async fn collect(body: &mut RecvStream) -> Option<Body> {
+    let mut whole = Body::default();
+    while let Some(data) = body.data().await {
+        let data = data.ok()?;
+        let _ = body.flow_control().release_capacity(data.len());
+        whole.data.extend(&data[..]);
+    }
+    for (name, value) in body.trailers().await.ok()?.iter().flatten() {
+        whole.trailers.push((name.to_string(), value.as_bytes().to_vec()));
+    }
+    body.is_end_stream().then_some(whole)
+}
+
+/// Sends a body as the other side lets it. False: the other side does not want it.
+pub async fn send(
+    stream: &mut SendStream<Bytes>,
+    data: &[u8],
+    trailers: Option<HeaderMap>,
+    ends: bool,
+    dice: &mut Dice,
+) -> bool {
+    let mut rest = data;
+    while !rest.is_empty() {
+        stream.reserve_capacity(rest.len().min(dice.of(&[1, 100, 100_000])));
+        let Some(Ok(room)) = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await else {
+            return false;
+        };
+        let (piece, after) = rest.split_at(room.min(rest.len()));
+        if stream.send_data(Bytes::copy_from_slice(piece), false).is_err() {
+            return false;
+        }
+        rest = after;
+    }
+    match trailers {
+        Some(trailers) if ends => stream.send_trailers(trailers).is_ok(),
+        _ => !ends || stream.send_data(Bytes::new(), true).is_ok(),
+    }
 }
 
 /// Says what no client should, and then goes.
 pub async fn attack(world: World, mut dice: Dice) {
-    let Some((sender, receiver)) = connect(&world, dice.of(&[Way::Sticky, Way::Socket])).await
+    let Ok((sender, receiver)) = connect(&world.bed, dice.of(&[Way::Sticky, Way::Socket])).await
     else {
         return world.ledger.fault("the proxy does not take connections");
     };
     world.ledger.count("attacks");
-    let mut bytes = PREFACE.to_vec();
-    if dice.one_in(8) {
-        bytes.truncate(dice.below(bytes.len()));
-    }
-    bytes.extend(frames(&mut dice, true));
-    let (mut read, mut write) = tokio::io::split(Joined { receiver, sender });
-    let reads = dice.one_in(2);
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.truncate(if dice.one_in(8) { dice.below(24) } else { 24 });
+    bytes.extend(frames(&mut dice));
+    babble(Joined { receiver, sender }, &bytes, &mut dice).await;
+}
+
+/// Says something in pieces, and closes after a while, whatever the other side says.
+pub async fn babble<S>(socket: S, bytes: &[u8], dice: &mut Dice)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite,
+{
+    let (mut read, mut write) = tokio::io::split(socket);
     let speak = async {
         for piece in bytes.chunks(dice.between(1, 50_000)) {
             if write.write_all(piece).await.is_err() {
                 break;
             }
-            tokio::task::yield_now().await;
         }
-        tokio::time::sleep(Duration::from_millis(dice.below(30) as u64)).await;
+        tokio::time::sleep(Duration::from_millis(dice.below(40) as u64)).await;
     };
     let swallow = async {
         let mut buffer = vec![0; 65_536];
-        while reads && let Ok(1..) = read.read(&mut buffer).await {}
-        std::future::pending().await
+        while let Ok(1..) = read.read(&mut buffer).await {}
+        std::future::pending::<()>().await;
     };
     tokio::select! {
         () = speak => {}
@@ -192,86 +198,36 @@ pub async fn attack(world: World, mut dice: Dice) {
     }
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = (payload.len() as u32).to_be_bytes();
-    let mut bytes = vec![length[1], length[2], length[3], kind, flags];
-    bytes.extend(stream.to_be_bytes());
-    bytes.extend(payload);
-    bytes
-}
-
-/// HPACK without compression, of a request to `/r0/` or of an answer.
-fn head(asks: bool, more: usize) -> Vec<u8> {
-    let literal = |name: &str, value: &str| {
-        let mut bytes = vec![0, name.len() as u8];
-        bytes.extend(name.bytes());
-        // Up to 127 + 127 * 128 bytes: an integer with one or two more octets.
-        match value.len() {
-            n @ 0..127 => bytes.push(n as u8),
-            n => bytes.extend([127, ((n - 127) % 128) as u8 | 128, ((n - 127) / 128) as u8]),
-        }
-        bytes.extend(value.bytes());
-        bytes
-    };
-    let known: &[(&str, &str)] = match asks {
-        true => &[
-            (":method", "GET"),
-            (":scheme", "http"),
-            (":path", "/nowhere"),
-            (":authority", "shop"),
-        ],
-        false => &[(":status", "200")],
-    };
-    let mut bytes: Vec<u8> = known.iter().flat_map(|(name, value)| literal(name, value)).collect();
-    for _ in 0..more {
-        bytes.extend(literal("x-more", &"m".repeat(1000)));
-    }
-    bytes
-}
-
-/// Frames that are legal, too many, or none at all.
-pub fn frames(dice: &mut Dice, asks: bool) -> Vec<u8> {
-    let times = dice.of(&[1, 10, 300, 1500]);
-    let mut bytes = Vec::new();
-    let mut next = 1;
-    if dice.one_in(10) {
-        return (0..dice.below(5000)).map(|_| dice.below(256) as u8).collect();
-    }
+/// Frames that are legal, too many, or none at all; settings come first.
+pub fn frames(dice: &mut Dice) -> Vec<u8> {
+    let mut bytes = vec![0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let (times, mut stream) = (dice.of(&[1, 10, 1500]), 1_u32);
+    // By static table and literals: GET, http, /, shop.
+    let head = [&[0x82, 0x86, 0x84, 0x41, 4][..], b"shop"].concat();
     for _ in 0..dice.between(1, 6) {
-        let kind = dice.below(14);
+        let noise: Vec<u8> = (0..dice.below(60)).map(|_| dice.below(256) as u8).collect();
+        // Kind, flags and payload: a request, one without end, data, priority, reset, settings,
+        // ping, GOAWAY, window, continuation, and what there is not.
+        let (kind, flags, payload): (u8, u8, &[u8]) = match dice.below(14) {
+            0 | 1 => (1, 5, &head),
+            2 => (1, 0, &head),
+            3 => (0, 0, &[b'd'; 10_000]),
+            4 => (2, 0, &[0, 0, 0, 0, 1]),
+            5 => (3, 0, &[0, 0, 0, 8]),
+            6 => (4, 0, &[0, 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]),
+            7 => (6, 0, &[7; 8]),
+            8 => (7, 0, &[0; 8]),
+            9 => (8, 0, &[0x7f, 0xff, 0xff, 0xff]),
+            10 => (9, 0, &head),
+            _ => (dice.below(12) as u8, dice.below(256) as u8, &noise),
+        };
         for _ in 0..times {
-            let stream = next;
-            let block = || head(asks, 0);
-            bytes.extend(match kind {
-                0 => frame(4, 0, 0, &[0, 3, 0, 0, 0, 1, 0, 4, 0, 0, 255, 255]),
-                1 => frame(6, 0, 0, &[7; 8]),
-                // A request, and taken back at once.
-                2 => [frame(1, 5, stream, &block()), frame(3, 0, stream, &[0, 0, 0, 8])].concat(),
-                3 => frame(1, 5, stream, &block()),
-                // A head without end.
-                4 => frame(1, 0, stream, &block()),
-                5 => frame(9, 0, next.max(3) - 2, &head(asks, 3)),
-                6 => frame(8, 0, 0, &0x7fff_ffffu32.to_be_bytes()),
-                7 => frame(8, 0, stream, &[0; 4]),
-                8 => frame(0, 0, stream, &[b'd'; 10_000]),
-                9 => frame(2, 0, stream, &[0, 0, 0, 0, 1]),
-                10 => frame(1, 5, stream, &head(asks, 12)),
-                11 => frame(7, 0, 0, &[0, 0, 0, 0, 0, 0, 0, dice.below(14) as u8]),
-                12 => frame(4, 0, 0, &[0, 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]),
-                _ => {
-                    let payload: Vec<u8> =
-                        (0..dice.below(50)).map(|_| dice.below(256) as u8).collect();
-                    frame(
-                        dice.below(12) as u8,
-                        dice.below(256) as u8,
-                        dice.below(9) as u32,
-                        &payload,
-                    )
-                }
-            });
-            if matches!(kind, 2..=4 | 10) {
-                next += 2;
-            }
+            let length = (payload.len() as u32).to_be_bytes();
+            bytes.extend([length[1], length[2], length[3], kind, flags]);
+            let of_connection = matches!(kind, 4 | 6 | 7) || (kind == 8 && stream % 4 == 1);
+            bytes.extend(if of_connection { [0; 4] } else { stream.to_be_bytes() });
+            bytes.extend(payload);
+            stream += if kind == 1 { 2 } else { 0 };
         }
     }
     bytes

@@ -2,10 +2,9 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::dice::Dice;
 use crate::ledger::{Sent, Shared};
@@ -50,11 +49,18 @@ impl Place {
 
 /// Starts an endpoint as tasks of the caller's `LocalSet`.
 pub async fn start(place: Place) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a socket");
-    let address = listener.local_addr().expect("an address");
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+    let address = socket.local_addr().expect("an address");
     if place.kind == Kind::Absent {
+        // The port stays taken, or somebody else would answer there.
+        tokio::task::spawn_local(async move {
+            std::future::pending::<()>().await;
+            drop(socket);
+        });
         return address;
     }
+    let listener = socket.listen(1024).expect("a listener");
     tokio::task::spawn_local(async move {
         let mut nth = 0;
         loop {
@@ -98,9 +104,26 @@ async fn serve(socket: TcpStream, place: Place) {
         let mut dice = place.dice(&id, &attempt);
         let plan = Plan::new(&mut dice, &tag, &head.first[0], place.kind == Kind::Honest);
         place.ledger.answer(tag, plan.shown.clone());
-        let request = Request { place: &place, id: &id, sent: &sent, framing };
-        if !request.carry_out(&mut reader, &plan).await {
+        let sent = (id.as_str(), &sent);
+        if plan.reads == Reads::First && !read(&place, sent, &mut reader, framing).await {
             return;
+        }
+        tokio::time::sleep(plan.delay).await;
+        if !plan.write(reader.io()).await {
+            return;
+        }
+        if plan.reads == Reads::Later && !read(&place, sent, &mut reader, framing).await {
+            return;
+        }
+        match plan.then {
+            Then::Next => {}
+            Then::Close => return,
+            Then::Reset => return drop(reader.io().set_zero_linger()),
+            Then::Wait => {
+                // A proxy that has given up closes.
+                while reader.fill().await.is_ok() {}
+                return;
+            }
         }
     }
 }
@@ -121,54 +144,23 @@ fn examine(place: &Place, head: &Head) -> Option<Sent> {
     place.ledger.arrived(&id, &head.first[0], (&head.first[1], &host))
 }
 
-struct Request<'a> {
-    place: &'a Place,
-    id: &'a str,
-    sent: &'a Sent,
+/// Whether the body was whole.
+async fn read(
+    place: &Place,
+    (id, sent): (&str, &Sent),
+    reader: &mut Reader<TcpStream>,
     framing: Framing,
-}
-
-impl Request<'_> {
-    /// Whether the body was whole.
-    async fn read(&self, reader: &mut Reader<TcpStream>) -> bool {
-        let mut body = Body::default();
-        match reader.body(self.framing, &mut body).await {
-            Ok(()) => self.place.ledger.body(self.id, self.sent, &body),
-            Err(Fault::Ended(_)) => return false,
-            Err(Fault::Wrong(what)) => {
-                self.place.ledger.fault(format!("{} came with {what}", self.id));
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Whether there may be a next request.
-    async fn carry_out(&self, reader: &mut Reader<TcpStream>, plan: &Plan) -> bool {
-        if plan.reads == Reads::First && !self.read(reader).await {
+) -> bool {
+    let mut body = Body::default();
+    match reader.body(framing, &mut body).await {
+        Ok(()) => place.ledger.body(id, sent, &body),
+        Err(Fault::Ended(_)) => return false,
+        Err(Fault::Wrong(what)) => {
+            place.ledger.fault(format!("{id} came with {what}"));
             return false;
-        }
-        tokio::time::sleep(plan.delay).await;
-        if !plan.write(reader.io()).await {
-            return false;
-        }
-        if plan.reads == Reads::Later && !self.read(reader).await {
-            return false;
-        }
-        match plan.then {
-            Then::Next => true,
-            Then::Close => false,
-            Then::Reset => {
-                let _ = reader.io().set_zero_linger();
-                false
-            }
-            Then::Wait => {
-                // A proxy that has given up closes.
-                while reader.fill().await.is_ok() {}
-                false
-            }
         }
     }
+    true
 }
 
 impl Plan {
@@ -177,9 +169,7 @@ impl Plan {
             if socket.write_all(piece).await.is_err() {
                 return false;
             }
-            if self.pause > Duration::ZERO {
-                tokio::time::sleep(self.pause).await;
-            }
+            tokio::task::yield_now().await;
         }
         true
     }

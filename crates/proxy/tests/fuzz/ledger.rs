@@ -55,7 +55,7 @@ impl Ledger {
     }
 
     pub fn count(&self, what: &'static str) {
-        self.counts.borrow_mut().count(what);
+        self.add(what, 1);
     }
 
     pub fn add(&self, what: &'static str, n: usize) {

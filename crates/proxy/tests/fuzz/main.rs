@@ -1,8 +1,8 @@
 //! The proxy among strangers: clients, endpoints and a kernel that do as random numbers say.
 //!
-//! `make test` tries the same seeds each time, `make fuzz` (`BEEWAY_FUZZ=1`) new ones until it is
-//! stopped. `BEEWAY_SEED=n` tries one seed again: the same configuration, requests and answers; in
-//! which order threads come to run is not repeated.
+//! `make test` tries some seeds, which follow a random one, `make fuzz` (`BEEWAY_FUZZ=1`) more and
+//! more until it is stopped. `BEEWAY_SEED=n` tries one seed again: the same configuration, requests
+//! and answers; in which order threads come to run is not repeated.
 
 mod bed;
 mod client;
@@ -20,3 +20,4 @@ mod request;
 mod run;
 mod scene;
 mod strict;
+mod way;

@@ -27,17 +27,62 @@ pub enum Then {
 }
 
 /// What an endpoint does.
-#[derive(Debug)]
 pub struct Plan {
     pub reads: Reads,
     pub delay: Duration,
     pub answer: Vec<u8>,
     /// Bytes written at a time.
     pub piece: usize,
-    pub pause: Duration,
     pub then: Then,
     pub shown: Shown,
 }
+
+/// Framings that contradict themselves or HTTP: `#` is the length of the body, which comes in
+/// chunks or without, and whether the answer may be taken for whole.
+const LIES: [(&str, bool, bool); 13] = [
+    ("Transfer-Encoding: chunked\r\nContent-Length: #", true, true),
+    ("Content-Length: 3\r\nTransfer-Encoding: chunked", true, true),
+    ("Content-Length: #, #", false, true),
+    ("Content-Length: #\r\ncontent-length: #", false, true),
+    ("Content-Length: #\r\nContent-Length: 1#", false, false),
+    ("Content-Length: +#", false, false),
+    ("Content-Length: #x", false, false),
+    ("Content-Length: 99999999999999999999999", false, false),
+    ("Content-Length: 18446744073709551615", false, false),
+    ("Transfer-Encoding: gzip, chunked", true, false),
+    ("Transfer-Encoding: gzip", true, false),
+    ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", true, false),
+    ("Content-Length: 1#", false, false),
+];
+
+/// Bodies that are not chunks.
+const NO_CHUNKS: [&str; 8] = [
+    "g\r\n",
+    "-1\r\n",
+    "\r\n",
+    "5\r\nab",
+    "1\r\nab\r\n0\r\n\r\n",
+    "ffffffffffffffffff\r\n",
+    "1;\n\r\na\r\n0\r\n\r\n",
+    "0\r\nno field\r\n\r\n",
+];
+
+/// What is no answer, or hardly: `#` are two fields, one that says whose it is and a length of zero.
+const GARBAGE: [&str; 11] = [
+    "",
+    "HTTP/1.1 200 OK\nContent-Length: 0\n\n",
+    "HTTP/1.1 200 OK\r\nx-fold: a\r\n b\r\n#\r\n\r\n",
+    "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n#\r\n\r\n",
+    "HTTP/2.0 200 OK\r\n#\r\n\r\n",
+    "HTTP/1.1 099 Low\r\n#\r\n\r\n",
+    "HTTP/1.1 999 High\r\n#\r\n\r\n",
+    "HTTP/1.1 200 OK\r\nbad name: x\r\n#\r\n\r\n",
+    "HTTP/1.1 200 OK\r\nx: a\0b\r\n#\r\n\r\n",
+    "HTTP/1.1 200 OK\r\n: x\r\n#\r\n\r\n",
+    "HTTP/1.1 200 O\rK\r\n#\r\n\r\n",
+];
+
+const POISON: &[u8] = b"HTTP/1.1 200 OK\r\nx-answer-to: poison\r\nContent-Length: 0\r\n\r\n";
 
 /// An answer in the making.
 struct Draft<'a> {
@@ -51,14 +96,8 @@ struct Draft<'a> {
 impl Plan {
     /// `tag` names the answer. An honest endpoint gives answers that are right, in many forms.
     pub fn new(dice: &mut Dice, tag: &str, method: &str, honest: bool) -> Plan {
-        let status = match dice.below(12) {
-            0 => 204,
-            1 => 304,
-            2 => 503,
-            3 => 404,
-            4 => dice.between(200, 599) as u16,
-            _ => 200,
-        };
+        let any = dice.between(200, 599) as u16;
+        let status = dice.of(&[200, 200, 200, 200, 200, 200, 200, 204, 304, 404, 503, any]);
         let bodiless = method == "HEAD" || matches!(status, 204 | 304);
         let mut fields = vec![format!("x-answer-to: {tag}"), "Server: stranger".to_owned()];
         for n in 0..dice.below(4) {
@@ -72,7 +111,7 @@ impl Plan {
         if dice.one_in(2) {
             plan = draft.crooked(dice, plan);
         }
-        if plan.reads == Reads::First && dice.one_in(6) {
+        if dice.one_in(6) {
             plan.reads = dice.of(&[Reads::Later, Reads::Never]);
             if plan.reads == Reads::Never {
                 plan.then = dice.of(&[Then::Close, Then::Reset, Then::Wait]);
@@ -86,107 +125,95 @@ impl Plan {
 }
 
 /// A body that says whose it is.
-fn filler(dice: &mut Dice, tag: &str) -> Vec<u8> {
-    let length = match dice.below(10) {
-        0 => 0,
-        1..=6 => dice.below(300),
-        7..=8 => dice.below(20_000),
-        _ => dice.below(200_000),
-    };
+pub fn filler(dice: &mut Dice, tag: &str) -> Vec<u8> {
+    let most = dice.of(&[1, 300, 300, 300, 300, 300, 300, 20_000, 20_000, 200_000]);
+    let length = dice.below(most);
     tag.bytes().chain(*b" HTTP/1.1 200 OK\r\n\r\n").cycle().take(length).collect()
 }
 
 impl Draft<'_> {
-    fn whole(&self, trailers: Vec<(String, Vec<u8>)>) -> Shown {
-        let data = if self.bodiless { Vec::new() } else { self.data.clone() };
-        Shown::Whole(self.status, Body { data, trailers })
-    }
-
-    fn render(&self, version: &str, framing: &str, body: &[u8]) -> Vec<u8> {
+    /// The whole answer, framed like that.
+    fn plan(&self, dice: &mut Dice, framing: &str, body: &[u8], then: Then) -> Plan {
+        let version =
+            if framing.is_empty() && self.status != 204 && dice.one_in(2) { 0 } else { 1 };
         let reason = ["OK", "", "Not So Good"][self.status as usize % 3];
-        let mut text = format!("{version} {} {reason}\r\n", self.status);
+        let mut text = format!("HTTP/1.{version} {} {reason}\r\n", self.status);
         for line in self.fields.iter().map(String::as_str).chain([framing]) {
             if !line.is_empty() {
-                text += line;
-                text += "\r\n";
+                text = text + line + "\r\n";
             }
         }
-        text += "\r\n";
-        let mut bytes = text.into_bytes();
-        if !self.bodiless {
-            bytes.extend(body);
-        }
-        bytes
+        let body = if self.bodiless { b"" } else { body };
+        let answer = [text.as_bytes(), b"\r\n", body].concat();
+        let small = dice.between(1, 40).max(answer.len() / 50);
+        let piece = dice.of(&[small, 5000, usize::MAX]);
+        let data = if self.bodiless { Vec::new() } else { self.data.clone() };
+        let shown = Shown::Whole(self.status, Body { data, trailers: Vec::new() });
+        let (reads, delay) = (Reads::First, Duration::ZERO);
+        Plan { reads, delay, answer, piece, then, shown }
     }
 
-    fn plan(&self, dice: &mut Dice, answer: Vec<u8>, then: Then, shown: Shown) -> Plan {
-        let piece = match dice.below(4) {
-            0 => dice.between(1, 40).max(answer.len() / 50),
-            1 => dice.between(1000, 9000),
-            _ => usize::MAX,
-        };
-        let pause = Duration::from_micros(if dice.one_in(4) { 300 } else { 0 });
-        Plan { reads: Reads::First, delay: Duration::ZERO, answer, piece, pause, then, shown }
-    }
-
-    fn length(&self) -> String {
-        format!("Content-Length: {}", self.data.len())
-    }
-
-    /// A right answer in one of its forms.
+    /// A right answer in one of its forms. Before it closes it says so.
     fn right(&mut self, dice: &mut Dice) -> Plan {
-        let then = if dice.one_in(8) { Then::Close } else { Then::Next };
-        if then == Then::Close && dice.one_in(2) {
+        let mut then = Then::Next;
+        if dice.one_in(8) {
+            then = Then::Close;
             self.fields.push("Connection: close".into());
         }
-        if self.status == 204 {
-            let answer = self.render("HTTP/1.1", "", b"");
-            return self.plan(dice, answer, then, self.whole(Vec::new()));
-        }
+        let length = format!("Content-Length: {}", self.data.len());
         match dice.below(6) {
+            _ if self.status == 204 => self.plan(dice, "", b"", then),
             0 | 1 => {
                 let (body, trailers) = chunked(dice, &self.data);
-                if dice.one_in(2) {
-                    self.fields.push("Trailer: x-sum, x-more".into());
+                let framing = ["Transfer-Encoding: chunked", "Trailer: x-sum"].join("\r\n");
+                let mut plan = self.plan(dice, &framing, &body, then);
+                if let Shown::Whole(_, body) = &mut plan.shown {
+                    body.trailers = trailers;
                 }
-                let answer = self.render("HTTP/1.1", "Transfer-Encoding: chunked", &body);
-                let shown = self.whole(trailers);
-                self.plan(dice, answer, then, shown)
+                plan
             }
-            2 if !self.bodiless => {
-                let version = dice.of(&["HTTP/1.1", "HTTP/1.0"]);
-                let answer = self.render(version, "", &self.data);
-                self.plan(dice, answer, Then::Close, self.whole(Vec::new()))
-            }
+            2 if !self.bodiless => self.plan(dice, "", &self.data, Then::Close),
             3 => {
-                let mut answer = Vec::new();
+                let mut plan = self.plan(dice, &length, &self.data, then);
                 for _ in 0..dice.below(20) {
                     let status = dice.of(&["100 Continue", "102 Processing", "103 Early Hints"]);
-                    answer.extend(format!("HTTP/1.1 {status}\r\nx-early: 1\r\n\r\n").bytes());
+                    let early = format!("HTTP/1.1 {status}\r\nx-early: 1\r\n\r\n").into_bytes();
+                    plan.answer.splice(0..0, early);
                 }
-                answer.extend(self.render("HTTP/1.1", &self.length(), &self.data));
-                self.plan(dice, answer, then, self.whole(Vec::new()))
+                plan
             }
-            _ => {
-                let answer = self.render("HTTP/1.1", &self.length(), &self.data);
-                self.plan(dice, answer, then, self.whole(Vec::new()))
-            }
+            _ => self.plan(dice, &length, &self.data, then),
         }
     }
 
     /// An answer that is wrong in one way, or comes in a strange one.
     fn crooked(&mut self, dice: &mut Dice, right: Plan) -> Plan {
+        let ends = [Then::Close, Then::Reset, Then::Wait];
         match dice.below(5) {
-            0 => self.cut(dice, right),
+            0 => {
+                // It stops somewhere. What ends with the connection has any length.
+                let keep = dice.below(right.answer.len() + 1);
+                let any = right.then == Then::Close || keep == right.answer.len() || self.bodiless;
+                let shown = if any { Shown::Any } else { Shown::Part };
+                let answer = right.answer[..keep].to_vec();
+                Plan { answer, then: dice.of(&ends), shown, ..right }
+            }
             1 => self.lying(dice),
-            2 => self.garbage(dice),
-            3 => self.too_much(dice),
+            2 => {
+                let known = format!("x-answer-to: {}\r\nContent-Length: 0", self.tag);
+                let mut answer = dice.of(&GARBAGE).replace('#', &known).into_bytes();
+                if dice.one_in(8) {
+                    answer = (0..dice.below(2000)).map(|_| dice.below(256) as u8).collect();
+                }
+                let then = dice.of(&[Then::Next, Then::Close, Then::Reset, Then::Wait]);
+                Plan { answer, then, shown: Shown::Any, ..right }
+            }
+            3 => self.too_much(dice, right),
             _ => {
                 // Everything is right, and the end of something else follows at once.
                 let mut plan = right;
-                let poison = "HTTP/1.1 200 OK\r\nx-answer-to: poison\r\nContent-Length: 0\r\n\r\n";
                 if plan.then == Then::Next {
-                    plan.answer.extend(poison.bytes());
+                    plan.answer.extend(POISON);
                     plan.piece = usize::MAX;
                 }
                 plan
@@ -194,97 +221,39 @@ impl Draft<'_> {
         }
     }
 
-    /// A right answer that stops somewhere.
-    fn cut(&mut self, dice: &mut Dice, mut right: Plan) -> Plan {
-        let by_close = right.then == Then::Close;
-        let keep = dice.below(right.answer.len() + 1);
-        let whole = keep == right.answer.len();
-        right.answer.truncate(keep);
-        right.then = dice.of(&[Then::Close, Then::Reset, Then::Wait]);
-        right.shown = match () {
-            // What ends with the connection has any length.
-            () if by_close || whole || self.bodiless => Shown::Any,
-            () => Shown::Part,
-        };
-        right
-    }
-
     /// Lengths that contradict each other, the body, or HTTP.
     fn lying(&mut self, dice: &mut Dice) -> Plan {
-        let n = self.data.len();
-        let (body, trailers) = chunked(dice, &self.data);
-        let chunks = "Transfer-Encoding: chunked";
-        let (framing, body, shown) = match dice.below(14) {
-            0 => (format!("{chunks}\r\nContent-Length: {n}"), body, self.whole(trailers)),
-            1 => (format!("Content-Length: 3\r\n{chunks}"), body, self.whole(trailers)),
-            2 => (format!("Content-Length: {n}, {n}"), self.data.clone(), self.whole(Vec::new())),
-            3 => {
-                let twice = format!("Content-Length: {n}\r\ncontent-length: {n}");
-                (twice, self.data.clone(), self.whole(Vec::new()))
-            }
-            4 => (format!("Content-Length: {n}\r\nContent-Length: 1{n}"), body, Shown::Part),
-            5 => (format!("Content-Length: +{n}"), body, Shown::Part),
-            6 => (format!("Content-Length: {n}x"), body, Shown::Part),
-            7 => ("Content-Length: 99999999999999999999999".into(), body, Shown::Part),
-            8 => ("Content-Length: 18446744073709551615".into(), body, Shown::Part),
-            9 => ("Transfer-Encoding: gzip, chunked".into(), body, Shown::Part),
-            10 => ("Transfer-Encoding: gzip".into(), body, Shown::Part),
-            11 => (format!("{chunks}\r\n{chunks}"), body, Shown::Part),
-            12 => (format!("Content-Length: {}", n + 10), self.data.clone(), Shown::Part),
-            _ => {
-                let ending = dice.of(&[
-                    "g\r\n",
-                    "-1\r\n",
-                    "\r\n",
-                    "5\r\nab",
-                    "1\r\nab\r\n0\r\n\r\n",
-                    "ffffffffffffffffff\r\n",
-                    "1;\n\r\na\r\n0\r\n\r\n",
-                    "0\r\nno field\r\n\r\n",
-                ]);
-                (chunks.into(), ending.as_bytes().to_vec(), Shown::Part)
-            }
-        };
-        let shown = if self.bodiless { Shown::Any } else { shown };
-        let then = dice.of(&[Then::Close, Then::Reset, Then::Wait]);
-        let then = if matches!(shown, Shown::Whole(..)) { Then::Next } else { then };
-        let answer = self.render("HTTP/1.1", &framing, &body);
-        self.plan(dice, answer, then, shown)
-    }
-
-    /// What is no answer, or hardly.
-    fn garbage(&mut self, dice: &mut Dice) -> Plan {
-        let tag = format!("x-answer-to: {}\r\nContent-Length: 0", self.tag);
-        let answer = match dice.below(12) {
-            0 => String::new(),
-            1 => (0..dice.below(2000)).map(|_| (dice.below(256) as u8) as char).collect(),
-            2 => format!("HTTP/1.1 200 OK\n{}\n\n", tag.replace("\r\n", "\n")),
-            3 => format!("HTTP/1.1 200 OK\r\nx-fold: a\r\n b\r\n{tag}\r\n\r\n"),
-            4 => format!("HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n{tag}\r\n\r\n"),
-            5 => format!("HTTP/2.0 200 OK\r\n{tag}\r\n\r\n"),
-            6 => format!("HTTP/1.1 099 Low\r\n{tag}\r\n\r\n"),
-            7 => format!("HTTP/1.1 999 High\r\n{tag}\r\n\r\n"),
-            8 => format!("HTTP/1.1 200 OK\r\nbad name: x\r\n{tag}\r\n\r\n"),
-            9 => format!("HTTP/1.1 200 OK\r\nx: a\0b\r\n{tag}\r\n\r\n"),
-            10 => format!("HTTP/1.1 200 OK\r\n: x\r\n{tag}\r\n\r\n"),
-            _ => format!("HTTP/1.1 200 O\rK\r\n{tag}\r\n\r\n"),
-        };
-        let then = dice.of(&[Then::Next, Then::Close, Then::Reset, Then::Wait]);
-        self.plan(dice, answer.into_bytes(), then, Shown::Any)
+        let (framing, in_chunks, whole) = dice.of(&LIES);
+        let framing = framing.replace('#', &self.data.len().to_string());
+        let body = if in_chunks { chunked(dice, &self.data).0 } else { self.data.clone() };
+        let then =
+            if whole { Then::Next } else { dice.of(&[Then::Close, Then::Reset, Then::Wait]) };
+        let mut plan = self.plan(dice, &framing, &body, then);
+        if self.bodiless || (whole && in_chunks) {
+            plan.shown = Shown::Any;
+        } else if !whole {
+            plan.shown = Shown::Part;
+        }
+        if dice.one_in(6) && !self.bodiless {
+            let (body, then) = (dice.of(&NO_CHUNKS), dice.of(&[Then::Close, Then::Wait]));
+            plan = self.plan(dice, "Transfer-Encoding: chunked", body.as_bytes(), then);
+            plan.shown = Shown::Part;
+        }
+        plan
     }
 
     /// More than one wants.
-    fn too_much(&mut self, dice: &mut Dice) -> Plan {
+    fn too_much(&mut self, dice: &mut Dice, right: Plan) -> Plan {
         match dice.below(3) {
             0 => self.fields.push(format!("x-large: {}", "l".repeat(dice.below(200_000)))),
             1 => self.fields.extend((0..dice.below(300)).map(|n| format!("x-{n}: {n}"))),
             _ => {
                 let answer = b"HTTP/1.1 100 Continue\r\n\r\n".repeat(dice.below(5000));
-                return self.plan(dice, answer, Then::Wait, Shown::Part);
+                return Plan { answer, then: Then::Wait, shown: Shown::Part, ..right };
             }
         }
-        let answer = self.render("HTTP/1.1", &self.length(), &self.data);
-        self.plan(dice, answer, Then::Next, self.whole(Vec::new()))
+        let length = format!("Content-Length: {}", self.data.len());
+        self.plan(dice, if self.status == 204 { "" } else { &length }, &self.data, Then::Next)
     }
 }
 
@@ -296,12 +265,8 @@ pub fn chunked(dice: &mut Dice, data: &[u8]) -> (Vec<u8>, Vec<(String, Vec<u8>)>
         let (chunk, after) = rest.split_at(dice.between(1, most).min(rest.len()));
         let extension = dice.of(&["", "", "", ";a", ";a=b", "; a=\"q\""]);
         let size = chunk.len();
-        let head = match dice.below(3) {
-            0 => format!("{size:x}{extension}\r\n"),
-            1 => format!("{size:X}{extension}\r\n"),
-            _ => format!("00{size:x}{extension}\r\n"),
-        };
-        bytes.extend(head.bytes());
+        let forms = [format!("{size:x}"), format!("{size:X}"), format!("00{size:x}")];
+        bytes.extend([dice.of(&forms).as_bytes(), extension.as_bytes(), b"\r\n"].concat());
         bytes.extend(chunk);
         bytes.extend(b"\r\n");
         rest = after;

@@ -29,20 +29,15 @@ pub struct Request {
     pub body: Body,
 }
 
-/// The bytes of one.
-pub struct Rendered {
-    pub head: Vec<u8>,
-    pub body: Vec<u8>,
-    /// Nothing comes after it.
-    pub last: bool,
-    /// The answer may be a tunnel.
-    pub upgrade: bool,
-}
+const METHODS: &str = "GET GET GET GET POST POST PUT HEAD DELETE OPTIONS PATCH PROPFIND";
 
-const METHODS: [&str; 12] = [
-    "GET", "GET", "GET", "GET", "POST", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "PATCH",
-    "PROPFIND",
-];
+const SEGMENTS: &str = "a Bc %41 %2f %2F . .. / // ;v=1 ~x :@ !$&'()*+,= %zz -_ r1/ ../ ./ \"<> {}| \
+    %00 %0d%0a [] `^";
+
+fn word<'a>(dice: &mut Dice, words: &'a str) -> &'a str {
+    let words: Vec<&str> = words.split_whitespace().collect();
+    dice.of(&words)
+}
 
 /// A name for a request that no other has. 0 is that of what must not come out.
 fn name(dice: &mut Dice) -> u64 {
@@ -52,32 +47,7 @@ fn name(dice: &mut Dice) -> u64 {
 fn target(dice: &mut Dice) -> String {
     let mut target = format!("/r{}/", dice.below(11));
     for _ in 0..dice.below(6) {
-        target += dice.of(&[
-            "a",
-            "Bc",
-            "%41",
-            "%2f",
-            "%2F",
-            ".",
-            "..",
-            "/",
-            "//",
-            ";v=1",
-            "~x",
-            ":@",
-            "!$&'()*+,=",
-            "%zz",
-            "-_",
-            "r1/",
-            "../",
-            "./",
-            "\"<>",
-            "{}|",
-            "%00",
-            "%0d%0a",
-            "[]",
-            "`^",
-        ]);
+        target += word(dice, SEGMENTS);
     }
     if dice.one_in(3) {
         target += "?";
@@ -122,25 +92,16 @@ fn fields(dice: &mut Dice) -> Vec<(String, String)> {
 impl Request {
     pub fn new(dice: &mut Dice) -> Request {
         let id = name(dice);
-        let method = dice.of(&METHODS);
+        let method = word(dice, METHODS);
         let framed = match method {
             "POST" | "PUT" | "PATCH" => dice.of(&[Framed::Length, Framed::Chunked]),
-            _ => dice.of(&[
-                Framed::Bare,
-                Framed::Bare,
-                Framed::Bare,
-                Framed::Length,
-                Framed::Chunked,
-            ]),
+            _ if dice.one_in(2) => Framed::Bare,
+            _ => dice.of(&[Framed::Bare, Framed::Length, Framed::Chunked]),
         };
         let mut body = Body::default();
         if framed != Framed::Bare {
-            let length = match dice.below(8) {
-                0 => 0,
-                1 => dice.below(200_000),
-                2 => dice.below(20_000),
-                _ => dice.below(400),
-            };
+            let most = dice.of(&[1, 200_000, 20_000, 400, 400, 400, 400, 400]);
+            let length = dice.below(most);
             let smuggled =
                 format!("{id} GET /r0/smuggled HTTP/1.1\r\nHost: shop\r\nx-id: 0\r\n\r\n");
             body.data = smuggled.bytes().cycle().take(length).collect();
@@ -170,8 +131,14 @@ impl Request {
         ledger.send(self.id, Sent { method: self.method.into(), places, body, copies });
     }
 
-    /// In HTTP/1, in one of the forms that it may have there.
-    pub fn render(&mut self, dice: &mut Dice, scene: &Scene, ledger: &Shared) -> Rendered {
+    /// In HTTP/1, in one of the forms that it may have there; whether nothing may come after it, and
+    /// whether the answer may be a tunnel.
+    pub fn render(
+        &mut self,
+        dice: &mut Dice,
+        scene: &Scene,
+        ledger: &Shared,
+    ) -> (Vec<u8>, bool, bool) {
         let old = dice.one_in(16) && self.framed != Framed::Chunked;
         let version = if old { "HTTP/1.0" } else { "HTTP/1.1" };
         let mut lines = vec![format!("Host: {}", self.host), format!("X-Id: {}", self.id)];
@@ -217,7 +184,7 @@ impl Request {
         };
         let head = format!("{} {to} {version}\r\n{}\r\n\r\n", self.method, lines.join("\r\n"));
         self.announce(scene, ledger);
-        Rendered { head: head.into_bytes(), body, last, upgrade }
+        ([head.as_bytes(), &body].concat(), last, upgrade)
     }
 
     /// Bytes that are no request, or one that can be understood in two ways. What is hidden in them

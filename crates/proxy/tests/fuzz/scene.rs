@@ -4,9 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use beeway_model::action::rewrite::rewrite_target;
-use beeway_model::policy::{
-    Abort, Cors, Fault, Fraction, Mirror, PathRewrite, Retry, RetryOn, Rewrite,
-};
+use beeway_model::policy::{Abort, Fault, Fraction, Mirror, PathRewrite, Retry, RetryOn, Rewrite};
 use beeway_model::*;
 
 use crate::bed::SERVICE;
@@ -14,12 +12,11 @@ use crate::dice::Dice;
 use crate::endpoint::Kind;
 
 /// Endpoints by cluster; the number of an endpoint is its place among all.
-pub const CLUSTERS: [&[Kind]; 9] = [
+pub const CLUSTERS: [&[Kind]; 8] = [
     &[Kind::Honest],
     &[Kind::Hostile],
     &[Kind::Honest2],
     &[Kind::Hostile2],
-    &[Kind::Absent],
     &[],
     &[Kind::Honest, Kind::Hostile, Kind::Absent],
     &[Kind::Garbage2],
@@ -29,6 +26,8 @@ pub const CLUSTERS: [&[Kind]; 9] = [
 /// See the module.
 pub struct Scene {
     pub mesh: Mesh,
+    /// No endpoint does anything wrong, and no time limit is short.
+    pub honest: bool,
 }
 
 /// All endpoints in order.
@@ -38,23 +37,24 @@ pub fn kinds() -> impl Iterator<Item = Kind> {
 
 impl Scene {
     /// `addresses`: those of [`kinds`].
-    pub fn new(dice: &mut Dice, addresses: &[SocketAddr], honest: bool) -> Scene {
+    pub fn new(dice: &mut Dice, addresses: &[SocketAddr]) -> Scene {
+        let honest = dice.one_in(4);
         let mut left = addresses;
         let mut clusters = Vec::new();
-        for (index, kinds) in CLUSTERS.iter().enumerate() {
+        for kinds in CLUSTERS {
             let http2 = [Kind::Honest2, Kind::Hostile2, Kind::Garbage2];
             let http2 = kinds.first().is_some_and(|kind| http2.contains(kind));
             let protocol = if http2 { Protocol::Http2 } else { Protocol::Http };
             let (own, others) = left.split_at(kinds.len());
-            clusters.push(cluster(index, protocol, own));
+            clusters.push(cluster(clusters.len(), protocol, own));
             left = others;
         }
         let mut author = Author { dice, honest };
         let rules = (0..10).map(|n| author.rule(n)).collect();
-        Scene { mesh: mesh(clusters, Some(rules)) }
+        Scene { mesh: mesh(clusters, rules), honest }
     }
 
-    /// Where a request may come out, and how often at most. `host` is empty when it has none.
+    /// Where a request may come out, and how often at most. Its host is empty when it has none.
     pub fn places(&self, request: &Request<'_>) -> (Vec<(String, String)>, usize) {
         let port = &self.mesh.services[0].ports[0];
         let decision = route(port, request, 0);
@@ -89,7 +89,7 @@ impl Scene {
 }
 
 /// The one service with its clusters and rules.
-fn mesh(clusters: Vec<Cluster>, rules: Option<Vec<Rule>>) -> Mesh {
+fn mesh(clusters: Vec<Cluster>, rules: Vec<Rule>) -> Mesh {
     let service: SocketAddr = SERVICE.parse().expect("an address");
     let port = ServicePort {
         stream_rules: Vec::new(),
@@ -98,7 +98,7 @@ fn mesh(clusters: Vec<Cluster>, rules: Option<Vec<Rule>>) -> Mesh {
         transport: Transport::Tcp,
         protocol: Protocol::Http,
         cluster: ClusterId(0),
-        rules,
+        rules: Some(rules),
     };
     let service = Service {
         namespace: "default".into(),
@@ -129,20 +129,18 @@ fn cluster(index: usize, protocol: Protocol, addresses: &[SocketAddr]) -> Cluste
     Cluster { protocol, name: format!("cluster {index}"), endpoints }
 }
 
+fn rule_for(path: Option<PathMatch>, action: Action) -> Rule {
+    let matches = vec![Match { path, ..Match::default() }];
+    Rule { name: String::new(), matches, action, policy: None, detour: None }
+}
+
 /// A service with one endpoint for `/of/`; everything else is answered by the proxy.
 pub fn plain(endpoint: SocketAddr) -> Mesh {
-    let path = Some(PathMatch::Prefix("/of/".into()));
     let backend = Backend { cluster: Some(ClusterId(0)), weight: 1, policy: None };
-    let rule = |path, action| Rule {
-        name: String::new(),
-        matches: vec![Match { path, ..Match::default() }],
-        action,
-        policy: None,
-        detour: None,
-    };
+    let path = Some(PathMatch::Prefix("/of/".into()));
     let other = Action::Respond { status: 200, body: "nobody is here".into() };
-    let rules = vec![rule(path, Action::Forward(vec![backend])), rule(None, other)];
-    mesh(vec![cluster(0, Protocol::Http, &[endpoint])], Some(rules))
+    let rules = vec![rule_for(path, Action::Forward(vec![backend])), rule_for(None, other)];
+    mesh(vec![cluster(0, Protocol::Http, &[endpoint])], rules)
 }
 
 struct Author<'a> {
@@ -155,60 +153,50 @@ impl Author<'_> {
         Duration::from_millis(self.dice.between(low, high) as u64)
     }
 
-    fn share(&mut self) -> Fraction {
-        Fraction { numerator: self.dice.between(1, 4) as u32, denominator: 4 }
+    /// A thing, one time in so many.
+    fn some<T>(&mut self, n: usize, thing: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        self.dice.one_in(n).then(|| thing(self))
     }
 
     fn cluster(&mut self) -> Option<ClusterId> {
-        let known =
-            if self.honest { &[0, 2][..] } else { &[0, 0, 1, 1, 1, 2, 3, 3, 4, 5, 6, 7, 8] };
-        (self.honest || !self.dice.one_in(30)).then(|| ClusterId(self.dice.of(known)))
+        let known: &[usize] =
+            if self.honest { &[0, 0, 2] } else { &[0, 0, 1, 1, 1, 2, 3, 3, 4, 5, 6, 7] };
+        let cluster = ClusterId(self.dice.of(known));
+        (self.honest || !self.dice.one_in(30)).then_some(cluster)
     }
 
     fn rule(&mut self, n: usize) -> Rule {
-        let path = format!("/r{n}");
         let path = match self.dice.below(4) {
-            0 => PathMatch::Segments(path),
-            1 => PathMatch::Regex(format!("{path}/.*")),
-            _ => PathMatch::Prefix(path + "/"),
+            0 => PathMatch::Segments(format!("/r{n}")),
+            1 => PathMatch::Regex(format!("/r{n}/.*")),
+            _ => PathMatch::Prefix(format!("/r{n}/")),
         };
-        let matches = vec![Match { path: Some(path), ..Match::default() }];
+        // Half of the rules are such as need nothing special.
+        let plain = self.dice.one_in(2);
         let action = match self.dice.below(10) {
             0 => Action::Respond {
-                status: self.dice.of(&[200, 204, 304, 404, 503]),
+                status: self.dice.of(&[200, 204, 304, 404, 500]),
                 body: self.dice.of(&["", "short and stout"]).into(),
             },
-            1 => self.redirect(),
-            _ => self.forward(),
+            _ => {
+                let backends = 0..self.dice.between(1, 3);
+                Action::Forward(backends.map(|_| self.backend(plain)).collect())
+            }
         };
-        let policy = Some(Box::new(self.policy()));
-        Rule { name: format!("rule {n}"), matches, action, policy, detour: Some(String::new()) }
+        let policy = if plain { self.plain_policy() } else { self.policy() };
+        Rule { policy: Some(policy.into()), ..rule_for(Some(path), action) }
     }
 
-    fn redirect(&mut self) -> Action {
-        let port = [RedirectPort::Keep, RedirectPort::Listener, RedirectPort::Number(81)];
-        let redirect = Redirect {
-            scheme: self.dice.one_in(2).then(|| "https".into()),
-            host: self.dice.one_in(2).then(|| "other:8080".into()),
-            port: self.dice.of(&port),
-            path: self.dice.one_in(2).then(|| self.path()),
-            status: self.dice.of(&[301, 302, 307]),
-        };
-        Action::Redirect(redirect.into())
-    }
-
-    fn forward(&mut self) -> Action {
-        let backends = (0..self.dice.between(1, 3)).map(|_| {
-            let policy = self.dice.one_in(3).then(|| {
-                Box::new(BackendPolicy {
-                    request_headers: self.edits(),
-                    response_headers: self.edits(),
-                    rewrite: self.rewrite(),
-                })
-            });
-            Backend { cluster: self.cluster(), weight: self.dice.between(1, 3) as u32, policy }
+    fn backend(&mut self, plain: bool) -> Backend {
+        let policy = self.some(3, |this| {
+            Box::new(BackendPolicy {
+                request_headers: this.edits(),
+                response_headers: this.edits(),
+                rewrite: this.rewrite(),
+            })
         });
-        Action::Forward(backends.collect())
+        let policy = policy.filter(|_| !plain);
+        Backend { cluster: self.cluster(), weight: self.dice.between(1, 3) as u32, policy }
     }
 
     fn path(&mut self) -> PathRewrite {
@@ -221,35 +209,21 @@ impl Author<'_> {
     }
 
     fn rewrite(&mut self) -> Rewrite {
-        Rewrite {
-            path: self.dice.one_in(3).then(|| self.path()),
-            authority: self.dice.one_in(4).then(|| "rewritten:81".into()),
-        }
+        Rewrite { path: self.some(3, Self::path), authority: self.some(4, |_| "new:81".into()) }
     }
 
     /// Among them some that would change where messages end.
     fn edits(&mut self) -> HeaderEdits {
-        let names = [
-            "x-rule",
-            "content-length",
-            "transfer-encoding",
-            "connection",
-            "upgrade",
-            "te",
-            "keep-alive",
-            "server",
-            "x-extra-0",
-            "not a name",
-        ];
+        let names = "x-rule,content-length,transfer-encoding,connection,upgrade,te,keep-alive,\
+            server,x-extra-0,not a name";
+        let names: Vec<&str> = names.split(',').collect();
         let values = ["1", "close", "chunked", "trailers", "", "a\r\nb: c"];
         let mut pairs = || -> Vec<(String, String)> {
             let some = 0..self.dice.below(3);
             some.map(|_| (self.dice.of(&names).into(), self.dice.of(&values).into())).collect()
         };
         let (mut set, add) = (pairs(), pairs());
-        if self.dice.one_in(6) {
-            set.push(("host".into(), "set-by-rule".into()));
-        }
+        set.extend(self.some(6, |_| ("host".into(), "set-by-rule".into())));
         let remove = (0..self.dice.below(3)).map(|_| self.dice.of(&names).into()).collect();
         HeaderEdits { remove, set, add }
     }
@@ -266,48 +240,48 @@ impl Author<'_> {
         ];
         Retry {
             attempts: self.dice.below(4) as u32,
-            per_try_timeout: self.dice.one_in(2).then(|| self.millis(20, 100)),
+            per_try_timeout: self.some(2, |this| this.millis(20, 100)).filter(|_| !self.honest),
             on: (0..3).map(|_| self.dice.of(&on)).collect(),
             statuses: vec![self.dice.of(&[404, 500, 503])],
             backoff: self.millis(1, 3),
         }
     }
 
-    fn policy(&mut self) -> Policy {
-        let fault = match self.honest {
-            true => Fault::default(),
-            false => Fault {
-                delay: self.dice.one_in(6).then(|| (self.millis(1, 10), self.share())),
-                abort: self.dice.one_in(6).then(|| {
-                    (
-                        self.dice.of(&[Abort::Http(503), Abort::Http(404), Abort::Grpc(14)]),
-                        self.share(),
-                    )
-                }),
-            },
-        };
-        let mirrors = (0..self.dice.below(3))
-            .filter_map(|_| self.cluster())
-            .map(|cluster| Mirror { cluster: Some(cluster), share: Fraction::ALL })
-            .collect();
-        let cors = self.dice.one_in(4).then(|| Cors {
-            origins: vec![StringMatch::Prefix("http://".into())],
-            methods: vec!["GET".into(), "PUT".into()],
-            headers: vec!["*".into()],
-            expose: vec!["x-answer-to".into()],
-            max_age: Some(Duration::from_secs(7)),
-            credentials: self.dice.one_in(2),
-            forward_unmatched: self.dice.one_in(2),
-        });
+    fn fault(&mut self) -> Fault {
+        let share = Fraction { numerator: self.dice.between(1, 4) as u32, denominator: 4 };
+        let abort = [Abort::Http(503), Abort::Http(404), Abort::Grpc(14)];
+        Fault {
+            delay: self.some(6, |this| (this.millis(1, 10), share)),
+            abort: self.some(6, |this| (this.dice.of(&abort), share)),
+        }
+    }
+
+    fn timeout(&mut self) -> Option<Duration> {
+        Some(if self.honest { Duration::from_secs(20) } else { self.millis(50, 300) })
+    }
+
+    fn plain_policy(&mut self) -> Policy {
         Policy {
+            request_headers: self.some(3, Self::edits).unwrap_or_default(),
+            response_headers: self.some(3, Self::edits).unwrap_or_default(),
+            rewrite: self.some(3, Self::rewrite).unwrap_or_default(),
+            timeout: self.timeout(),
+            ..Policy::default()
+        }
+    }
+
+    fn policy(&mut self) -> Policy {
+        let mirrors = (0..self.dice.below(3)).filter_map(|_| self.cluster());
+        let mirrors = mirrors.map(|id| Mirror { cluster: Some(id), share: Fraction::ALL });
+        Policy {
+            mirrors: mirrors.collect(),
             request_headers: self.edits(),
             response_headers: self.edits(),
             rewrite: self.rewrite(),
-            timeout: Some(if self.honest { Duration::from_secs(20) } else { self.millis(50, 300) }),
-            retry: self.dice.one_in(2).then(|| self.retry()),
-            fault,
-            mirrors,
-            cors,
+            timeout: self.timeout(),
+            retry: self.some(2, Self::retry),
+            fault: if self.honest { Fault::default() } else { self.fault() },
+            cors: None,
         }
     }
 }
