@@ -124,7 +124,7 @@ static __always_inline u32 find_target(struct generation *g, const struct fronte
 {
 	struct endpoint *endpoint;
 
-	if (f->protocol == PROTOCOL_PROXY)
+	if (f->protocol >= PROTOCOL_PROXY)
 		return find_proxy(asked, v6, to) ? 0 : COUNT_NO_LISTENER;
 	endpoint = pick_endpoint(g, f->cluster, bpf_get_prandom_u32());
 	if (!endpoint || !endpoint->port || (!v6 && !is_ip4(endpoint->ip)))
@@ -160,7 +160,7 @@ static __always_inline int connect_stream(struct bpf_sock_addr *ctx, bool v6)
 	conn->endpoint = to;
 	conn->endpoint.family = asked.family;
 	put_address(ctx, to.ip, to.port, v6);
-	add(f->protocol == PROTOCOL_PROXY ? COUNT_ANCHORED : COUNT_CONNECT, 1);
+	add(f->protocol >= PROTOCOL_PROXY ? COUNT_ANCHORED : COUNT_CONNECT, 1);
 	return PASS;
 }
 

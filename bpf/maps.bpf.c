@@ -31,6 +31,7 @@ struct layouts {
 	enum counter counter;
 	enum protocol protocol;
 	enum listener listener;
+	enum side side;
 	enum table_flags table_flags;
 	enum method method;
 	enum state state;

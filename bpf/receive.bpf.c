@@ -8,7 +8,9 @@ static __always_inline long load_skb(void *skb, u32 at, u32 n, void *to)
 }
 
 /*
- * Lets bytes from TCP pass, and follows the answers in them where that is wanted. Its presence
+ * Lets bytes from TCP pass, and follows the answers in them where that is wanted. What passes here
+ * is put behind the bytes that skipped TCP, so that a socket has one queue: a read takes from one
+ * only, and a program that is told once of what has come does not read again. Its presence also
  * makes FIONREAD answer for sockets under sk_msg on kernels since commit 929e30f93125.
  */
 SEC("sk_skb/stream_verdict")

@@ -18,55 +18,21 @@
  */
 #include "lanes.h"
 #include "order.h"
-
-/* Local and remote address of a socket, as sockops shows them. */
-static __always_inline void
-get_ends(struct bpf_sock_ops *ctx, struct address *local, struct address *remote)
-{
-	u32 ip, *to = (u32 *)local->ip, *peer = (u32 *)remote->ip;
-
-	if (ctx->family == AF_INET) {
-		map_ip4(local->ip, OWN(ctx->local_ip4));
-		map_ip4(remote->ip, OWN(ctx->remote_ip4));
-	} else {
-		to[0] = OWN(ctx->local_ip6[0]);
-		to[1] = OWN(ctx->local_ip6[1]);
-		to[2] = OWN(ctx->local_ip6[2]);
-		to[3] = OWN(ctx->local_ip6[3]);
-		peer[0] = OWN(ctx->remote_ip6[0]);
-		peer[1] = OWN(ctx->remote_ip6[1]);
-		peer[2] = OWN(ctx->remote_ip6[2]);
-		peer[3] = OWN(ctx->remote_ip6[3]);
-	}
-	local->family = remote->family = ctx->family == AF_INET ? 4 : 6;
-	local->port = ctx->local_port;
-	remote->port = bpf_ntohl(ctx->remote_port);
-}
-
-static __always_inline bool enrol(struct bpf_sock_ops *ctx, u64 cookie)
-{
-	if (bpf_sock_hash_update(ctx, &sockets, &cookie, BPF_ANY)) {
-		add(COUNT_NOT_ENROLLED, 1);
-		return false;
-	}
-	add(COUNT_ENROLLED, 1);
-	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
-	return true;
-}
+#include "pairs.h"
 
 /* A client's connection to the proxy stands: leave word of what it asked for. The proxy cannot
  * accept before: the handshake's last segment is not out yet. */
-static __always_inline void anchor(struct bpf_sock_ops *ctx, const struct conn *conn)
+static __always_inline void
+anchor(const struct address *local, const struct address *remote, const struct address *service)
 {
-	struct address local = {}, remote = {}, service = conn->service;
+	struct address asked = *service;
 	struct anchor_key key = {};
 
-	get_ends(ctx, &local, &remote);
-	copy_ip(key.client, local.ip);
-	copy_ip(key.listener, remote.ip);
-	key.client_port = local.port;
-	key.listener_port = remote.port;
-	if (bpf_map_update_elem(&anchors, &key, &service, BPF_ANY))
+	copy_ip(key.client, local->ip);
+	copy_ip(key.listener, remote->ip);
+	key.client_port = local->port;
+	key.listener_port = remote->port;
+	if (bpf_map_update_elem(&anchors, &key, &asked, BPF_ANY))
 		add(COUNT_FULL, 1);
 }
 
@@ -74,8 +40,6 @@ static __always_inline void anchor(struct bpf_sock_ops *ctx, const struct conn *
 static __always_inline void client_established(struct bpf_sock_ops *ctx)
 {
 	struct address local = {}, remote = {};
-	struct pair_key key = {};
-	struct end end = {};
 	struct bpf_sock *sk = ctx->sk;
 	struct conn *conn;
 
@@ -84,53 +48,27 @@ static __always_inline void client_established(struct bpf_sock_ops *ctx)
 	conn = bpf_sk_storage_get(&conns, sk, 0, 0);
 	if (!conn || conn->side != SIDE_CLIENT)
 		return;
-	if (conn->protocol == PROTOCOL_PROXY)
-		anchor(ctx, conn);
-	if (conn->protocol != PROTOCOL_HTTP)
-		return;
 	get_ends(ctx, &local, &remote);
+	if (is_anchored(conn))
+		anchor(&local, &remote, &conn->service);
+	if (conn->protocol != PROTOCOL_HTTP &&
+	    (conn->protocol != PROTOCOL_PROXY_HTTP || !may_shortcut()))
+		return;
 	conn->source = local;
 	if (!enrol(ctx, conn->cookie))
 		return;
-	copy_ip(key.client, local.ip);
-	copy_ip(key.server, remote.ip);
-	key.client_port = local.port;
-	key.server_port = remote.port;
-	key.client_seq = ctx->snd_nxt;
-	key.server_seq = ctx->rcv_nxt;
-	end.cookie = conn->cookie;
-	end.sock = (u64)bpf_skc_to_tcp_sock(sk);
-	if (bpf_map_update_elem(&pairs, &key, &end, BPF_ANY))
-		add(COUNT_FULL, 1);
+	announce(ctx, sk, conn->cookie, &local, &remote, is_anchored(conn));
 }
 
 /* A server's connection stands; when its client is one of ours, tell each of the other. */
 static __always_inline void server_established(struct bpf_sock_ops *ctx)
 {
-	struct address local = {}, remote = {};
-	struct pair_key key = {};
-	struct link link = {};
-	struct end client, *found;
 	struct bpf_sock *sk = ctx->sk;
-	struct settings *set;
 	struct conn *conn;
-	u32 zero = 0;
+	struct end client;
 
-	set = bpf_map_lookup_elem(&settings, &zero);
-	if (!sk || !set || !set->shortcut)
+	if (!sk || !may_shortcut() || !find_client(ctx, false, &client))
 		return;
-	get_ends(ctx, &local, &remote);
-	copy_ip(key.client, remote.ip);
-	copy_ip(key.server, local.ip);
-	key.client_port = remote.port;
-	key.server_port = local.port;
-	key.client_seq = ctx->rcv_nxt;
-	key.server_seq = ctx->snd_nxt;
-	found = bpf_map_lookup_elem(&pairs, &key);
-	if (!found)
-		return;
-	client = *found;
-	bpf_map_delete_elem(&pairs, &key);
 	conn = bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!conn) {
 		add(COUNT_FULL, 1);
@@ -138,17 +76,8 @@ static __always_inline void server_established(struct bpf_sock_ops *ctx)
 	}
 	conn->cookie = bpf_get_socket_cookie(ctx);
 	conn->side = SIDE_SERVER;
-	if (!enrol(ctx, conn->cookie))
-		return;
-	link.server.cookie = conn->cookie;
-	link.server.sock = (u64)bpf_skc_to_tcp_sock(sk);
-	if (bpf_map_update_elem(&links, &client.cookie, &link, BPF_ANY)) {
-		add(COUNT_FULL, 1);
-		return;
-	}
-	conn->peer = client.cookie;
-	conn->peer_sock = client.sock;
-	add(COUNT_PAIRED, 1);
+	if (enrol(ctx, conn->cookie) && pair(conn, sk, &client))
+		add(COUNT_PAIRED, 1);
 }
 
 static __always_inline void closed(struct bpf_sock_ops *ctx)
@@ -498,6 +427,15 @@ static __always_inline int on_answer(struct sk_msg_md *msg, struct conn *conn)
 	return SK_PASS;
 }
 
+/* What the proxy sends, or is sent on a connection that it has as a whole: by the shortcut when
+ * there is one. */
+static __always_inline int send_unjudged(struct sk_msg_md *msg, struct conn *conn)
+{
+	find_peer(conn);
+	send_on(msg, conn, msg->size, msg->size);
+	return SK_PASS;
+}
+
 SEC("sk_msg")
 int on_send(struct sk_msg_md *msg)
 {
@@ -511,6 +449,8 @@ int on_send(struct sk_msg_md *msg)
 	bpf_msg_apply_bytes(msg, 0);
 	if (conn->side == SIDE_SERVER)
 		return on_answer(msg, conn);
+	if (conn->side == SIDE_PROXY || is_anchored(conn))
+		return send_unjudged(msg, conn);
 	if (conn->framing.phase != PHASE_DEAD && leads_to_proxy(msg, conn))
 		return SK_PASS;
 	if (!take_back(conn, msg))

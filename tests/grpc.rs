@@ -2,7 +2,9 @@
 
 mod bed;
 
-use anyhow::Result;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
 use bed::{Bed, JASON, Shape};
 use beeway_testbed::{GrpcClient, Process, grpc_server};
 use serde_json::{Value, json};
@@ -79,6 +81,7 @@ fn outcome(answer: &Value) -> (&str, &str) {
 
 #[test]
 fn calls_of_one_channel_are_balanced_one_by_one() -> Result<()> {
+    let mut skipped = Vec::new();
     for servers_in_mesh in [false, true] {
         let greeters = Greeters::new("calls", servers_in_mesh, "")?;
         for to in [GREETER, GREETER6] {
@@ -90,7 +93,10 @@ fn calls_of_one_channel_are_balanced_one_by_one() -> Result<()> {
             assert!(by("v1") > 10 && by("v2") > 10, "{answer}");
         }
         assert_eq!((greeters.proxy("connections")?, greeters.proxy("requests")?), (2, 120));
+        skipped.push(greeters.bed.counter("shortcut_bytes")?);
     }
+    // between client and proxy, and between proxy and servers too
+    assert!(skipped[0] > 120 * 50 && skipped[1] > skipped[0] * 3 / 2, "{skipped:?} skipped TCP");
     Ok(())
 }
 
@@ -182,5 +188,36 @@ fn a_channel_outlives_the_agent() -> Result<()> {
     greeters.bed.start_agent()?;
     let answer = client.call(&json!({"call": "Echo", "times": 10, "deadline": 20}))?;
     assert_eq!((outcome(&answer).0, answer["by"]["nobody"].as_u64()), ("OK", None), "{answer}");
+    Ok(())
+}
+
+#[test]
+fn no_call_fails_while_another_agent_takes_over() -> Result<()> {
+    let mut greeters = Greeters::new("takeover", true, "")?;
+    let mut client = greeters.client(GREETER)?;
+    assert_eq!(client.call(&json!({"call": "Echo"}))?["code"], "OK");
+    let to = GREETER.parse()?;
+    let calls = std::thread::scope(|scope| {
+        let bed = &mut greeters.bed;
+        let next = scope.spawn(|| -> Result<Process> {
+            let last = bed.agent.take();
+            bed.start_agent()?;
+            last.context("an agent runs")
+        });
+        let mut answers = Vec::new();
+        while !next.is_finished() || answers.len() < 20 {
+            answers.push(client.call(&json!({"call": "Echo", "times": 20, "deadline": 20}))?);
+        }
+        let mut last = next.join().expect("no panic")?;
+        // what ends is the connection, which had no call under way
+        assert!(last.wait(Duration::from_secs(20))?.success());
+        answers.push(client.call(&json!({"call": "Echo", "times": 20, "deadline": 20}))?);
+        anyhow::Ok(answers)
+    })?;
+    for answer in &calls {
+        assert_eq!((outcome(answer).0, answer["by"]["nobody"].as_u64()), ("OK", None), "{answer}");
+    }
+    let mut after = GrpcClient::start(&greeters.bed.client, to)?;
+    assert_eq!(after.call(&json!({"call": "Echo"}))?["code"], "OK");
     Ok(())
 }

@@ -52,6 +52,31 @@ fn both_ends_on_this_host_take_the_shortcut() -> Result<()> {
 }
 
 #[test]
+fn the_proxy_takes_the_shortcut_too() -> Result<()> {
+    for (shape, skips) in [(SHORTCUT, true), (NATIVE, false)] {
+        let bed = Bed::new("up", shape, JASON)?;
+        let mut raw = RawClient::connect(&bed.client, WEB.parse()?)?;
+        for _ in 0..50 {
+            assert_eq!(get(&mut raw, "/", &["end-user: jason"]).served_by(), Some("v2"));
+        }
+        assert_eq!(bed.lane("detour")?, 50);
+        let skipped = bed.counter("shortcut_bytes")?;
+        assert_eq!(skipped > 50 * 100, skips, "{skipped} bytes");
+        let url = format!("http://{WEB}/bytes/20000000");
+        let report = slurp(&bed.client, &url)?
+            .args(["-H", "Host: web", "-H", "end-user: jason"])
+            .output(LIMIT)?
+            .success()?
+            .json()
+            .pop()
+            .unwrap_or_default();
+        assert_eq!(report["bytes"], 20_000_000, "{report}");
+        assert_eq!(report["sha256"], pattern::sha256(20_000_000), "every byte in its place");
+    }
+    Ok(())
+}
+
+#[test]
 fn one_curl_session_sees_v1_v2_and_403() -> Result<()> {
     let bed = Bed::new("curl", NATIVE, JASON)?;
     let url = format!("http://{WEB}");

@@ -12,7 +12,7 @@
 #define BEEWAY_ABI_H
 
 enum limits {
-	ABI_VERSION = 6,	/* changes with any layout; pins of another version are not adopted */
+	ABI_VERSION = 8,	/* changes with any layout; pins of another version are not adopted */
 	HEAP_WORDS = 1 << 20,	/* 4 MiB a generation */
 	HEAP_SLACK = 64,	/* so that a record at the last index stays inside */
 	HEAD_BYTES = 8192,	/* request head that the kernel judges; larger ones detour */
@@ -24,7 +24,7 @@ enum limits {
 	PREDICATE_BYTES = 256,	/* name or value that a condition compares, unless by a regex */
 	QUERY_BYTES = 2048,	/* query that conditions on parameters are looked up in */
 	PROBES = 16,		/* slots looked at in a hash of the heap */
-	BUSES = 16,		/* bus sockets of the userspace proxy */
+	BUSES = 32,		/* bus sockets: one half for an agent, the other for the next one */
 	SOCKETS = 262144,	/* sockets enrolled at once */
 	ANCHORS = 65536,	/* connections led to the proxy that it has not taken yet */
 	QUEUE_BYTES = 131072,	/* unread redirected bytes after which a shortcut yields to TCP */
@@ -93,6 +93,7 @@ enum protocol {
 	PROTOCOL_OPAQUE,	/* bytes are not looked at */
 	PROTOCOL_HTTP,		/* judged request by request */
 	PROTOCOL_PROXY,		/* each connection is led to the userspace proxy as a whole */
+	PROTOCOL_PROXY_HTTP,	/* the same, and nobody will speak TLS on it: bytes may skip TCP */
 };
 
 struct address {
@@ -326,7 +327,12 @@ struct event {
 
 /* --- state of connections ------------------------------------------------------------------- */
 
-enum side { SIDE_CLIENT = 1, SIDE_SERVER = 2 };
+enum side {
+	SIDE_CLIENT = 1,
+	SIDE_SERVER,
+	SIDE_PROXY,		/* an end that the userspace proxy has */
+	SIDE_ALONE,		/* such an end whose bytes go by TCP whatever happens */
+};
 
 /* By which way the proxy gets what a connection with detours sends. */
 enum way {

@@ -317,6 +317,16 @@ __weak __noinline int parse_length(struct scratch *s, const struct line *l, stru
 	return fine && !h->has_length++;
 }
 
+/* Marks bytes that names of hosts have, and ports. What else may stand there (RFC 3986 section
+ * 3.2.2) is for userspace to say. `word` has no high bits. */
+static __always_inline u64 find_host_bytes(u64 word, bool literal)
+{
+	u64 marks = find_range(word | LOWER8, 'a', 'z') | find_range(word, '-', '.') |
+		    find_range(word, '0', ':') | find_range(word, '_', '_');
+
+	return literal ? marks | find_range(word, '[', '[') | find_range(word, ']', ']') : marks;
+}
+
 /*
  * Finds the name in a Host value: without port and trailing dot. 0, or the reason to leave it alone:
  * a name that is too long, that has bytes of no host name, or that would need more than this to be
@@ -324,22 +334,26 @@ __weak __noinline int parse_length(struct scratch *s, const struct line *l, stru
  */
 __weak __noinline u32 parse_host(struct scratch *s, const struct line *l, struct head *h)
 {
-	u32 length, i;
+	u32 length, colons = 0, i;
+	bool literal;
 
 	if (!s || !l || !h)
 		return REASON_SYNTAX;
 	length = l->value_length;
 	if (length > HOST_BYTES + PORT_BYTES)
 		return REASON_UNUSUAL;
+	literal = byte_at(s, l->value) == '[';
 	bpf_for(i, 0, (HOST_BYTES + PORT_BYTES) / 8 + 1) {
 		u64 word = word_at(s, l->value + i * 8);
 
 		if (i * 8 >= length)
 			break;
 		if (length - i * 8 < 8)
-			word = first_bytes(word, length - i * 8);
-		if (word & HIGHS)
+			word = first_bytes(word, length - i * 8) |
+			       'a' * ONES << (length - i * 8) * 8;
+		if (word & HIGHS || find_host_bytes(word, literal) != HIGHS)
 			return REASON_UNUSUAL;
+		colons += (find_range(word, ':', ':') >> 7) * ONES >> 56;
 	}
 	/* most names have no port and end in a letter */
 	if (byte_at(s, l->value + length - 1) <= '9') {
@@ -354,6 +368,9 @@ __weak __noinline u32 parse_host(struct scratch *s, const struct line *l, struct
 	if (!length || byte_at(s, l->value + length - 1) != ':')
 		length = l->value_length + 1;
 	length--;
+	colons -= length != l->value_length;
+	if (literal ? byte_at(s, l->value + length - 1) != ']' : colons)
+		return REASON_UNUSUAL;
 	if (length && byte_at(s, l->value + length - 1) == '.')
 		length--;
 	h->host = l->value;

@@ -88,7 +88,8 @@ static __always_inline void send_native(struct sk_msg_md *msg, struct conn *conn
 
 	conn->expected = me->write_seq + n;
 	conn->sent = n;
-	if (conn->side == SIDE_CLIENT && (conn->peer || n < size || !fits(me, n)))
+	if (conn->side == SIDE_CLIENT && !is_anchored(conn) &&
+	    (conn->peer || n < size || !fits(me, n)))
 		bpf_msg_redirect_hash(msg, &sockets, &self, 0);
 }
 
@@ -185,6 +186,7 @@ static __always_inline struct flow *note_flow(struct sk_msg_md *msg, struct conn
 	if (!flow) {
 		fresh.sock = (u64)tcp_of(msg);
 		fresh.answered = conn->asked;
+		fresh.bus = BUSES;
 		if (bpf_map_update_elem(&flows, &cookie, &fresh, BPF_ANY)) {
 			add(COUNT_FULL, 1);
 			return NULL;
@@ -194,8 +196,11 @@ static __always_inline struct flow *note_flow(struct sk_msg_md *msg, struct conn
 			return NULL;
 	}
 	if (flags & FRAME_REQUEST) {
-		if (flow->answered == conn->asked)
+		if (flow->answered == conn->asked) {
 			conn->ahead = 0;
+			/* nobody is in the middle of anything: the newest proxy may have it */
+			flow->bus = BUSES;
+		}
 		conn->asked++;
 	}
 	flow->asked = conn->asked;
@@ -274,15 +279,15 @@ detour(struct sk_msg_md *msg, struct conn *conn, u32 n, u32 size, u32 flags, u32
 	struct flow *flow = note_flow(msg, conn, flags);
 	struct frame *f;
 	struct settings *set;
-	u32 zero = 0, bus;
+	u32 zero = 0;
 
 	set = bpf_map_lookup_elem(&settings, &zero);
 	if (!flow || !set || !set->buses)
 		return REASON_NO_PROXY;
-	bus = mix(conn->cookie) % set->buses;
-	if (bpf_msg_redirect_map(msg, &buses, bus, BPF_F_INGRESS) != SK_PASS)
+	if (flow->bus >= BUSES)
+		flow->bus = set->first_bus + mix(conn->cookie) % set->buses;
+	if (bpf_msg_redirect_map(msg, &buses, flow->bus, BPF_F_INGRESS) != SK_PASS)
 		return REASON_NO_PROXY;
-	flow->bus = bus;
 	if (conn->ahead + n > AHEAD_BYTES && hold(flow, conn->cookie)) {
 		if (conn->detoured) {
 			go_direct(msg, conn, flow, tcp_of(msg));

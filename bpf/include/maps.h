@@ -80,6 +80,7 @@ struct pair_key {
 struct end {
 	u64 cookie;
 	u64 sock;
+	u64 anchored;		/* led to the userspace proxy, which alone may be the other end */
 };
 
 /* A connection with both ends on this host; by the client's cookie. */
@@ -98,7 +99,7 @@ struct flow {
 	u32 way;		/* enum way */
 	u32 direct;		/* bytes have been sent that did not go by bus */
 	u32 first;		/* sequence number of the first of them */
-	u32 bus;		/* the one that it used last */
+	u32 bus;		/* the one that it uses; BUSES: none yet */
 	u64 by_bus;		/* how many bytes did */
 };
 
@@ -176,10 +177,12 @@ struct scratch {
 
 struct settings {
 	u32 abi;
-	u32 buses;		/* in use */
+	u32 buses;		/* in use for new requests */
 	u32 shortcut;		/* 0: never */
-	u32 pad;
+	u32 first_bus;		/* index of the first of them */
 	u64 generation;		/* number of the one in force, for the next agent */
+	u32 proxy;		/* process of the userspace proxy that new requests go to */
+	u32 pad;
 };
 
 /* One slot: an array of one struct generation. The loader supplies the inner map's shape. */
@@ -320,6 +323,12 @@ MAP {
 	__type(key, u32);
 	__type(value, struct settings);
 } settings SEC(".maps");
+
+/* The client of a connection that the userspace proxy has as a whole. */
+static __always_inline bool is_anchored(const struct conn *conn)
+{
+	return conn->side == SIDE_CLIENT && conn->protocol >= PROTOCOL_PROXY;
+}
 
 /* Cookies are not drawn at random: both ends of connections on this host take them in turn. */
 static __always_inline u32 mix(u64 cookie)

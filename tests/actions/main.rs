@@ -15,6 +15,7 @@ mod grpc;
 mod headers;
 mod introduction;
 mod mirrors;
+mod plain;
 mod records;
 mod redirects;
 mod responses;

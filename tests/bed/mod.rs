@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use beeway_testbed::{Node, Place, Pod, Process, http_server, spawn_ready};
+use beeway_testbed::{Command, Node, Place, Pod, Process, http_server, spawn_ready};
 use serde_json::Value;
 
 pub const LIMIT: Duration = Duration::from_secs(20);
@@ -249,8 +249,12 @@ impl Drop for Bed {
 
 /// Starts an agent for the mesh of a node and waits until it is ready.
 pub fn start_agent(node: &Node, config: &Path, state: &Path) -> Result<Process> {
-    let agent = node
-        .command(env!("CARGO_BIN_EXE_beeway"))
+    ready(agent_command(node, config, state).args(["--metrics", "127.0.0.1:0"]).spawn()?)
+}
+
+/// The agent, which needs an address for its metrics, and may be given other arguments.
+pub fn agent_command(node: &Node, config: &Path, state: &Path) -> Command {
+    node.command(env!("CARGO_BIN_EXE_beeway"))
         .arg("run")
         .arg("--config")
         .arg(config)
@@ -258,9 +262,12 @@ pub fn start_agent(node: &Node, config: &Path, state: &Path) -> Result<Process> 
         .arg(state)
         .arg("--cgroup")
         .arg(node.mesh().path())
-        .args(["--metrics", "127.0.0.1:0", "--node", "node-1", "--access-log"])
+        .args(["--node", "node-1", "--access-log"])
         .arg(state.join("access.log"))
-        .spawn()?;
+}
+
+/// Waits until an agent has started.
+pub fn ready(agent: Process) -> Result<Process> {
     let ready = agent.wait_for_line("ready", LIMIT);
     if ready.is_err() {
         eprintln!("{}", agent.stderr().join("\n"));

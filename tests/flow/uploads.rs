@@ -81,24 +81,34 @@ fn queues(place: &impl Place, port: u16) -> Result<(u64, u64)> {
 
 #[test]
 fn a_stalled_upload_holds_little_and_only_itself() -> Result<()> {
+    stall(&bed("stalled")?)
+}
+
+#[test]
+fn so_does_one_that_skips_tcp() -> Result<()> {
+    stall(&Bed::new("stalled", Shape { servers_in_mesh: true }, JASON)?)
+}
+
+fn stall(bed: &Bed) -> Result<()> {
     const BYTES: u64 = 256 * MIB;
-    let bed = bed("stalled")?;
     let url = format!("http://{WEB}/delay/4000/sum");
     let upload = upload(&bed.client, &url, BYTES)?
         .args(["-H", "Host: web", "-H", "end-user: jason"])
         .spawn()?;
-    eventually(&bed, |proxy| proxy["direct_streams"] == 1)?;
+    eventually(bed, |proxy| proxy["direct_streams"] == 1)?;
     std::thread::sleep(Duration::from_secs(1));
-    let (first, others) = (bed.status()?, connect(&bed)?.get("web", "/", &["end-user: jason"])?);
+    let (first, others) = (bed.status()?, connect(bed)?.get("web", "/", &["end-user: jason"])?);
     assert_eq!(others.served_by(), Some("v2"));
     std::thread::sleep(Duration::from_millis(500));
     let last = bed.status()?;
     let taken = last["proxy"]["bytes_in"].as_u64().unwrap_or_default();
     // The socket in the endpoint's place has its port, in the client's namespace. What the proxy
-    // has sent on is in TCP's queues between it and its endpoint.
+    // has sent on is in TCP's queues between it and its endpoint, but for what skipped TCP.
     let waiting = queues(&bed.client, 8080)?.1;
-    let sent_on = queues(&bed.node, 8080)?.0 + queues(&bed.v2, 8080)?.1;
-    eprintln!("{taken} bytes taken, of them {sent_on} sent on; {waiting} wait");
+    let skipped = bed.counter("shortcut_bytes")?;
+    let sent_on = queues(&bed.node, 8080)?.0 + queues(&bed.v2, 8080)?.1 + skipped;
+    eprintln!("{taken} bytes taken, of them {sent_on} sent on, {skipped} past TCP; {waiting} wait");
+    assert!(skipped <= MIB, "{skipped} bytes skipped TCP");
     assert!(taken - first["proxy"]["bytes_in"].as_u64().unwrap_or_default() < 1000, "stalled");
     assert!(waiting >= 16 << 10, "{waiting} bytes wait");
     // and the head, and what the endpoint has read with it

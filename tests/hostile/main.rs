@@ -8,7 +8,7 @@ mod order;
 mod partial;
 mod table;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use bed::{Bed, JASON, Shape, WEB};
 use beeway_testbed::{RawClient, Response};
 use serde_json::json;
@@ -241,4 +241,33 @@ fn a_client_that_leaves_or_errs_harms_no_other() -> Result<()> {
         }
     }
     assert_sound(&mut patient, "at the end")
+}
+
+/// A connection that waits for the proxy to take the endpoint's place has a send queue, and TCP would
+/// bring to the endpoint what is in it when the client leaves. It has not been judged.
+#[test]
+fn what_waits_when_a_client_leaves_goes_nowhere() -> Result<()> {
+    for shape in [NATIVE, SHORTCUT] {
+        let mut bed = Bed::new("waits", shape, JASON)?;
+        bed.record_requests()?;
+        let unjudged = get("/forbidden/after").repeat(8000);
+        let upload = format!("end-user: jason\r\nContent-Length: {}\r\n", unjudged.len());
+        let heads = [post("/delay/50/sum", &upload, ""), "nothing of HTTP\r\n\r\n".to_owned()];
+        let mut raw = connect(&bed)?;
+        for round in 0..60 {
+            raw.step(&json!({ "connect": true }))?;
+            raw.send(&heads[round % 2])?;
+            raw.step(&json!({ "send_nonblocking": &unjudged }))?;
+            raw.step(&json!({ "sleep_ms": round / 2 % 5 }))?;
+            raw.step(&json!({ "send_nonblocking": &unjudged[..4096] }))?;
+            raw.step(&if round % 3 == 0 {
+                json!({ "reset": true })
+            } else {
+                json!({ "close": true })
+            })?;
+        }
+        ensure!(bed.counter("connections_held")? > 10, "hardly any connection was held");
+        table::only_what_may_be_served(&bed)?;
+    }
+    Ok(())
 }

@@ -78,6 +78,10 @@ pub struct RunArgs {
     /// this node talks to its pods from]
     #[arg(long = "detour-address", value_name = "ADDR[:PORT]", value_parser = detour_address)]
     pub detour_addresses: Vec<SocketAddr>,
+    /// How long to go on with requests and connections that were begun, once another `beeway run`
+    /// with the same state directory has taken over
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub drain_seconds: u64,
     /// Never skip TCP between two ends on this host (for measurements)
     #[arg(long, hide = true)]
     pub no_shortcut: bool,

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -33,6 +34,7 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
         access_log: args.access_log,
         no_shortcut: args.no_shortcut,
         detour_addresses: args.detour_addresses,
+        drain: Duration::from_secs(args.drain_seconds),
         node: Some(args.node.map_or_else(host_name, Ok)?),
     })?;
     Ok(ExitCode::SUCCESS)

@@ -97,6 +97,8 @@ macro_rules! proxy_status {
 proxy_status! {
     /// Client connections held now.
     open_streams,
+    /// Those of them that an HTTP server is at work for.
+    served_streams,
     /// Connections to endpoints held now, in use or waiting for use.
     upstream_connections,
     /// Client connections that lead to the proxy itself, now.
@@ -105,6 +107,8 @@ proxy_status! {
     slow_readers,
     /// Request heads that reached the router.
     requests,
+    /// Those of them that were forwarded the short way, without an HTTP library.
+    plain,
     /// Requests answered by the proxy itself.
     answered,
     /// Requests that failed between the proxy and an endpoint.

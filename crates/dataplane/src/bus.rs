@@ -34,6 +34,13 @@ pub(crate) fn open_worker(
     Ok(WorkerSockets { bus, injector })
 }
 
+/// Makes a pair whose injector is put into the map.
+pub(crate) fn open_injector(injectors: &MapHandle, index: usize) -> Result<WorkerSockets> {
+    let (bus, injector) = pair()?;
+    put(injectors, index, &injector)?;
+    Ok(WorkerSockets { bus, injector })
+}
+
 /// Makes the socket to which the kernel sends what must fail. Both ends must be kept.
 pub(crate) fn open_dead_end(map: &MapHandle) -> Result<(TcpStream, TcpStream)> {
     let (shut, other) = pair()?;

@@ -12,6 +12,13 @@ pub fn mount_point() -> Option<PathBuf> {
     })
 }
 
+/// The cgroup of this process.
+pub(crate) fn own() -> Option<PathBuf> {
+    let text = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    Some(mount_point()?.join(path))
+}
+
 /// Whether a directory is the root of the tree: the only one without `cgroup.events`.
 pub(crate) fn is_root(directory: &Path) -> bool {
     !directory.join("cgroup.events").exists() && directory.join("cgroup.procs").exists()

@@ -23,9 +23,11 @@ mod run;
 pub mod tables;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use libbpf_rs::{MapCore, RingBufferBuilder};
@@ -36,7 +38,7 @@ pub use counts::Counts;
 pub use divert::{Diverted, Turn};
 pub use error::{Error, Result};
 pub use generation::Filled;
-pub use load::Options;
+pub use load::{Options, StateLock, can_adopt};
 pub use run::{Decision, DecisionQuery, Orphan};
 
 use error::Context;
@@ -45,12 +47,20 @@ use tables::Tables;
 /// Bytes of the frame header in front of everything that passes a bus or injector.
 pub const FRAME_BYTES: usize = size_of::<abi::frame>();
 
-/// The most proxy workers that the kernel can tell apart.
-pub const MAX_WORKERS: usize = abi::limits::BUSES.0 as usize;
+/// Sockets of one agent in the kernel's maps of buses and injectors; the other half is the next
+/// one's, which begins while this one still ends what it has begun.
+const HALF: u32 = abi::limits::BUSES.0 / 2;
+
+/// The most proxy workers. One injector is for the agent itself.
+pub const MAX_WORKERS: usize = HALF as usize - 1;
 
 /// The kernel programs of this node, loaded and attached. Dropping it leaves them running.
 pub struct Dataplane {
     loaded: load::Loaded,
+    /// Index of our first bus and injector.
+    first: u32,
+    /// How many of ours are open.
+    workers: AtomicU32,
     dead_end: Mutex<Option<(TcpStream, TcpStream)>>,
 }
 
@@ -68,7 +78,10 @@ pub struct MapUse {
 impl Dataplane {
     /// Loads and attaches the programs, or takes over those of an earlier agent.
     pub fn start(options: &Options) -> Result<Dataplane> {
-        Ok(Dataplane { loaded: load::load(options)?, dead_end: Mutex::default() })
+        let loaded = load::load(options)?;
+        let before = load::read_settings(loaded.map("settings"))?.first_bus;
+        let first = if options.beside && before == 0 { HALF } else { 0 };
+        Ok(Dataplane { loaded, first, workers: AtomicU32::new(0), dead_end: Mutex::default() })
     }
 
     /// Whether an earlier agent's programs and counters were taken over.
@@ -100,16 +113,38 @@ impl Dataplane {
         load::write_settings(map, &settings)
     }
 
-    /// Makes the sockets of `workers` proxy workers and tells the kernel of them.
+    /// Makes the sockets of `workers` proxy workers and tells the kernel of them: from now on new
+    /// requests go there.
     pub fn open_workers(&self, workers: usize) -> Result<Vec<WorkerSockets>> {
         let dead_end = bus::open_dead_end(self.loaded.map("dead_end"))?;
         *self.dead_end.lock().expect("no panic while locked") = Some(dead_end);
         let (buses, injectors) = (self.loaded.map("buses"), self.loaded.map("injectors"));
         let sockets = (0..workers)
-            .map(|index| bus::open_worker(buses, injectors, index))
+            .map(|index| bus::open_worker(buses, injectors, self.first as usize + index))
             .collect::<Result<_>>()?;
-        self.change_settings(|settings| settings.buses = workers as u32)?;
+        self.workers.store(workers as u32, Ordering::Relaxed);
+        self.use_workers()?;
         Ok(sockets)
+    }
+
+    /// Tells the kernel of the workers again, after another agent has.
+    pub fn use_workers(&self) -> Result<()> {
+        let workers = self.workers.load(Ordering::Relaxed);
+        self.change_settings(|settings| {
+            (settings.buses, settings.first_bus) = (workers, self.first);
+            settings.proxy = std::process::id();
+        })
+    }
+
+    /// Indexes of buses that are ours.
+    fn ours(&self) -> Range<u32> {
+        let none = self.workers.load(Ordering::Relaxed) == 0;
+        if none { 0..0 } else { self.first..self.first + HALF }
+    }
+
+    /// An injector for the agent itself. Both ends must be kept for as long as it is in use.
+    pub fn open_injector(&self) -> Result<WorkerSockets> {
+        bus::open_injector(self.loaded.map("injectors"), self.first as usize + MAX_WORKERS)
     }
 
     /// Leads connections that the proxy takes as a whole to this socket, from now on until it
@@ -122,6 +157,11 @@ impl Dataplane {
     /// for each connection. `None`: it came by itself.
     pub fn take_anchor(&self, client: SocketAddr, listener: SocketAddr) -> Option<SocketAddr> {
         run::take_anchor(self.loaded.map("anchors"), client, listener)
+    }
+
+    /// Keeps the bytes of a socket of ours, which is not connected yet, on TCP.
+    pub fn leave_alone(&self, socket: BorrowedFd<'_>) -> Result<()> {
+        run::leave_alone(self.loaded.map("conns"), socket)
     }
 
     /// Tells the kernel that no proxy is there: from now on it answers 503 itself, and refuses
@@ -163,16 +203,25 @@ impl Dataplane {
             .collect()
     }
 
-    /// Connections that wait for an answer of a proxy that is gone. To be asked before
-    /// [`Dataplane::open_workers`].
+    /// Connections that wait for an answer of another agent's proxy. To be asked when that is gone.
     pub fn orphans(&self) -> Vec<Orphan> {
-        run::orphans(self.loaded.map("flows"))
+        run::orphans(self.loaded.map("flows"), &self.ours())
+    }
+
+    /// Whether what a connection sends by bus is for us, and not for another agent.
+    pub fn owns(&self, cookie: u64) -> bool {
+        let bus = run::bus_of(self.loaded.map("flows"), cookie);
+        bus.is_none_or(|bus| self.ours().contains(&bus))
     }
 
     /// Lets a client's connection lead to the proxy; `None`: it does already. Blocks for some 0.3 ms,
     /// and the thread is in another network namespace for that time.
     pub fn divert(&self, cookie: u64) -> Result<Option<Diverted>> {
-        self.loaded.diverter.divert(cookie)
+        let mut diverted = self.loaded.diverter.divert(cookie)?;
+        if let Some(diverted) = &mut diverted {
+            diverted.worker = diverted.worker.wrapping_sub(self.first as usize);
+        }
+        Ok(diverted)
     }
 
     /// Where the bytes of a diverted connection begin; `None`: there is no such connection.

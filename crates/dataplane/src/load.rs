@@ -23,6 +23,36 @@ pub struct Options {
     pub state: PathBuf,
     /// Whether both ends on this host may skip TCP.
     pub shortcut: bool,
+    /// Whether an agent still serves detours that hands over to this one.
+    pub beside: bool,
+}
+
+/// Keeps other agents away from a state directory for as long as it lives.
+#[derive(Debug)]
+pub struct StateLock(File);
+
+impl StateLock {
+    /// [`Error::Locked`] while another agent has it.
+    pub fn take(state: &Path) -> Result<StateLock> {
+        std::fs::create_dir_all(state).context(|| format!("create {}", state.display()))?;
+        let path = state.join("agent.lock");
+        let file = File::create(&path).context(|| format!("create {}", path.display()))?;
+        file.try_lock().map_err(|_| Error::Locked(state.to_path_buf()))?;
+        Ok(StateLock(file))
+    }
+}
+
+impl Drop for StateLock {
+    fn drop(&mut self) {
+        // children may hold the file open
+        let _ = self.0.unlock();
+    }
+}
+
+/// Whether the tables in the kernel are of this version, or there are none.
+pub fn can_adopt(state: &Path) -> bool {
+    let pins = Pins::of(state);
+    !pins.mounted() || pinned_abi(&pins).is_none_or(|abi| abi == abi_version())
 }
 
 /// What the agent needs of the loaded object. Pins hold programs and links in the kernel, so the
@@ -33,10 +63,10 @@ pub(crate) struct Loaded {
     pub(crate) query_queue: OwnedFd,
     pub(crate) decide: OwnedFd,
     pub(crate) diverter: Diverter,
+    /// Programs on the agent's own cgroup, which go away with it.
+    _own: Vec<Link>,
     /// Whether an earlier agent's maps were taken over.
     pub(crate) adopted: bool,
-    /// Keeps other agents away from the state directory.
-    _lock: File,
 }
 
 impl Loaded {
@@ -45,7 +75,7 @@ impl Loaded {
         self.maps.get(name).unwrap_or_else(|| panic!("the object has no map {name}"))
     }
 
-    fn of(object: &Object, adopted: bool, lock: File) -> Result<Loaded> {
+    fn of(object: &Object, own: Vec<Link>, adopted: bool) -> Result<Loaded> {
         let mut maps = HashMap::new();
         for map in object.maps() {
             let name = map.name().to_string_lossy().into_owned();
@@ -60,7 +90,7 @@ impl Loaded {
         };
         let (query_queue, decide) = (keep("query_queue")?, keep("decide")?);
         let diverter = Diverter::new(keep("query_connection")?, keep("find_descriptor")?);
-        Ok(Loaded { maps, query_queue, decide, diverter, adopted, _lock: lock })
+        Ok(Loaded { maps, query_queue, decide, diverter, _own: own, adopted })
     }
 }
 
@@ -79,6 +109,9 @@ const CGROUP_PROGRAMS: [&str; 11] = [
     "packet_in",
 ];
 
+/// Programs that hang on the cgroup that the agent itself runs in.
+const OWN_PROGRAMS: [&str; 3] = ["upstream_connect4", "upstream_connect6", "on_upstream"];
+
 /// Programs that hang on a map of sockets: program, map.
 const SOCKET_PROGRAMS: [(&str, &str, u32); 3] = [
     ("on_send", "sockets", libbpf_sys::BPF_SK_MSG_VERDICT),
@@ -89,7 +122,6 @@ const SOCKET_PROGRAMS: [(&str, &str, u32); 3] = [
 /// Loads and attaches. Nothing is left behind when it fails, unless an earlier agent's programs
 /// were there: those stay.
 pub(crate) fn load(options: &Options) -> Result<Loaded> {
-    let lock = lock(&options.state)?;
     let pins = Pins::of(&options.state);
     let mut adopted = pins.mounted() && pins.map("settings").exists();
     if adopted && pinned_abi(&pins) != Some(abi_version()) {
@@ -99,7 +131,7 @@ pub(crate) fn load(options: &Options) -> Result<Loaded> {
     }
     pins.mount()?;
     let result = load_pinned(options, &pins, adopted);
-    match result.and_then(|object| Loaded::of(&object, adopted, lock)) {
+    match result.and_then(|(object, own)| Loaded::of(&object, own, adopted)) {
         Ok(loaded) => Ok(loaded),
         Err(error) => {
             if !adopted {
@@ -110,7 +142,7 @@ pub(crate) fn load(options: &Options) -> Result<Loaded> {
     }
 }
 
-fn load_pinned(options: &Options, pins: &Pins, adopted: bool) -> Result<Object> {
+fn load_pinned(options: &Options, pins: &Pins, adopted: bool) -> Result<(Object, Vec<Link>)> {
     let template = new_generation_map()?;
     let mut open = open_object()?;
     for mut map in open.maps_mut() {
@@ -147,13 +179,17 @@ fn load_pinned(options: &Options, pins: &Pins, adopted: bool) -> Result<Object> 
     let settings = MapHandle::try_from(&map(&object, "settings"))
         .context(|| "keep the map settings".into())?;
     let mut values = read_settings(&settings)?;
-    // no proxy until its sockets are there
-    (values.abi, values.buses) = (abi_version(), 0);
+    values.abi = abi_version();
+    if !options.beside {
+        // no proxy until its sockets are there
+        (values.buses, values.first_bus) = (0, 0);
+    }
     values.shortcut = u32::from(options.shortcut);
     write_settings(&settings, &values)?;
     attach_to_sockets(&object)?;
     attach_to_cgroup(&object, &options.cgroup, pins)?;
-    Ok(object)
+    let own = attach_to_own(&object);
+    Ok((object, own))
 }
 
 /// The linked object as the build left it; libbpf reads ELF structures in place.
@@ -202,15 +238,18 @@ pub(crate) fn read_settings(map: &MapHandle) -> Result<abi::settings> {
         bytes.get(at..at + 4).map_or(0, |b| u32::from_ne_bytes(b.try_into().expect("4 bytes")))
     };
     let generation = u64::from(word(20)) << 32 | u64::from(word(16));
-    let (abi, buses, shortcut) = (word(0), word(4), word(8));
-    Ok(abi::settings { abi, buses, shortcut, generation, ..Default::default() })
+    let (abi, buses, shortcut, first_bus) = (word(0), word(4), word(8), word(12));
+    let proxy = word(24);
+    Ok(abi::settings { abi, buses, shortcut, first_bus, generation, proxy, pad: 0 })
 }
 
 pub(crate) fn write_settings(map: &MapHandle, settings: &abi::settings) -> Result<()> {
-    let words = [settings.abi, settings.buses, settings.shortcut, 0];
+    let words = [settings.abi, settings.buses, settings.shortcut, settings.first_bus];
     let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
     bytes.extend((settings.generation as u32).to_ne_bytes());
     bytes.extend(((settings.generation >> 32) as u32).to_ne_bytes());
+    bytes.extend(settings.proxy.to_ne_bytes());
+    bytes.extend([0; 4]);
     map.update(&0u32.to_ne_bytes(), &bytes, MapFlags::ANY).context(|| "write the settings".into())
 }
 
@@ -277,6 +316,23 @@ fn attach_to_cgroup(object: &Object, cgroup: &Path, pins: &Pins) -> Result<()> {
     Ok(())
 }
 
+/// Where the agent is in no cgroup of its own, its connections go by TCP.
+fn attach_to_own(object: &Object) -> Vec<Link> {
+    let Some(cgroup) = crate::cgroup::own().filter(|own| !crate::cgroup::is_root(own)) else {
+        tracing::info!("the agent runs in the root cgroup: its own connections go by TCP");
+        return Vec::new();
+    };
+    let attach = |name: &str| {
+        let directory = File::open(&cgroup).context(|| "open it".into())?;
+        program(object, name).attach_cgroup(directory.as_raw_fd()).context(|| name.into())
+    };
+    let links: Result<Vec<Link>> = OWN_PROGRAMS.into_iter().map(attach).collect();
+    links.unwrap_or_else(|error| {
+        tracing::warn!(%error, cgroup = %cgroup.display(), "cannot attach to the agent's cgroup");
+        Vec::new()
+    })
+}
+
 /// A mistake there cuts the machine off from the network.
 fn refuse_root(cgroup: &Path) -> Result<()> {
     if crate::cgroup::is_root(cgroup) {
@@ -286,12 +342,4 @@ fn refuse_root(cgroup: &Path) -> Result<()> {
         .context(|| format!("attach to {}", cgroup.display()));
     }
     Ok(())
-}
-
-fn lock(state: &Path) -> Result<File> {
-    std::fs::create_dir_all(state).context(|| format!("create {}", state.display()))?;
-    let path = state.join("agent.lock");
-    let file = File::create(&path).context(|| format!("create {}", path.display()))?;
-    file.try_lock().map_err(|_| Error::Locked(state.to_path_buf()))?;
-    Ok(file)
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::mem::offset_of;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle, libbpf_sys};
@@ -104,10 +105,15 @@ pub struct Orphan {
     pub held: bool,
 }
 
-pub(crate) fn orphans(flows: &MapHandle) -> Vec<Orphan> {
+/// Those that have a bus that is not one of `ours`.
+pub(crate) fn orphans(flows: &MapHandle, ours: &Range<u32>) -> Vec<Orphan> {
     let pending = |key: &[u8]| {
         let value = flows.lookup(key, MapFlags::ANY).ok()??;
         let word = |at: usize| Some(u32::from_ne_bytes(value.get(at..at + 4)?.try_into().ok()?));
+        let bus = word(offset_of!(abi::flow, bus))?;
+        if ours.contains(&bus) || bus >= abi::limits::BUSES.0 {
+            return None;
+        }
         let (request, answered) =
             (word(offset_of!(abi::flow, asked))?, word(offset_of!(abi::flow, answered))?);
         let begun = word(offset_of!(abi::flow, partial))? != 0;
@@ -126,6 +132,13 @@ pub(crate) fn orphans(flows: &MapHandle) -> Vec<Orphan> {
     keys.iter().filter_map(|key| pending(key)).collect()
 }
 
+/// Index of the bus that a connection's requests go to; `None`: it has none.
+pub(crate) fn bus_of(flows: &MapHandle, cookie: u64) -> Option<u32> {
+    let value = flows.lookup(&cookie.to_ne_bytes(), MapFlags::ANY).ok()??;
+    let at = offset_of!(abi::flow, bus);
+    Some(u32::from_ne_bytes(value.get(at..at + 4)?.try_into().ok()?))
+}
+
 /// Takes a connection's entry out of the map.
 pub(crate) fn take_anchor(
     anchors: &MapHandle,
@@ -141,6 +154,15 @@ pub(crate) fn take_anchor(
     let port = value.get(offset_of!(abi::address, port)..)?.get(..2)?.try_into().ok()?;
     let ip = IpAddr::from(ip).to_canonical();
     Some(SocketAddr::new(ip, u16::from_ne_bytes(port)))
+}
+
+/// Marks a socket of ours before it connects.
+pub(crate) fn leave_alone(conns: &MapHandle, socket: BorrowedFd<'_>) -> Result<()> {
+    let mut conn = vec![0; size_of::<abi::conn>()];
+    conn[offset_of!(abi::conn, side)] = abi::side::SIDE_ALONE.0 as u8;
+    conns
+        .update(&socket.as_raw_fd().to_ne_bytes(), &conn, MapFlags::ANY)
+        .context(|| "keep a socket on TCP".into())
 }
 
 /// An address as the tables have it: IPv4 as IPv4-mapped IPv6.

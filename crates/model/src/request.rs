@@ -20,6 +20,8 @@
 //! `<`, `>`, `{`, `|`, `}`, a backquote, anything outside of ASCII) before it compares, and it
 //! answers 400 to `%00`. Here such bytes are compared as they are.
 
+use std::borrow::Cow;
+
 use crate::mesh::Workload;
 
 /// The parts of a request that a rule can match, borrowed from wherever they were read.
@@ -41,7 +43,7 @@ pub struct Request<'a> {
 
 impl<'a> Request<'a> {
     /// The path as rules see it: the target up to `?` or `#`, see [`normalize_path`].
-    pub fn path(&self) -> String {
+    pub fn path(&self) -> Cow<'a, str> {
         let end = self.target.find(['?', '#']).unwrap_or(self.target.len());
         normalize_path(&self.target[..end])
     }
@@ -53,12 +55,16 @@ impl<'a> Request<'a> {
     }
 
     /// The host name that hostnames are compared with: no port, no trailing dot, lower case.
-    pub fn host(&self) -> String {
+    pub fn host(&self) -> Cow<'a, str> {
         let name = match self.authority.rsplit_once(':') {
             Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
             _ => self.authority,
         };
-        name.trim_end_matches('.').to_ascii_lowercase()
+        let name = name.trim_end_matches('.');
+        match name.bytes().any(|b| b.is_ascii_uppercase()) {
+            true => name.to_ascii_lowercase().into(),
+            false => name.into(),
+        }
     }
 
     /// The first value of a query parameter, undecoded; empty when it has no `=`.
@@ -70,16 +76,16 @@ impl<'a> Request<'a> {
     }
 
     /// The value of a header as rules see it: repeated fields joined by a comma.
-    pub fn header(&self, name: &str) -> Option<Vec<u8>> {
+    pub fn header(&self, name: &str) -> Option<Cow<'a, [u8]>> {
         if name.eq_ignore_ascii_case("host") || name == ":authority" {
-            return Some(self.authority.as_bytes().to_vec());
+            return Some(self.authority.as_bytes().into());
         }
         let mut values =
             self.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| *v);
-        let first = values.next()?.to_vec();
+        let first = Cow::from(values.next()?);
         Some(values.fold(first, |mut joined, value| {
-            joined.push(b',');
-            joined.extend_from_slice(value);
+            joined.to_mut().push(b',');
+            joined.to_mut().extend_from_slice(value);
             joined
         }))
     }
@@ -87,7 +93,15 @@ impl<'a> Request<'a> {
 
 /// A path as rules see it: Istio's default normalisation (`BASE`), as the head of this module has
 /// it.
-pub fn normalize_path(path: &str) -> String {
+pub fn normalize_path(path: &str) -> Cow<'_, str> {
+    // Most paths have nothing that could change.
+    if path.starts_with('/') && !path.contains(['\\', '%']) && !path.contains("/.") {
+        return path.into();
+    }
+    normalize(path).into()
+}
+
+fn normalize(path: &str) -> String {
     let decoded = decode_unreserved(&path.replace('\\', "/"));
     let mut segments: Vec<&str> = Vec::new();
     let mut parts = decoded.strip_prefix('/').unwrap_or(&decoded).split('/').peekable();
@@ -158,7 +172,7 @@ mod tests {
             ("/a/../b?c=/d/../e%41\\", "/b", "c=/d/../e%41\\"),
         ] {
             let request = request(target, &[]);
-            assert_eq!((request.path().as_str(), request.query()), (path, query), "{target}");
+            assert_eq!((&*request.path(), request.query()), (path, query), "{target}");
         }
     }
 
@@ -210,6 +224,22 @@ mod tests {
             ("/ä%é", "/ä%é"),
         ] {
             assert_eq!(normalize_path(given), wanted, "{given}");
+        }
+    }
+
+    /// What is left alone would not have changed.
+    #[test]
+    fn short_paths_are_all_normalised_rightly() {
+        let mut paths = vec![String::new()];
+        for _ in 0..5 {
+            for at in 0..paths.len() {
+                paths.extend(["/", ".", "a", "%2e", "\\"].map(|end| paths[at].clone() + end));
+            }
+            paths.sort();
+            paths.dedup();
+        }
+        for path in paths {
+            assert_eq!(normalize_path(&path), normalize(&path), "{path}");
         }
     }
 

@@ -1,4 +1,5 @@
-//! What a request costs in the detour, without a kernel: `lane [connections] [requests] [bytes]`.
+//! What a request costs in the detour, without a kernel: `lane [connections] [requests] [bytes]
+//! [engine]`. With `engine` nothing is forwarded the short way.
 //!
 //! Frames go over loopback TCP. The driver and the server share core 1, the proxy has core 0; what
 //! counts is the processor time of the proxy's thread for each request, and with one connection the
@@ -6,12 +7,13 @@
 
 use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
 use beeway_model::*;
 use beeway_proxy::frame::{FLAG_END, FLAG_REQUEST, Frame, KIND_DATA};
-use beeway_proxy::{FRAME_BYTES, Kernel, Proxy, Turn, Worker};
+use beeway_proxy::{FRAME_BYTES, Kernel, Options, Proxy, Turn, Worker};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use zerocopy::{FromBytes, IntoBytes};
@@ -40,10 +42,17 @@ impl Kernel for Empty {
     fn asked_for(&self, _: SocketAddr, _: SocketAddr) -> Option<SocketAddr> {
         None
     }
+
+    fn leave_alone(&self, _: BorrowedFd<'_>) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut numbers = std::env::args().skip(1).map(|n| n.parse::<usize>());
+    let (words, numbers): (Vec<_>, Vec<_>) =
+        std::env::args().skip(1).partition(|argument| argument == "engine");
+    let options = Options { plain: words.is_empty() };
+    let mut numbers = numbers.iter().map(|n| n.parse::<usize>());
     let connections = numbers.next().transpose()?.unwrap_or(1);
     let requests = numbers.next().transpose()?.unwrap_or(100_000);
     let length = numbers.next().transpose()?.unwrap_or(128);
@@ -54,7 +63,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let worker = Worker { bus: bus_theirs, injector: injector_theirs };
     let (_keep, mesh) = tokio::sync::watch::channel(Arc::new(mesh));
     pin(0)?;
-    let proxy = Proxy::start(vec![worker], Arc::new(Empty), mesh, None)?;
+    let proxy = Proxy::start_with(options, vec![worker], Arc::new(Empty), mesh, None)?;
     pin(1)?;
 
     let mut driver = Driver {

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use beeway_model::action::retry::{self, Failure};
 use beeway_model::{Cluster, Policy, Protocol, Retry};
-use http::header::{HeaderName, HeaderValue};
+use http::header::HeaderValue;
 use http::request::Parts;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -17,12 +17,15 @@ use crate::body::RequestBody;
 use crate::call::Call;
 use crate::deadline::Deadline;
 use crate::grpc;
+use crate::headers::ATTEMPT_COUNT;
 use crate::limits::{RETRIES_ALWAYS, RETRY_SHARE};
+use crate::plain::Handed;
 use crate::record::Flags;
 use crate::upstream::{Upstream, Upstream2};
 use crate::worker::Core;
 
-const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+/// Of rules that say nothing of it.
+pub(crate) static USUAL_RETRY: LazyLock<Retry> = LazyLock::new(Retry::default);
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -64,8 +67,7 @@ enum Lapsed {
 
 impl<'a> Tries<'a> {
     pub fn new(call: &'a Rc<Call>, cluster: &'a Cluster, policy: &'a Policy) -> Tries<'a> {
-        static USUAL: LazyLock<Retry> = LazyLock::new(Retry::default);
-        let retry = policy.retry.as_ref().unwrap_or(&USUAL);
+        let retry = policy.retry.as_ref().unwrap_or(&USUAL_RETRY);
         let deadline = Deadline::new(call.limit(policy.timeout));
         Tries { call, cluster, retry, deadline, failed: Vec::new() }
     }
@@ -85,7 +87,10 @@ impl<'a> Tries<'a> {
             source.keep();
         }
         for attempt in 1.. {
-            let Some(address) = self.endpoint() else {
+            let handed = self.call.handed.take();
+            let Some(address) =
+                handed.as_ref().map_or_else(|| self.endpoint(), |h| Some(h.address))
+            else {
                 return Err(NoAnswer::NoEndpoint);
             };
             self.call.note(|record| {
@@ -94,7 +99,11 @@ impl<'a> Tries<'a> {
             });
             let last = attempt > self.retry.attempts;
             let this = if last { std::mem::replace(&mut head, empty()) } else { head.clone() };
-            let tried = self.once(address, Request::from_parts(this, body)).await;
+            let request = Request::from_parts(this, body);
+            let tried = match handed {
+                Some(handed) => self.resume(*handed, request).await,
+                None => self.once(address, request).await,
+            };
             let Some(again) = self.again(&tried, attempt, address) else {
                 return self.settle(tried);
             };
@@ -229,6 +238,28 @@ impl<'a> Tries<'a> {
             Err(Lapsed::Request) => Tried::TimedOut,
             Err(Lapsed::Try) => Tried::Failed(Failure::TimedOut { sent: true }),
         }
+    }
+
+    /// Goes on with a try that plain forwarding has made.
+    async fn resume(&mut self, handed: Handed, request: Request<RequestBody>) -> Tried {
+        let Handed { address, wire, .. } = handed;
+        let call = self.call;
+        let Some(wire) = wire else {
+            return Tried::Failed(Failure::NoConnection);
+        };
+        let mut upstream = match Upstream::over(address, wire, &call.client.core.counters).await {
+            Ok(upstream) => upstream,
+            Err(error) => return no_connection(address, &error),
+        };
+        let response = upstream.sender.try_send_request(request);
+        call.slot.put(upstream);
+        let tried = match self.limited(&mut Deadline::default(), response).await {
+            Ok(Ok(response)) => return Tried::Answer(response),
+            Ok(Err(error)) => failed(address, error.error(), true),
+            Err(_) => Tried::TimedOut,
+        };
+        call.slot.take();
+        tried
     }
 
     /// A request is sent once more without counting if nothing of it was sent: a connection from

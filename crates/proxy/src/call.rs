@@ -3,15 +3,18 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::Context;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use http::request::Parts;
 use http::{Method, Version};
 
 use crate::body::Source;
 use crate::client::Client;
+use crate::plain::Handed;
 use crate::record::{Flags, Record};
 use crate::upstream::Slot;
+use crate::view::View;
+use crate::worker::Core;
 
 /// What a request's head says of the answer that it wants.
 struct Asked {
@@ -37,7 +40,9 @@ pub(crate) struct Call {
     finished: Cell<bool>,
     flags: Cell<Flags>,
     sent: Cell<u64>,
-    started: Instant,
+    started: Cell<Instant>,
+    /// What plain forwarding has done of it.
+    pub handed: RefCell<Option<Box<Handed>>>,
     /// Only where somebody wants it.
     record: RefCell<Option<Box<Record>>>,
 }
@@ -82,7 +87,8 @@ impl Call {
             finished: Cell::new(false),
             flags: Cell::default(),
             sent: Cell::default(),
-            started: Instant::now(),
+            started: Cell::new(Instant::now()),
+            handed: RefCell::default(),
             record: RefCell::new(record),
         })
     }
@@ -92,6 +98,21 @@ impl Call {
     pub fn limit(&self, rule: Option<Duration>) -> Option<Duration> {
         let given = |limit: Option<Duration>| limit.filter(|limit| !limit.is_zero());
         given(rule).into_iter().chain(given(self.patience)).min()
+    }
+
+    /// Notes that plain forwarding has begun with it.
+    pub fn hand(&self, handed: Box<Handed>) {
+        if let Some((start, started)) = handed.began {
+            self.note(|record| record.start = start);
+            self.started.set(started);
+        }
+        *self.handed.borrow_mut() = Some(handed);
+    }
+
+    /// The mesh that it is routed by.
+    pub fn view(&self) -> Rc<View> {
+        let handed = self.handed.borrow().as_ref().map(|handed| handed.view.clone());
+        handed.unwrap_or_else(|| self.client.core.view())
     }
 
     /// Notes what went wrong.
@@ -128,15 +149,11 @@ impl Call {
         if !whole && !self.bare && delayed.contains(&self.flags.get()) {
             self.flag(Flags::DOWNSTREAM_CONNECTION_TERMINATION);
         }
-        core.counters.count_flags(self.flags.get());
-        let (Some(recorder), Some(mut record)) = (&core.recorder, self.record.take()) else {
-            return;
-        };
-        record.duration = self.started.elapsed();
-        record.flags = self.flags.get();
-        record.sent = self.sent.get();
-        record.received = self.source.as_ref().map_or(0, |source| source.received.get());
-        recorder.record(*record);
+        let record = self.record.take().map(|mut record| {
+            record.received = self.source.as_ref().map_or(0, |source| source.received.get());
+            (record, self.started.get())
+        });
+        conclude(core, record, self.flags.get(), self.sent.get());
     }
 }
 
@@ -149,27 +166,31 @@ impl Drop for Call {
     }
 }
 
+/// Counts what went wrong with a request and, where somebody wants it, tells of it.
+pub(crate) fn conclude(
+    core: &Core,
+    record: Option<(Box<Record>, Instant)>,
+    flags: Flags,
+    sent: u64,
+) {
+    core.counters.count_flags(flags);
+    if let (Some(recorder), Some((mut record, started))) = (&core.recorder, record) {
+        record.duration = started.elapsed();
+        record.flags = flags;
+        record.sent = sent;
+        recorder.record(*record);
+    }
+}
+
 fn begin(client: &Client, parts: &Parts) -> Record {
     let host = parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
     let authority = parts.uri.authority().map(|authority| authority.as_str()).or(host);
     Record {
-        start: SystemTime::now(),
-        duration: Default::default(),
-        source: client.source,
-        service: client.service,
         method: parts.method.to_string(),
         authority: authority.unwrap_or_default().to_owned(),
         path: parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
         protocol: protocol(parts.version),
-        request_id: String::new(),
-        rule: String::new(),
-        cluster: String::new(),
-        endpoint: None,
-        attempts: 0,
-        status: 0,
-        flags: Flags::default(),
-        received: 0,
-        sent: 0,
+        ..Record::begin(client.source, client.service)
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use crate::plain::Handed;
 use crate::stream::Stream;
 use crate::tunnel::Tunnel;
 use crate::upstream::Slot;
@@ -55,6 +56,15 @@ impl Client {
         Client { slot: Some(Slot::default()), ..self }
     }
 
+    /// Waits until the connection is to end after the request that is under way. By bus never: the
+    /// next request may go to another proxy.
+    pub async fn draining(&self) {
+        match self.stream {
+            Some(_) => std::future::pending().await,
+            None => self.core.draining().await,
+        }
+    }
+
     /// The client's name without its connection.
     pub fn aside(&self) -> Client {
         Client {
@@ -93,6 +103,11 @@ impl Client {
             Some(stream) if self.slot.is_some() => stream.draw(),
             _ => fastrand::u32(..),
         }
+    }
+
+    /// What plain forwarding has done of the next request.
+    pub fn handed(&self) -> Option<Box<Handed>> {
+        self.stream.as_ref()?.handed.take()
     }
 
     /// Notes that the server has been given all of an answer.

@@ -1,18 +1,16 @@
 //! From a request to its answer: routed, changed as its rule says, sent, answered.
 
 use std::rc::Rc;
-use std::sync::LazyLock;
 
 use beeway_model::action::cors::Fields;
 use beeway_model::action::grpc::http_of_status;
-use beeway_model::action::{redirect, rewrite};
+use beeway_model::action::redirect;
 use beeway_model::policy::{Abort, Fault};
 use beeway_model::{
-    Action, Backend, ClusterId, Decision, HeaderEdits, Match, Outcome, PathMatch, Policy, Protocol,
-    Rule, ServicePort, route,
+    Action, ClusterId, Decision, HeaderEdits, Outcome, Protocol, ServicePort, route,
 };
 use bytes::Bytes;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
@@ -23,8 +21,9 @@ use crate::answer::{self, AnswerBody};
 use crate::attempt::{NoAnswer, Tries};
 use crate::body::RequestBody;
 use crate::call::Call;
+use crate::chosen::Chosen;
 use crate::client::Client;
-use crate::headers::{self, edit};
+use crate::headers::{self, ATTEMPT_COUNT, FORWARDED_PROTO, REQUEST_ID, edit};
 use crate::limits::{DRAIN_BYTES, LEGACY_BODY};
 use crate::record::Flags;
 use crate::tunnel::Tunnel;
@@ -34,18 +33,15 @@ use crate::{cors, grpc, mirror};
 /// What goes back to the client.
 pub(crate) type Answer = Response<AnswerBody>;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
-
-/// Of rules that ask for nothing.
-static NOTHING: LazyLock<Policy> = LazyLock::new(Policy::default);
 static NO_EDITS: HeaderEdits = HeaderEdits { remove: Vec::new(), set: Vec::new(), add: Vec::new() };
 
 /// Answers one request.
 pub(crate) async fn handle(client: &Rc<Client>, request: Request<Incoming>) -> Answer {
     std::future::poll_fn(|cx| client.poll_answered(cx)).await;
-    client.core.counters.requests.add(1);
+    let handed = client.handed();
+    if handed.is_none() {
+        client.core.counters.requests.add(1);
+    }
     let draw = client.draw();
     let (mut parts, body) = request.into_parts();
     if parts.version == Version::HTTP_2 {
@@ -53,6 +49,9 @@ pub(crate) async fn handle(client: &Rc<Client>, request: Request<Incoming>) -> A
     }
     let (body, source) = RequestBody::of(body, parts.version);
     let call = Call::new(client, &parts, source);
+    if let Some(handed) = handed {
+        call.hand(handed);
+    }
     let answer = answer(&call, parts, body, draw).await;
     call.note(|record| record.status = answer.status().as_u16());
     answer
@@ -78,7 +77,7 @@ async fn answer(call: &Rc<Call>, parts: Parts, body: RequestBody, draw: u32) -> 
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         return answer;
     }
-    let view = call.client.core.view();
+    let view = call.view();
     let service = call.client.service;
     let Some(port) = view.frontend(service.ip(), service.port()) else {
         call.flag(Flags::NO_CLUSTER);
@@ -101,10 +100,7 @@ struct Exchange<'a> {
     call: &'a Rc<Call>,
     view: &'a Rc<View>,
     authority: String,
-    rule: Option<&'a Rule>,
-    matched: Option<&'a Match>,
-    backend: Option<&'a Backend>,
-    policy: &'a Policy,
+    chosen: Chosen<'a>,
 }
 
 /// What to remember of a request when its answer comes.
@@ -122,33 +118,21 @@ impl<'a> Exchange<'a> {
         decision: &Decision,
         authority: String,
     ) -> Exchange<'a> {
-        let rules = port.rules.as_deref().unwrap_or_default();
-        let rule = decision.rule.map(|index| &rules[index]);
-        let matched = rule.zip(decision.matched).map(|(rule, index)| &rule.matches[index]);
-        let backend = rule.zip(decision.backend).and_then(|(rule, index)| match &rule.action {
-            Action::Forward(backends) => backends.get(index),
-            _ => None,
-        });
-        let policy = rule.and_then(|rule| rule.policy.as_deref()).unwrap_or(&NOTHING);
-        Exchange { call, view, authority, rule, matched, backend, policy }
-    }
-
-    /// The path condition of the match that held.
-    fn held(&self) -> Option<&PathMatch> {
-        self.matched?.path.as_ref()
+        let chosen = Chosen::of(port, decision);
+        Exchange { call, view, authority, chosen }
     }
 
     /// For the record.
     fn note(&self) {
-        let rule = self.rule.map_or("", |rule| &rule.name);
+        let rule = self.chosen.rule.map_or("", |rule| &rule.name);
         self.call.note(|record| rule.clone_into(&mut record.rule));
     }
 
     async fn run(self, asked: Asked, outcome: Outcome) -> Answer {
-        if let Some(abort) = self.fault(&self.policy.fault).await {
+        if let Some(abort) = self.fault(&self.chosen.policy.fault).await {
             return self.abort(abort, asked).await;
         }
-        let cors = match &self.policy.cors {
+        let cors = match &self.chosen.policy.cors {
             Some(policy) if matches!(outcome, Outcome::Forward(_)) => {
                 match cors::examine(policy, &asked.parts) {
                     cors::Verdict::Answer(fields) => {
@@ -176,7 +160,7 @@ impl<'a> Exchange<'a> {
 
     /// The status alone does not say why it was given.
     fn flag_response(&self, status: u16) {
-        match self.rule.map(|rule| &rule.action) {
+        match self.chosen.rule.map(|rule| &rule.action) {
             None if status == 404 => self.call.flag(Flags::NO_ROUTE),
             Some(Action::Forward(_)) => self.call.flag(Flags::NO_CLUSTER),
             _ => {}
@@ -218,12 +202,12 @@ impl<'a> Exchange<'a> {
 
     /// An answer of our own that the rule asks for.
     fn local(&self, mut answer: Answer) -> Answer {
-        edit(answer.headers_mut(), &self.policy.response_headers);
+        edit(answer.headers_mut(), &self.chosen.policy.response_headers);
         answer
     }
 
     async fn redirect(&self, asked: Asked) -> Answer {
-        let Some(Action::Redirect(redirect)) = self.rule.map(|rule| &rule.action) else {
+        let Some(Action::Redirect(redirect)) = self.chosen.rule.map(|rule| &rule.action) else {
             return refuse(self.call, StatusCode::INTERNAL_SERVER_ERROR, "", asked).await;
         };
         let of = redirect::Asked {
@@ -232,7 +216,7 @@ impl<'a> Exchange<'a> {
             target: target(&asked.parts),
             port: self.call.client.service.port(),
         };
-        let location = redirect::location(redirect, self.held(), &of);
+        let location = redirect::location(redirect, self.chosen.held(), &of);
         let status = StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::FOUND);
         let mut answer = refuse(self.call, status, "", asked).await;
         if let Ok(location) = HeaderValue::try_from(location) {
@@ -260,11 +244,11 @@ impl<'a> Exchange<'a> {
             cors,
         };
         self.prepare(&mut parts, upgrade, &body, cluster.protocol);
-        for wanted in &self.policy.mirrors {
+        for wanted in &self.chosen.policy.mirrors {
             let http2 = cluster.protocol == Protocol::Http2;
-            mirror::send(self.call, self.view, wanted, (&parts, http2), self.policy);
+            mirror::send(self.call, self.view, wanted, (&parts, http2), self.chosen.policy);
         }
-        let mut tries = Tries::new(self.call, cluster, self.policy);
+        let mut tries = Tries::new(self.call, cluster, self.chosen.policy);
         match tries.send(parts, body).await {
             Ok(response) => {
                 let deadline = tries.into_deadline();
@@ -288,21 +272,12 @@ impl<'a> Exchange<'a> {
         let http2 = protocol == Protocol::Http2;
         headers::for_endpoint(&mut parts.headers, upgrade, http2);
         headers::frame_request(&mut parts.headers, body, http2);
-        let mut authority = None;
-        let own = self.backend.and_then(|backend| backend.policy.as_deref());
-        let edits = own.map(|own| (&own.rewrite, &own.request_headers));
-        let edits = [Some((&self.policy.rewrite, &self.policy.request_headers)), edits];
-        let mut path = None;
-        for (rewrite, fields) in edits.into_iter().flatten() {
-            let named = rewrite.authority.as_deref().or_else(|| headers::host_of(fields));
-            authority = named.or(authority);
-            path = rewrite.path.as_ref().or(path);
-        }
-        let target = path.map(|path| rewrite::rewrite_target(path, self.held(), target(parts)));
+        let (authority, target) = self.chosen.rewritten(target(parts));
+        let own = self.chosen.own();
         self.address(parts, authority, target, http2, was_legacy);
         self.introduce(&mut parts.headers);
         edit(&mut parts.headers, own.map_or(&NO_EDITS, |own| &own.request_headers));
-        edit(&mut parts.headers, &self.policy.request_headers);
+        edit(&mut parts.headers, &self.chosen.policy.request_headers);
     }
 
     /// Says where the request goes, in the form that the endpoint's protocol has for it.
@@ -338,13 +313,10 @@ impl<'a> Exchange<'a> {
     /// The fields that Envoy adds in a sidecar. `x-forwarded-for` and trace context stay as they
     /// are: there a sidecar that sends out only passes them on.
     fn introduce(&self, headers: &mut HeaderMap) {
-        if !headers.contains_key(REQUEST_ID) {
-            let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid();
-            let mut text = uuid::Uuid::encode_buffer();
-            let text: &str = id.hyphenated().encode_lower(&mut text);
-            if let Ok(id) = HeaderValue::try_from(text) {
-                headers.insert(REQUEST_ID, id);
-            }
+        if !headers.contains_key(REQUEST_ID)
+            && let Ok(id) = HeaderValue::try_from(headers::request_id(&mut [0; 36]))
+        {
+            headers.insert(REQUEST_ID, id);
         }
         if !headers.contains_key(FORWARDED_PROTO) {
             headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
@@ -398,10 +370,10 @@ impl<'a> Exchange<'a> {
         parts.version = Version::HTTP_11;
         let upgrade = parts.headers.get(header::UPGRADE).cloned();
         headers::strip(&mut parts.headers);
-        if let Some(own) = self.backend.and_then(|backend| backend.policy.as_deref()) {
+        if let Some(own) = self.chosen.own() {
             edit(&mut parts.headers, &own.response_headers);
         }
-        edit(&mut parts.headers, &self.policy.response_headers);
+        edit(&mut parts.headers, &self.chosen.policy.response_headers);
         cors::allow(&mut parts.headers, &expected.cors);
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             let upstream = self.call.slot.take();
@@ -460,7 +432,13 @@ fn authority(parts: &Parts) -> Result<String, &'static str> {
 
 /// Whether this is a value for Host (RFC 9112 section 3.2): a server must refuse any other.
 fn is_host(host: &str) -> bool {
-    host.is_empty() || (!host.contains('@') && Authority::try_from(host).is_ok())
+    let Ok(authority) = Authority::try_from(host) else { return host.is_empty() };
+    // the library lets any port be
+    let port = host.strip_prefix(authority.host());
+    port.is_some_and(|port| {
+        port.is_empty()
+            || port.strip_prefix(':').is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()))
+    })
 }
 
 /// A target in the form of HTTP/2. One without an authority is for the library like a target of

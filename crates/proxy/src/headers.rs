@@ -6,7 +6,12 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::response::Parts;
 use http_body::Body;
 
-const HOP_BY_HOP: [HeaderName; 6] = [
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(crate) const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+
+/// Fields that are about one connection only.
+pub(crate) const HOP_BY_HOP: [HeaderName; 6] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -14,6 +19,12 @@ const HOP_BY_HOP: [HeaderName; 6] = [
     header::TRANSFER_ENCODING,
     header::UPGRADE,
 ];
+
+/// Writes a new value for [`REQUEST_ID`].
+pub(crate) fn request_id(room: &mut [u8; 36]) -> &str {
+    let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid();
+    id.hyphenated().encode_lower(room)
+}
 
 /// Removes fields that are about this connection only. Framing is put back by the HTTP library
 /// according to the body, so Content-Length and Transfer-Encoding never go on together.

@@ -23,6 +23,7 @@ mod answer;
 mod attempt;
 mod body;
 mod call;
+mod chosen;
 mod client;
 mod cors;
 mod deadline;
@@ -32,12 +33,15 @@ pub mod frame;
 mod grpc;
 mod headers;
 mod hello;
+mod inbox;
 mod injector;
 pub mod limits;
 mod listen;
 mod local;
 mod mirror;
+mod outbox;
 mod pacer;
+mod plain;
 mod pool;
 mod preface;
 mod record;
@@ -49,10 +53,12 @@ mod tunnel;
 mod upstream;
 mod view;
 mod whole;
+mod wire;
 mod worker;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -90,6 +96,11 @@ pub trait Kernel: Send + Sync + 'static {
     /// What a client asked for that was led to a listener of the proxy, by the two ends of its
     /// connection; asked once for each. `None`: the kernel did not lead it there.
     fn asked_for(&self, client: SocketAddr, listener: SocketAddr) -> Option<SocketAddr>;
+
+    /// The bytes of this socket, which is about to connect to an endpoint, may be anything, and the
+    /// endpoint may do with its end what it likes (hand it over to TLS in the kernel): they must go
+    /// by TCP.
+    fn leave_alone(&self, socket: BorrowedFd<'_>) -> io::Result<()>;
 }
 
 /// The sockets of one worker thread.
@@ -99,6 +110,19 @@ pub struct Worker {
     pub bus: TcpStream,
     /// Answers go into it.
     pub injector: TcpStream,
+}
+
+/// How the proxy does its work; what comes of it is the same.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Requests that need nothing special are forwarded the short way.
+    pub plain: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { plain: true }
+    }
 }
 
 /// The running proxy. Dropping it ends all streams and joins the threads.
@@ -124,6 +148,17 @@ impl Proxy {
         mesh: watch::Receiver<Arc<Mesh>>,
         recorder: Option<Arc<dyn Recorder>>,
     ) -> io::Result<Proxy> {
+        Proxy::start_with(Options::default(), workers, kernel, mesh, recorder)
+    }
+
+    /// The same, with options.
+    pub fn start_with(
+        options: Options,
+        workers: Vec<Worker>,
+        kernel: Arc<dyn Kernel>,
+        mesh: watch::Receiver<Arc<Mesh>>,
+        recorder: Option<Arc<dyn Recorder>>,
+    ) -> io::Result<Proxy> {
         let mut proxy =
             Proxy { listeners: Vec::new(), workers: Vec::new(), kernel: kernel.clone() };
         for (index, sockets) in workers.into_iter().enumerate() {
@@ -134,7 +169,7 @@ impl Proxy {
             let recorder = recorder.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("detour-{index}"))
-                .spawn(move || prepared.run(inbox, kernel, mesh, counted, recorder))?;
+                .spawn(move || prepared.run(inbox, kernel, mesh, counted, recorder, options))?;
             proxy.workers.push(Running { commands, counters, thread: Some(thread) });
         }
         Ok(proxy)
@@ -166,6 +201,20 @@ impl Proxy {
         let Some(worker) = self.workers.get(worker) else { return };
         // A worker that has stopped has no streams.
         let _ = worker.commands.send(Command::Diverted(cookie, socket, first));
+    }
+
+    /// Ends what has been begun: requests, connections that lead here or are carried as a whole, once
+    /// they are idle. New ones must be led to another proxy before. [`Proxy::is_drained`] follows.
+    pub fn drain(&mut self) {
+        self.listeners.clear();
+        for worker in &self.workers {
+            let _ = worker.commands.send(Command::Drain);
+        }
+    }
+
+    /// Whether nothing is left of what had been begun when the proxy was told to drain.
+    pub fn is_drained(&self) -> bool {
+        self.workers.iter().all(|w| w.thread.as_ref().is_none_or(JoinHandle::is_finished))
     }
 
     /// Sums over all workers.

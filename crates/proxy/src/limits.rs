@@ -71,6 +71,25 @@ pub const POOL_AGE: Duration = Duration::from_secs(60);
 /// Body of unknown length that is collected for an HTTP/1.0 client. Longer: 502.
 pub const LEGACY_BODY: usize = 1 << 20;
 
+/// Request that is forwarded the short way, head and body. Longer: the engine forwards it.
+pub const PLAIN_REQUEST: usize = 16 * 1024;
+
+/// Room for a request that a connection of plain forwarding keeps while it is not used.
+pub const PLAIN_KEPT: usize = 2 * 1024;
+
+/// Bytes taken from an endpoint in one call by plain forwarding, and its largest answer head
+/// (larger: the engine goes on).
+pub const PLAIN_READ: usize = 64 * 1024;
+
+/// Requests to an endpoint that are not forwarded the short way after an answer of unusual form; as
+/// long as one follows the other, each time twice as many, at most [`PLAIN_AVOID_MAX`].
+pub const PLAIN_AVOID_MIN: u32 = 16;
+/// See [`PLAIN_AVOID_MIN`].
+pub const PLAIN_AVOID_MAX: u32 = 4096;
+
+/// Endpoints of which that is remembered. One more: all are forgotten.
+pub const PLAIN_UNUSUAL: usize = 4096;
+
 /// Rest of a request's body that is read and thrown away before an answer of our own, so that the
 /// connection stays usable. Longer: the answer says `connection: close`.
 pub const DRAIN_BYTES: usize = 256 * 1024;
@@ -78,6 +97,9 @@ pub const DRAIN_BYTES: usize = 256 * 1024;
 /// Interval of house-keeping: closing aged connections, looking for clients that went away
 /// unnoticed.
 pub const SWEEP: Duration = Duration::from_secs(1);
+
+/// The same while the worker drains.
+pub const DRAIN_SWEEP: Duration = Duration::from_millis(50);
 
 /// Streams looked at in one sweep.
 pub const SWEEP_STREAMS: usize = 1024;

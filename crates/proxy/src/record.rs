@@ -125,6 +125,31 @@ pub struct Record {
     pub sent: u64,
 }
 
+impl Record {
+    /// Of a request that begins now.
+    pub(crate) fn begin(source: IpAddr, service: SocketAddr) -> Record {
+        Record {
+            start: SystemTime::now(),
+            duration: Duration::ZERO,
+            source,
+            service,
+            method: String::new(),
+            authority: String::new(),
+            path: String::new(),
+            protocol: "",
+            request_id: String::new(),
+            rule: String::new(),
+            cluster: String::new(),
+            endpoint: None,
+            attempts: 0,
+            status: 0,
+            flags: Flags::default(),
+            received: 0,
+            sent: 0,
+        }
+    }
+}
+
 /// Takes records. Called from worker threads; must not block.
 pub trait Recorder: Send + Sync + 'static {
     /// A request is over.

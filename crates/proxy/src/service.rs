@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Request;
@@ -20,6 +21,7 @@ use crate::limits::{
 };
 use crate::local::LocalExecutor;
 use crate::preface::is_http2;
+use crate::stats::Counters;
 use crate::stream::{Io, State, Stream};
 use crate::tunnel::Tunnel;
 
@@ -29,6 +31,7 @@ const BAD_REQUEST: &[u8] =
 
 /// Serves a stream until its client is gone or the server has nothing more to say to it.
 pub(crate) async fn serve(stream: Rc<Stream>) {
+    let _served = Served::new(&stream.core.counters);
     if !stream.is_sticky() {
         // The kernel has read a head of HTTP/1.1.
         return serve_requests(&stream, Io(stream.clone())).await;
@@ -47,11 +50,28 @@ pub(crate) async fn serve(stream: Rc<Stream>) {
     }
 }
 
+/// Counts a server for as long as it is there.
+struct Served(Arc<Counters>);
+
+impl Served {
+    fn new(counters: &Arc<Counters>) -> Served {
+        counters.served_streams.add(1);
+        Served(counters.clone())
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.served_streams.sub(1);
+    }
+}
+
 async fn serve_requests(stream: &Rc<Stream>, io: impl AsyncRead + AsyncWrite + Unpin) {
     let client = Rc::new(Client::of_stream(stream, true));
     let served = serve_http1(&client, io).await;
     // There still if the server has failed before the answer came.
     client.slot().take();
+    stream.handed.take();
     let served = match served {
         Ok(Some(Upgraded { tunnel, io, read })) => {
             // An end of either side must get to the other.
@@ -106,7 +126,13 @@ where
         .max_buf_size(SERVER_BUFFER)
         .max_header_size(REQUEST_HEAD)
         .serve_connection(TokioIo::new(io), handler(client));
+    let mut draining = std::pin::pin!(client.draining());
+    let mut told = false;
     std::future::poll_fn(|cx| {
+        if !told && draining.as_mut().poll(cx).is_ready() {
+            told = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
         let served = Pin::new(&mut connection).poll(cx);
         // An upload goes on although nobody reads the answer yet.
         client.drive(cx);
@@ -123,7 +149,7 @@ async fn serve_http2(
     client: Rc<Client>,
     io: impl AsyncRead + AsyncWrite + Unpin + 'static,
 ) -> hyper::Result<()> {
-    http2::Builder::new(LocalExecutor)
+    let connection = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         .auto_date_header(false)
         .initial_stream_window_size(HTTP2_STREAM_WINDOW)
@@ -131,8 +157,13 @@ async fn serve_http2(
         .max_send_buf_size(HTTP2_STREAM_WINDOW as usize)
         .max_concurrent_streams(HTTP2_STREAMS)
         .max_header_list_size(REQUEST_HEAD as u32)
-        .serve_connection(TokioIo::new(io), handler(&client))
-        .await
+        .serve_connection(TokioIo::new(io), handler(&client));
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        served = connection.as_mut() => return served,
+        () = client.core.draining() => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
 }
 
 fn handler(

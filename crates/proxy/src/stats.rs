@@ -47,6 +47,8 @@ macro_rules! counters {
 counters! {
     /// Client connections held now.
     open_streams,
+    /// Those of them that an HTTP server is at work for.
+    served_streams,
     /// Connections to endpoints held now, in use or waiting for use.
     upstream_connections,
     /// Client connections that lead to the proxy itself, now.
@@ -57,6 +59,8 @@ counters! {
     injector_queue,
     /// Request heads that reached the router.
     requests,
+    /// Those of them that were forwarded the short way, and answered.
+    plain,
     /// Requests answered by the proxy itself, whatever the status.
     answered,
     /// Requests that failed between here and an endpoint.

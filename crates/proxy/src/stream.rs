@@ -1,28 +1,33 @@
 //! A client connection as this side sees it: bytes in order on the way in, frames on the way out.
 
+mod bytes;
+
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::ReadBuf;
 use tokio::task::AbortHandle;
 
 use crate::direct::Direct;
-use crate::frame::{Address, FLAG_END, FLAG_STICKY, FRAME_BYTES, Frame, Judged, put_header};
+use crate::frame::{Address, FLAG_END, FLAG_STICKY, Frame, Judged};
+use crate::inbox::Inbox;
 use crate::injector::ClientGone;
-use crate::limits::{CLIENT_QUEUE, DIRECT_IDLE, FRAME_PAYLOAD, PACE_MAX, PACE_MIN, STREAM_BUFFER};
+use crate::limits::{CLIENT_QUEUE, DIRECT_IDLE, PACE_MAX, PACE_MIN, STREAM_BUFFER, SWEEP};
+use crate::outbox::Outbox;
+use crate::plain::Handed;
 use crate::worker::Core;
 
-/// Buffers that grew past this are given back when they are empty: most connections are idle.
-const KEPT_CAPACITY: usize = 8 * 1024;
+pub(crate) use bytes::Io;
 
 /// Where a connection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
+    /// No HTTP server is at work: requests are forwarded the short way, one at a time, until one
+    /// comes that needs more.
+    Plain,
     /// An HTTP server is at work.
     Serving,
     /// The server is done (it said `connection: close`, or answered without reading the body). The
@@ -45,6 +50,10 @@ pub(crate) struct Stream {
     pub refused: Cell<bool>,
     pub waits_for_injector: Cell<bool>,
     pub task: RefCell<Option<AbortHandle>>,
+    /// What plain forwarding has done of the first request in the inbox.
+    pub handed: RefCell<Option<Box<Handed>>>,
+    /// Plain forwarding is at work.
+    forwarding: Cell<bool>,
     sticky: Cell<bool>,
     inbox: RefCell<Inbox>,
     outbox: RefCell<Outbox>,
@@ -64,29 +73,14 @@ pub(crate) struct Stream {
     diverted: Cell<bool>,
     /// Bytes to come by bus before those that come directly, once that is known.
     by_bus: Cell<Option<u64>>,
-    /// When the last request was over; `None`: one may be under way.
-    idle_since: Cell<Option<Instant>>,
+    /// When the last request was over, in sweeps; `None`: one may be under way.
+    idle_since: Cell<Option<u64>>,
     /// The client is told that there is nothing more as soon as it says nothing more.
     retiring: Cell<bool>,
 }
 
-#[derive(Default)]
-struct Inbox {
-    data: Vec<u8>,
-    read: usize,
-    /// Offset of the next byte.
-    received: u64,
-    judged: VecDeque<Judged>,
-}
-
-struct Outbox {
-    /// Room for a header, then payload.
-    frame: Vec<u8>,
-    /// Bytes of the payload that a direct connection has taken.
-    sent: usize,
-    /// Something was sent or collected since the last [`FLAG_END`].
-    open: bool,
-}
+/// All that a connection holds without a request.
+const _: () = assert!(size_of::<Stream>() <= 400);
 
 #[derive(Clone, Copy, Default)]
 struct Pace {
@@ -109,14 +103,16 @@ impl Stream {
             source: frame.source,
             service: frame.service,
             core,
-            state: Cell::new(State::Serving),
+            state: Cell::new(State::Plain),
             broken: Cell::new(false),
             refused: Cell::new(false),
             waits_for_injector: Cell::new(false),
             task: RefCell::default(),
+            handed: RefCell::default(),
+            forwarding: Cell::new(false),
             sticky: Cell::new(false),
             inbox: RefCell::new(Inbox { received: frame.offset, ..Inbox::default() }),
-            outbox: RefCell::new(Outbox { frame: vec![0; FRAME_BYTES], sent: 0, open: false }),
+            outbox: RefCell::default(),
             pace: Cell::default(),
             ending: Cell::new(false),
             answering: Cell::default(),
@@ -173,8 +169,10 @@ impl Stream {
             self.core.serve(self);
         }
         match self.state.get() {
-            State::Serving if inbox.waiting() + data.len() > STREAM_BUFFER => Err(Disorder),
-            State::Serving => {
+            State::Serving | State::Plain if inbox.waiting() + data.len() > STREAM_BUFFER => {
+                Err(Disorder)
+            }
+            State::Serving | State::Plain => {
                 inbox.judged.extend(judged);
                 inbox.append(data);
                 Ok(())
@@ -184,6 +182,85 @@ impl Stream {
             State::Ended if self.sticky.get() => Err(Disorder),
             State::Ended | State::Gone => Ok(()),
         }
+    }
+
+    /// Whether the request that begins at `offset` is the next one and can go the short way.
+    pub fn is_idle_at(&self, offset: u64) -> bool {
+        let free = self.has_no_server() || self.rests();
+        free && self.inbox.borrow().received == offset && self.has_nothing()
+    }
+
+    /// Whether there is a server that has nothing to do: the last answer has gone out, and nothing
+    /// has come since.
+    fn rests(&self) -> bool {
+        let idle = self.state.get() == State::Serving && self.idle_since.get().is_some();
+        idle && self.has_nothing()
+    }
+
+    /// Whether nothing is under way.
+    fn has_nothing(&self) -> bool {
+        let inbox = self.inbox.borrow();
+        !self.sticky.get()
+            && !self.diverted.get()
+            && inbox.waiting() == 0
+            && inbox.judged.is_empty()
+            && !self.ending.get()
+            && !self.is_answering()
+    }
+
+    /// Ends the server if it has had nothing to do for long: it holds much more than this does.
+    pub fn rest(&self) {
+        let long = |since: u64| self.core.sweeps.get() - since > 1;
+        if self.idle_since.get().is_some_and(long) && self.rests() {
+            self.leave_server();
+        }
+    }
+
+    /// Ends a server that has nothing to do.
+    fn leave_server(&self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+        self.state.set(State::Plain);
+        self.gated.set(false);
+        self.waker.take();
+        let mut inbox = self.inbox.borrow_mut();
+        *inbox = Inbox { received: inbox.received, ..Inbox::default() };
+    }
+
+    /// Whether what comes now needs a server.
+    pub fn has_no_server(&self) -> bool {
+        self.state.get() == State::Plain && !self.forwarding.get()
+    }
+
+    /// A request of so many bytes is forwarded the short way.
+    pub fn begin_plain(&self, length: usize, judged: Judged) {
+        if self.state.get() == State::Serving {
+            self.leave_server();
+        }
+        self.idle_since.set(None);
+        self.inbox.borrow_mut().received += length as u64;
+        self.answering.set(Some(judged.request));
+        self.forwarding.set(true);
+    }
+
+    /// Its answer has gone out. What came meanwhile, or will come directly, is for a server.
+    pub fn end_plain(self: &Rc<Self>) {
+        self.forwarding.set(false);
+        if self.inbox.borrow().waiting() > 0 || self.diverted.get() {
+            self.core.serve(self);
+        }
+    }
+
+    /// A server goes on with a request that was forwarded the short way.
+    pub fn hand_over(self: &Rc<Self>, request: &[u8], judged: Judged, handed: Handed) {
+        let mut inbox = self.inbox.borrow_mut();
+        inbox.put_back(request, judged);
+        drop(inbox);
+        self.answering.set(None);
+        self.forwarding.set(false);
+        *self.handed.borrow_mut() = Some(Box::new(handed));
+        self.core.serve(self);
     }
 
     /// The random number for the next request head.
@@ -259,13 +336,14 @@ impl Stream {
         Poll::Pending
     }
 
-    fn collect(self: &Rc<Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    /// Takes bytes of an answer, as many as there is room for.
+    pub fn collect(self: &Rc<Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut outbox = self.outbox.borrow_mut();
         let mut rest = bytes;
         outbox.open = true;
         while !rest.is_empty() {
             // A full frame stays until there is more, so that the end can be told in it.
-            let room = FRAME_BYTES + FRAME_PAYLOAD - outbox.frame.len();
+            let room = outbox.room();
             if room == 0 {
                 match self.inject(cx, &mut outbox, 0) {
                     Poll::Ready(Ok(())) => continue,
@@ -275,33 +353,31 @@ impl Stream {
                 }
             }
             let (taken, left) = rest.split_at(room.min(rest.len()));
-            outbox.frame.extend_from_slice(taken);
+            outbox.add(taken);
             rest = left;
         }
         Poll::Ready(Ok(bytes.len() - rest.len()))
     }
 
-    fn flush(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Sends what was collected, with the end of the answer if it has ended.
+    pub fn flush(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.state.get() == State::Gone {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let mut outbox = self.outbox.borrow_mut();
         let ending = self.ending.get();
-        if outbox.frame.len() == FRAME_BYTES && !ending {
+        if outbox.payload() == 0 && !ending {
             return Poll::Ready(Ok(()));
         }
         ready!(self.inject(cx, &mut outbox, if ending { FLAG_END } else { 0 }))?;
         if ending {
-            outbox.open = false;
-            if outbox.frame.capacity() > KEPT_CAPACITY {
-                outbox.frame = vec![0; FRAME_BYTES];
-            }
+            outbox.end();
             self.ending.set(false);
             if self.answering.take().is_none() {
                 // The server has refused its head.
                 self.inbox.borrow_mut().judged.pop_front();
             }
-            self.idle_since.set(Some(Instant::now()));
+            self.idle_since.set(Some(self.core.sweeps.get()));
             if self.gated.replace(false) {
                 self.wake();
             }
@@ -328,16 +404,16 @@ impl Stream {
             return Poll::Pending;
         };
         paced.map_err(gone)?;
-        let length = outbox.frame.len() - FRAME_BYTES;
+        let length = outbox.payload();
         let request = if flags & FLAG_END != 0 { self.ending_request() } else { 0 };
-        put_header(&mut outbox.frame, self.cookie, length, flags, request);
+        let frame = outbox.frame(self.cookie, flags, request);
         let core = &self.core;
-        let Poll::Ready(sent) = core.injector.send(&outbox.frame, self) else {
+        let Poll::Ready(sent) = core.injector.send(frame, self) else {
             self.wait(cx);
             return Poll::Pending;
         };
         sent.map_err(gone)?;
-        outbox.frame.truncate(FRAME_BYTES);
+        outbox.clear();
         core.counters.bytes_out.add(length as u64);
         let pace = self.pace.get();
         self.pace.set(Pace { unread: pace.unread + length as u64, ..pace });
@@ -355,9 +431,8 @@ impl Stream {
             self.wait(cx);
             return Poll::Pending;
         }
-        while outbox.frame.len() > FRAME_BYTES + outbox.sent {
-            let rest = &outbox.frame[FRAME_BYTES + outbox.sent..];
-            match ready!(direct.poll_write(cx, rest)) {
+        while !outbox.unsent().is_empty() {
+            match ready!(direct.poll_write(cx, outbox.unsent())) {
                 Ok(n) => {
                     outbox.sent += n;
                     self.core.counters.bytes_out.add(n as u64);
@@ -369,8 +444,7 @@ impl Stream {
                 }
             }
         }
-        outbox.frame.truncate(FRAME_BYTES);
-        outbox.sent = 0;
+        outbox.clear();
         Poll::Ready(Ok(()))
     }
 
@@ -402,7 +476,8 @@ impl Stream {
 
     /// Ends a connection that leads here when it has been idle for [`DIRECT_IDLE`].
     pub fn retire(&self) {
-        let idle = |since: Instant| since.elapsed() > DIRECT_IDLE;
+        const LONG: u64 = DIRECT_IDLE.as_secs() / SWEEP.as_secs();
+        let idle = |since: u64| self.core.is_draining() || self.core.sweeps.get() - since > LONG;
         if self.diverted.get() && self.idle_since.get().is_some_and(idle) {
             self.retiring.set(true);
             self.wake();
@@ -433,7 +508,7 @@ impl Stream {
         let read = buf.filled().len() - before;
         if read > 0 {
             self.core.counters.bytes_in.add(read as u64);
-            self.idle_since.set(self.idle_since.get().map(|_| Instant::now()));
+            self.idle_since.set(self.idle_since.get().map(|_| self.core.sweeps.get()));
         }
         match done {
             Poll::Pending if self.retiring.get() => Poll::Ready(Ok(())),
@@ -481,100 +556,5 @@ impl Drop for Stream {
         if !self.pace.get().delay.is_zero() {
             self.core.counters.slow_readers.sub(1);
         }
-    }
-}
-
-impl Inbox {
-    fn waiting(&self) -> usize {
-        self.data.len() - self.read
-    }
-
-    fn append(&mut self, data: &[u8]) {
-        // What has been read goes when it is as much as what has to be moved for it: a reader that
-        // never quite catches up must not make this grow.
-        if self.read > 0 && self.read >= self.waiting() {
-            self.data.drain(..self.read);
-            self.read = 0;
-        }
-        self.data.extend_from_slice(data);
-    }
-}
-
-/// The stream as a byte stream, for the HTTP server or a tunnel.
-pub(crate) struct Io(pub Rc<Stream>);
-
-impl AsyncRead for Io {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let stream = &self.0;
-        if stream.state.get() == State::Gone {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-        }
-        let mut inbox = stream.inbox.borrow_mut();
-        let waiting = inbox.waiting();
-        if waiting == 0 {
-            drop(inbox);
-            return stream.poll_direct(cx, buf);
-        }
-        let taken = waiting.min(buf.remaining());
-        buf.put_slice(&inbox.data[inbox.read..inbox.read + taken]);
-        inbox.read += taken;
-        if taken == waiting {
-            inbox.read = 0;
-            inbox.data.clear();
-            if inbox.data.capacity() > KEPT_CAPACITY {
-                inbox.data = Vec::new();
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Io {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        if self.0.state.get() == State::Gone {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
-        self.0.collect(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let mut total = 0;
-        for buf in bufs {
-            match self.as_mut().poll_write(cx, buf) {
-                Poll::Ready(Ok(taken)) => total += taken,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending if total == 0 => return Poll::Pending,
-                Poll::Pending => break,
-            }
-        }
-        Poll::Ready(Ok(total))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.0.outbox.borrow().open && !self.0.broken.get() {
-            self.0.refused.set(true);
-            self.0.ending.set(true);
-        }
-        self.0.flush(cx)
     }
 }

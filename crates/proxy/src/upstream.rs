@@ -18,6 +18,7 @@ use crate::limits::{
 };
 use crate::local::LocalExecutor;
 use crate::stats::Counters;
+use crate::wire::Wire;
 
 /// An HTTP/1.1 connection to an endpoint.
 ///
@@ -29,8 +30,10 @@ pub(crate) struct Upstream {
     pub sender: http1::SendRequest<RequestBody>,
     /// When it was last put away.
     pub idle_since: Instant,
-    connection: http1::Connection<TokioIo<TcpStream>, RequestBody>,
+    connection: http1::Connection<TokioIo<Wire>, RequestBody>,
     over: bool,
+    /// Can take another request after this one.
+    whole: bool,
     _held: Held,
 }
 
@@ -46,7 +49,7 @@ pub(crate) struct Upstream2 {
 }
 
 /// Counts a connection for as long as it is there.
-struct Held(Arc<Counters>);
+pub(crate) struct Held(Arc<Counters>);
 
 /// What is left of a connection when HTTP is over.
 pub(crate) struct Raw {
@@ -70,15 +73,24 @@ pub(crate) async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 impl Upstream {
     /// Connects within [`CONNECT_TIMEOUT`].
     pub async fn connect(address: SocketAddr, counters: &Arc<Counters>) -> io::Result<Upstream> {
-        let socket = connect(address).await?;
+        Upstream::over(address, Wire::new(connect(address).await?), counters).await
+    }
+
+    /// Speaks HTTP over a connection.
+    pub async fn over(
+        address: SocketAddr,
+        wire: Wire,
+        counters: &Arc<Counters>,
+    ) -> io::Result<Upstream> {
+        let whole = wire.is_whole();
         let (sender, connection) = http1::Builder::new()
             .preserve_header_case(true)
             .max_buf_size(UPSTREAM_BUFFER)
-            .handshake(TokioIo::new(socket))
+            .handshake(TokioIo::new(wire))
             .await
             .map_err(io::Error::other)?;
         let (idle_since, _held) = (Instant::now(), Held::new(counters));
-        Ok(Upstream { address, sender, idle_since, connection, over: false, _held })
+        Ok(Upstream { address, sender, idle_since, connection, over: false, whole, _held })
     }
 
     /// Reads, writes and hands over what there is. Errors reach the request that is under way.
@@ -91,7 +103,7 @@ impl Upstream {
     /// Whether another request can be sent now.
     pub fn is_reusable(&mut self) -> bool {
         self.drive(&mut Context::from_waker(Waker::noop()));
-        !self.over && self.sender.is_ready()
+        self.whole && !self.over && self.sender.is_ready()
     }
 
     /// Resolves when HTTP is over on it, for an upgrade.
@@ -103,7 +115,7 @@ impl Upstream {
     /// Takes the socket out.
     pub fn into_raw(self) -> Raw {
         let parts = self.connection.into_parts();
-        Raw { socket: parts.io.into_inner(), read: parts.read_buf }
+        Raw { socket: parts.io.into_inner().into_inner(), read: parts.read_buf }
     }
 }
 
@@ -153,7 +165,8 @@ impl Slot {
 }
 
 impl Held {
-    fn new(counters: &Arc<Counters>) -> Held {
+    /// Counts one.
+    pub fn new(counters: &Arc<Counters>) -> Held {
         counters.upstream_connections.add(1);
         Held(counters.clone())
     }

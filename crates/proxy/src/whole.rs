@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use beeway_model::{Connection, Protocol, route_stream};
@@ -43,7 +44,7 @@ async fn carry(
         Some(Protocol::Opaque) | None => Hello::default(),
     };
     let mut server = match route(core, client, service, hello.name.as_deref()) {
-        Some(endpoint) => connect(endpoint).await,
+        Some(endpoint) => connect(core, endpoint).await,
         None => Err(io::Error::other("there is no endpoint for it")),
     }
     .inspect_err(|_| core.counters.connections_failed.add(1))?;
@@ -73,12 +74,13 @@ fn route(
     Some(view.mesh.cluster(cluster).pick(fastrand::u32(..))?.address)
 }
 
-async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+async fn connect(core: &Core, address: SocketAddr) -> io::Result<TcpStream> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     socket.set_recv_buffer_size(SOCKET_BUFFER as u32)?;
     prepare(&socket)?;
+    core.kernel.leave_alone(socket.as_fd())?;
     tokio::time::timeout(CONNECT_TIMEOUT, socket.connect(address)).await?
 }

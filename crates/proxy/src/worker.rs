@@ -1,32 +1,34 @@
 //! A worker thread: sockets, streams, and what they share.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
 use beeway_model::Mesh;
+use rustc_hash::FxHashMap;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::LocalSet;
 
-use crate::Kernel;
 use crate::direct::Direct;
 use crate::frame::{Decoder, FLAG_REQUEST, Piece};
 use crate::injector::Injector;
-use crate::limits::{BUS_BUFFER, CLOSE_GRACE, DIRECT_WAIT, MAX_STREAMS, SWEEP, SWEEP_STREAMS};
+use crate::limits::{
+    BUS_BUFFER, CLOSE_GRACE, DIRECT_WAIT, DRAIN_SWEEP, MAX_STREAMS, SWEEP, SWEEP_STREAMS,
+};
 use crate::listen::Taken;
 use crate::pacer::Pacer;
+use crate::plain::{self, Plain};
 use crate::pool::Pool;
 use crate::record::Recorder;
 use crate::stats::Counters;
 use crate::stream::{State, Stream};
 use crate::view::View;
-use crate::{service, whole};
+use crate::{Kernel, Options, service, whole};
 
 /// What a worker is told from outside.
 pub(crate) enum Command {
@@ -36,6 +38,8 @@ pub(crate) enum Command {
     Diverted(u64, std::net::TcpStream, u32),
     /// A connection is to be carried as a whole.
     Serve(Taken),
+    /// End what has been begun, then end.
+    Drain,
     /// End.
     Stop,
 }
@@ -47,17 +51,23 @@ pub(crate) struct Core {
     pub injector: Injector,
     pub pacer: Pacer,
     pub pool: RefCell<Pool>,
+    pub plain: Plain,
     pub recorder: Option<Arc<dyn Recorder>>,
     /// Requests under way, those of them that wait for another try, and mirrored ones.
     pub active: Cell<u32>,
     pub retrying: Cell<u32>,
     pub mirroring: Cell<u32>,
-    streams: RefCell<HashMap<u64, Rc<Stream>>>,
+    /// Rounds of house-keeping so far: the clock for what has not been used for long.
+    pub sweeps: Cell<u64>,
+    streams: RefCell<FxHashMap<u64, Rc<Stream>>>,
     /// Connections that lead here, whose first bytes are still in the bus.
-    waiting: RefCell<HashMap<u64, (Direct, Instant)>>,
+    waiting: RefCell<FxHashMap<u64, (Direct, Instant)>>,
     mesh: RefCell<watch::Receiver<Arc<Mesh>>>,
     view: RefCell<Rc<View>>,
     full: Cell<bool>,
+    draining: Cell<bool>,
+    /// Those who want to know of that.
+    drained: Notify,
 }
 
 /// A worker that has what it needs and has not started.
@@ -83,6 +93,7 @@ impl Prepared {
         mesh: watch::Receiver<Arc<Mesh>>,
         counters: Arc<Counters>,
         recorder: Option<Arc<dyn Recorder>>,
+        options: Options,
     ) {
         let Prepared { runtime, sockets } = self;
         let local = LocalSet::new();
@@ -94,15 +105,19 @@ impl Prepared {
                 injector: Injector::new(TcpStream::from_std(sockets.injector)?),
                 pacer: Pacer::new()?,
                 pool: RefCell::default(),
+                plain: Plain::new(options.plain),
                 recorder,
                 active: Cell::new(0),
                 retrying: Cell::new(0),
                 mirroring: Cell::new(0),
+                sweeps: Cell::new(0),
                 streams: RefCell::default(),
                 waiting: RefCell::default(),
                 mesh: RefCell::new(mesh),
                 view,
                 full: Cell::new(false),
+                draining: Cell::new(false),
+                drained: Notify::new(),
             });
             let ended = attend(&core, TcpStream::from_std(sockets.bus)?, inbox).await;
             core.close_all();
@@ -144,7 +159,9 @@ async fn read_bus(core: Rc<Core>, mut bus: TcpStream) -> io::Result<()> {
         held += n;
         let mut input = &buffer[..held];
         while let Some(piece) = decoder.next(&mut input) {
-            if let Some(stream) = core.stream_of(&piece) {
+            if let Some(stream) = core.stream_of(&piece)
+                && !plain::take(&core, &stream, &piece)
+            {
                 core.deliver(&stream, piece);
             }
         }
@@ -181,14 +198,23 @@ async fn obey(core: Rc<Core>, mut inbox: mpsc::UnboundedReceiver<Command>) -> io
                                 }
                             }
                         }
+                        Command::Drain => {
+                            core.drain();
+                            tick = tokio::time::interval(DRAIN_SWEEP);
+                        }
                         Command::Stop => return Ok(()),
                     }
                 }
             }
             _ = tick.tick() => {
                 core.full.set(false);
+                core.sweeps.set(core.sweeps.get() + 1);
                 core.pool.borrow_mut().sweep(Instant::now());
+                core.plain.sweep(core.sweeps.get());
                 core.sweep(&mut to_sweep);
+                if core.is_drained() {
+                    return Ok(());
+                }
             }
         }
     }
@@ -219,7 +245,6 @@ impl Core {
             self.abort(&stream);
             return None;
         }
-        self.serve(&stream);
         Some(stream)
     }
 
@@ -255,9 +280,12 @@ impl Core {
     }
 
     /// Hands bytes to a stream.
-    pub fn deliver(&self, stream: &Rc<Stream>, piece: Piece<'_>) {
+    pub fn deliver(self: &Rc<Self>, stream: &Rc<Stream>, piece: Piece<'_>) {
         if stream.state.get() == State::Gone {
             return;
+        }
+        if stream.has_no_server() {
+            self.serve(stream);
         }
         self.counters.bytes_in.add(piece.data.len() as u64);
         if stream.deliver(&piece.frame, piece.first, piece.offset, piece.data).is_err() {
@@ -274,8 +302,19 @@ impl Core {
             return;
         };
         stream.turn_to(direct);
-        if stream.state.get() == State::Ended {
-            self.finish(&stream);
+        if stream.has_no_server() {
+            self.serve(&stream);
+        }
+        match stream.state.get() {
+            State::Ended => self.finish(&stream),
+            // It was aborted in the meantime.
+            State::Gone => {
+                if let Some(direct) = stream.take_direct() {
+                    direct.reset();
+                }
+                self.close(cookie);
+            }
+            _ => {}
         }
     }
 
@@ -323,14 +362,37 @@ impl Core {
         }
     }
 
+    fn drain(&self) {
+        self.draining.set(true);
+        self.drained.notify_waiters();
+    }
+
+    /// Whether connections are to be ended once they are idle.
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Waits until that is so.
+    pub async fn draining(&self) {
+        if !self.draining.get() {
+            self.drained.notified().await;
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        let under_way = self.active.get() + self.mirroring.get();
+        let connections = self.counters.open_connections.get() + self.counters.direct_streams.get();
+        self.draining.get() && under_way == 0 && connections == 0
+    }
+
     /// Streams and this refer to each other.
     fn close_all(&self) {
         let cookies: Vec<u64> = self.streams.borrow().keys().copied().collect();
         cookies.into_iter().for_each(|cookie| self.close(cookie));
     }
 
-    /// Finds clients that went away before their stream was there, and connections that lead here for
-    /// no reason any more, a few at a time.
+    /// Finds clients that went away before their stream was there, connections that lead here for no
+    /// reason any more, and servers that have nothing to do, a few at a time.
     fn sweep(&self, cookies: &mut Vec<u64>) {
         if cookies.is_empty() {
             cookies.extend(self.streams.borrow().keys());
@@ -344,7 +406,8 @@ impl Core {
                     self.counters.clients_gone.add(1);
                     self.close(cookie);
                 }
-                _ => {}
+                Some(stream) => stream.rest(),
+                None => {}
             }
         }
         self.waiting.borrow_mut().retain(|cookie, (_, since)| {

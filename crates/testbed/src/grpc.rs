@@ -1,5 +1,6 @@
 //! gRPC as Google's own library speaks it: Python's `grpc` (Debian package python3-grpcio).
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -16,14 +17,14 @@ const SCRIPT: &str = include_str!("grpc.py");
 /// How long a server may take to start, and a call to be over; calls have limits of their own.
 const LIMIT: Duration = Duration::from_secs(60);
 
-fn script(place: &impl Place) -> Result<Command> {
-    // another Python in the path would not have Debian's package
+/// The Python that has a Debian package; another one in the path would not.
+pub(crate) fn debian_python(package: &str) -> Result<OsString> {
     let python = std::path::Path::new("/usr/bin/python3");
-    let python = match python.exists() {
-        true => python.into(),
-        false => needs("python3", "python3-grpcio")?,
-    };
-    Ok(place.command(python).args(["-c", SCRIPT]))
+    if python.exists() { Ok(python.into()) } else { needs("python3", package) }
+}
+
+fn script(place: &impl Place) -> Result<Command> {
+    Ok(place.command(debian_python("python3-grpcio")?).args(["-c", SCRIPT]))
 }
 
 /// Starts a gRPC server on all addresses that tells its name in the trailer `served-by`.

@@ -33,6 +33,7 @@ mod process;
 mod raw;
 mod sweep;
 mod tools;
+mod websocket;
 
 pub use cgroup::Cgroup;
 pub use command::Command;
@@ -50,3 +51,4 @@ pub use tools::{
     WrkReport, curl, grpc_client, nghttp, nginx, nginx_http2, nginx_tls, nginx_with, wait_connect,
     wrk, wrk_with,
 };
+pub use websocket::{WebSocket, websocket_server};

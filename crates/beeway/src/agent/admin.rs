@@ -1,31 +1,21 @@
 //! The admin socket: whoever may open it reads one JSON document and the connection closes.
 
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use beeway_dataplane::counts::LANES;
 
 use super::Agent;
 use super::configuration::InForce;
+use super::socket;
 use crate::status::{Generation, ProxyStatus, Status, admin_socket};
 
 /// Serves `STATE/admin.sock`, mode 0600.
 pub(crate) fn serve(agent: Arc<Agent>) -> Result<()> {
-    let path = admin_socket(&agent.args.state);
-    let _ = std::fs::remove_file(&path);
-    // the mode must be right from the first moment
-    // SAFETY: umask cannot fail and has no pointers.
-    let before = unsafe { libc::umask(0o177) };
-    let bound = UnixListener::bind(&path);
-    // SAFETY: as above.
-    unsafe { libc::umask(before) };
-    let listener = bound.with_context(|| format!("listen on {}", path.display()))?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    let listener = socket::listen(&admin_socket(&agent.args.state))?;
     std::thread::Builder::new().name("admin".into()).spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { continue };

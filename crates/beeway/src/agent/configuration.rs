@@ -1,7 +1,7 @@
 //! Follows the configuration directory: every change becomes one new generation.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -59,6 +59,9 @@ pub(crate) struct Follower {
     loader: Mutex<Loader>,
     mesh: watch::Sender<Arc<Mesh>>,
     dataplane: Arc<Dataplane>,
+    directory: PathBuf,
+    /// Another agent may be following: nothing is put in force.
+    paused: Mutex<bool>,
 }
 
 /// What is known of a change in the directory.
@@ -78,6 +81,8 @@ impl Follower {
             mesh: watch::Sender::new(Arc::new(Mesh::default())),
             dataplane,
             loader: Mutex::new(Loader::new(Options { node: args.node.clone() })),
+            directory: args.config.clone(),
+            paused: Mutex::default(),
         });
         let (send, changes) = channel();
         let mut watcher =
@@ -90,19 +95,34 @@ impl Follower {
         watcher
             .watch(&args.config, RecursiveMode::Recursive)
             .with_context(|| format!("watch {}", args.config.display()))?;
-        follower.apply(&args.config).with_context(|| {
+        follower.apply().with_context(|| {
             format!("put the configuration in {} in force", args.config.display())
         })?;
-        let (on_thread, directory) = (follower.clone(), args.config.clone());
+        let on_thread = follower.clone();
         std::thread::Builder::new().name("configuration".into()).spawn(move || {
             let _watcher = watcher;
             while wait_for_change(&changes) {
-                if let Err(error) = on_thread.apply(&directory) {
-                    tracing::error!("{error:#}; the configuration before it stays in force");
+                let paused = on_thread.paused.lock().expect("no panic while locked");
+                if !*paused {
+                    on_thread.follow();
                 }
             }
         })?;
         Ok(follower)
+    }
+
+    /// While it is paused nothing is put in force, from when this returns. Then what has changed is.
+    pub(crate) fn pause(&self, pause: bool) {
+        let mut paused = self.paused.lock().expect("no panic while locked");
+        if std::mem::replace(&mut *paused, pause) && !pause {
+            self.follow();
+        }
+    }
+
+    fn follow(&self) {
+        if let Err(error) = self.apply() {
+            tracing::error!("{error:#}; the configuration before it stays in force");
+        }
     }
 
     /// The mesh, always the newest.
@@ -114,9 +134,9 @@ impl Follower {
         self.state.lock().expect("no panic while locked").clone()
     }
 
-    fn apply(&self, directory: &Path) -> Result<()> {
+    fn apply(&self) -> Result<()> {
         let begun = Instant::now();
-        let done = self.read(directory).and_then(|loaded| match loaded {
+        let done = self.read(&self.directory).and_then(|loaded| match loaded {
             Some(loaded) => self.put_in_force(loaded, begun),
             None => Ok(()),
         });

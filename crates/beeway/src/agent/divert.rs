@@ -1,7 +1,9 @@
 //! Diverting and resetting of clients' connections, on a thread of its own: it waits for system
 //! calls, and is in the network namespaces of clients for moments.
 
+use std::io;
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -16,6 +18,8 @@ pub(crate) enum Order {
     Divert(u64),
     /// It shall be reset.
     Reset(u64),
+    /// There are no more orders.
+    End,
 }
 
 /// The kernel as the proxy sees it.
@@ -63,9 +67,13 @@ impl Kernel for KernelSide {
     fn asked_for(&self, client: SocketAddr, listener: SocketAddr) -> Option<SocketAddr> {
         self.dataplane.take_anchor(client, listener)
     }
+
+    fn leave_alone(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        self.dataplane.leave_alone(socket).map_err(io::Error::other)
+    }
 }
 
-/// Carries out orders until nobody gives any.
+/// Carries out orders until [`Order::End`].
 pub(crate) fn spawn(
     dataplane: Arc<Dataplane>,
     proxy: Arc<Mutex<Option<Proxy>>>,
@@ -76,6 +84,7 @@ pub(crate) fn spawn(
             match order {
                 Order::Divert(cookie) => divert(&dataplane, &proxy, cookie),
                 Order::Reset(cookie) => reset(&dataplane, cookie),
+                Order::End => return,
             }
         }
     })

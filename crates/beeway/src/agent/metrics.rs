@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
 use axum::Router;
@@ -20,10 +21,29 @@ use prometheus_client::registry::{Registry, Unit};
 use beeway_dataplane::MapUse;
 use beeway_proxy::{Flags, Stats};
 
+use tokio::sync::oneshot;
+
 use super::Agent;
 
-/// Serves metrics on a thread of its own; the address that was bound.
-pub(crate) fn serve(agent: Arc<Agent>) -> Result<SocketAddr> {
+/// Serves metrics until it is dropped.
+pub(crate) struct Server {
+    /// Where.
+    pub(crate) address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Serves metrics on a thread of its own.
+pub(crate) fn serve(agent: Arc<Agent>) -> Result<Server> {
     let address = agent.args.metrics;
     let listener = std::net::TcpListener::bind(address)
         .with_context(|| format!("serve metrics on {address} (choose another with --metrics)"))?;
@@ -33,18 +53,18 @@ pub(crate) fn serve(agent: Arc<Agent>) -> Result<SocketAddr> {
     registry.register_collector(Box::new(Reader(agent)));
     let routes = Router::new().route("/metrics", get(scrape)).with_state(Arc::new(registry));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("metrics".into()).spawn(move || {
+    let (stop, stopped) = oneshot::channel::<()>();
+    let thread = std::thread::Builder::new().name("metrics".into()).spawn(move || {
         runtime.block_on(async move {
-            let served = match tokio::net::TcpListener::from_std(listener) {
-                Ok(listener) => axum::serve(listener, routes).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = served {
-                tracing::error!(%error, "metrics are not served any more");
+            let served =
+                async { axum::serve(tokio::net::TcpListener::from_std(listener)?, routes).await };
+            tokio::select! {
+                Err(error) = served => tracing::error!(%error, "metrics are not served any more"),
+                _ = stopped => {}
             }
         });
     })?;
-    Ok(bound)
+    Ok(Server { address: bound, stop: Some(stop), thread: Some(thread) })
 }
 
 async fn scrape(State(registry): State<Arc<Registry>>) -> Response {
@@ -98,6 +118,8 @@ impl Collector for Reader {
             "Requests that reached the proxy",
             stats.requests,
         )?;
+        let (name, help) = ("detour_plain", "Those of them that were forwarded the short way");
+        counter(&mut encoder, name, help, stats.plain)?;
         counter(
             &mut encoder,
             "detour_upstream_errors",

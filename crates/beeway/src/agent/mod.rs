@@ -8,16 +8,19 @@ mod admin;
 mod configuration;
 mod detour;
 mod divert;
+mod handover;
 mod listen;
 mod metrics;
+mod socket;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
-use beeway_dataplane::Dataplane;
+use beeway_dataplane::{Dataplane, StateLock};
 
 use access_log::AccessLog;
 use configuration::Follower;
@@ -43,6 +46,8 @@ pub struct RunArgs {
     /// Where clients are led whose connections the proxy takes as a whole: at most one address of
     /// each family. Empty: found out.
     pub detour_addresses: Vec<SocketAddr>,
+    /// How long an agent that has handed over goes on with what it had begun.
+    pub drain: Duration,
     /// This node's name in the configuration.
     pub node: Option<String>,
 }
@@ -55,31 +60,33 @@ pub(crate) struct Agent {
     pub(crate) follower: Arc<Follower>,
     pub(crate) detour: Arc<Detour>,
     pub(crate) access_log: Option<Arc<AccessLog>>,
+    /// Taken while this agent has the state directory, and serves metrics.
+    lock: Mutex<Option<StateLock>>,
+    metrics: Mutex<Option<metrics::Server>>,
+    /// No agent before this one has anything left to end.
+    alone: AtomicBool,
+    /// Another agent has the node now.
+    relieved: AtomicBool,
 }
 
-/// Runs until SIGTERM or SIGINT. The kernel programs stay attached then: native and shortcut
-/// traffic goes on, and the next agent takes over. `beeway off` removes them.
+/// Runs until SIGTERM or SIGINT, or until another agent has taken over. The kernel programs stay
+/// attached then: native and shortcut traffic goes on, and the next agent takes over. `beeway off`
+/// removes them.
 pub fn run(args: RunArgs) -> Result<()> {
     let stop = Signals::block()?;
     std::fs::create_dir_all(&args.state)
         .with_context(|| format!("create the state directory {}", args.state.display()))?;
     std::fs::create_dir_all(&args.cgroup)
         .with_context(|| format!("create the cgroup {}", args.cgroup.display()))?;
-    let dataplane = Arc::new(Dataplane::start(&beeway_dataplane::Options {
-        cgroup: args.cgroup.clone(),
-        state: args.state.clone(),
-        shortcut: !args.no_shortcut,
-    })?);
-    write_pid(&args.state)?;
-    let follower = Follower::start(&args, dataplane.clone())?;
-    let access_log = args.access_log.as_deref().map(AccessLog::open).transpose()?;
-    let recorder = access_log.clone().map(|log| log as Arc<dyn beeway_proxy::Recorder>);
-    let detour = Arc::new(Detour::start(dataplane.clone(), follower.mesh(), recorder)?);
-    listen::start(&args, &detour, follower.mesh())?;
-    let started = SystemTime::now();
-    let agent = Arc::new(Agent { args, started, dataplane, follower, detour, access_log });
-    let metrics = metrics::serve(agent.clone())?;
+    let (lock, predecessor) = handover::claim(&args.state)?;
+    let agent = Arc::new(Agent::start(args, lock, predecessor.is_some())?);
+    agent.detour.hear(predecessor.as_ref().map(handover::Predecessor::line).transpose()?)?;
+    let metrics = agent.serve_metrics()?;
     admin::serve(agent.clone())?;
+    handover::serve(agent.clone())?;
+    if let Some(predecessor) = predecessor {
+        predecessor.relieve(agent.clone())?;
+    }
     tracing::info!(
         cgroup = %agent.args.cgroup.display(),
         %metrics,
@@ -87,14 +94,79 @@ pub fn run(args: RunArgs) -> Result<()> {
         "in force"
     );
     println!("ready");
-    notify_systemd(&[sd_notify::NotifyState::Ready]);
+    notify_systemd(&[
+        sd_notify::NotifyState::MainPid(std::process::id()),
+        sd_notify::NotifyState::Ready,
+    ]);
     stop.wait();
+    if agent.relieved.load(Ordering::Acquire) {
+        tracing::info!("another agent has taken over");
+        agent.detour.end();
+        return Ok(());
+    }
     notify_systemd(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopping; the kernel programs stay attached (`beeway off` removes them)");
     agent.detour.stop();
     let _ = std::fs::remove_file(pid_file(&agent.args.state));
     let _ = std::fs::remove_file(admin_socket(&agent.args.state));
     Ok(())
+}
+
+impl Agent {
+    /// Everything that must be there before an agent that hands over may end.
+    fn start(args: RunArgs, lock: StateLock, beside: bool) -> Result<Agent> {
+        let dataplane = Arc::new(Dataplane::start(&beeway_dataplane::Options {
+            cgroup: args.cgroup.clone(),
+            state: args.state.clone(),
+            shortcut: !args.no_shortcut,
+            beside,
+        })?);
+        let follower = Follower::start(&args, dataplane.clone())?;
+        let access_log = args.access_log.as_deref().map(AccessLog::open).transpose()?;
+        let recorder = access_log.clone().map(|log| log as Arc<dyn beeway_proxy::Recorder>);
+        let mesh = follower.mesh();
+        let detour = Arc::new(Detour::start(dataplane.clone(), mesh, recorder, beside)?);
+        listen::start(&args, &detour, follower.mesh())?;
+        write_pid(&args.state)?;
+        Ok(Agent {
+            args,
+            started: SystemTime::now(),
+            dataplane,
+            follower,
+            detour,
+            access_log,
+            lock: Mutex::new(Some(lock)),
+            metrics: Mutex::default(),
+            alone: AtomicBool::new(!beside),
+            relieved: AtomicBool::new(false),
+        })
+    }
+
+    fn serve_metrics(self: &Arc<Agent>) -> Result<SocketAddr> {
+        let server = metrics::serve(self.clone())?;
+        let address = server.address;
+        *self.metrics.lock().expect("no panic while locked") = Some(server);
+        Ok(address)
+    }
+
+    /// Leaves to another agent what only one can have. Requests are still served.
+    fn let_go(&self) {
+        self.follower.pause(true);
+        self.detour.stop_hearing();
+        drop(self.metrics.lock().expect("no panic while locked").take());
+        drop(self.lock.lock().expect("no panic while locked").take());
+    }
+
+    /// Takes it back.
+    fn resume(self: &Arc<Agent>) -> Result<()> {
+        let lock = StateLock::take(&self.args.state)?;
+        *self.lock.lock().expect("no panic while locked") = Some(lock);
+        self.detour.reopen()?;
+        self.detour.hear(None)?;
+        self.follower.pause(false);
+        write_pid(&self.args.state)?;
+        self.serve_metrics().map(drop)
+    }
 }
 
 fn write_pid(state: &Path) -> Result<()> {

@@ -35,7 +35,7 @@ pub struct Diverted {
     pub socket: TcpStream,
     /// Sequence number of the first byte that can be read from it.
     pub first: u32,
-    /// Index of the worker whose bus the connection used.
+    /// Index of the bus that the connection used, or the worker of it.
     pub worker: usize,
 }
 

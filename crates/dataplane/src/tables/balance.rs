@@ -162,6 +162,9 @@ impl<'a> Clusters<'a> {
         let cluster = match way(port, self.mesh.cluster(port.cluster), address) {
             Way::Likely => self.likely(heap, port, address),
             Way::Rule(rule) => self.shares(heap, &rule.backends, address),
+            Way::Proxy if port.protocol == Protocol::Http2 => {
+                return (abi::protocol::PROTOCOL_PROXY_HTTP, 0);
+            }
             Way::Proxy => return (abi::protocol::PROTOCOL_PROXY, 0),
         };
         let protocol = match is_judged(port) {

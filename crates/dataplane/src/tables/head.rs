@@ -275,14 +275,22 @@ fn special_field(line: &Line, head: &mut Head, seen: &mut Seen) -> Result<(), Re
     Ok(())
 }
 
-/// The name in a Host value: without port and trailing dot. One that would need more than this to
-/// be what rules compare with is left alone.
+/// The name in a Host value: without port and trailing dot. One that has bytes of no host name, or
+/// would need more than this to be what rules compare with, is left alone.
 fn host_of(value: &[u8]) -> Result<&[u8], Reason> {
-    if value.len() > HOST_BYTES + PORT_BYTES || !value.is_ascii() {
+    let literal = value.starts_with(b"[");
+    let usual = |byte: &u8| {
+        byte.is_ascii_alphanumeric() || b"-._:".contains(byte) || literal && b"[]".contains(byte)
+    };
+    if value.len() > HOST_BYTES + PORT_BYTES || !value.iter().all(usual) {
         return Err(Reason::REASON_UNUSUAL);
     }
     let digits = value.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
     let name = value[..value.len() - digits].strip_suffix(b":").unwrap_or(value);
+    let closed = if literal { name.ends_with(b"]") } else { !name.contains(&b':') };
+    if !closed {
+        return Err(Reason::REASON_UNUSUAL);
+    }
     let name = name.strip_suffix(b".").unwrap_or(name);
     if name.ends_with(b".") { Err(Reason::REASON_UNUSUAL) } else { Ok(name) }
 }
@@ -402,7 +410,22 @@ mod tests {
         ] {
             assert_eq!(host_of(value.as_bytes()), Ok(name.as_bytes()), "{value}");
         }
-        for value in ["a..", "a..:80", "b\u{fc}cher", &"a".repeat(261)] {
+        for value in [
+            "a..",
+            "a..:80",
+            "b\u{fc}cher",
+            &"a".repeat(261),
+            "a b",
+            "a/b",
+            "a@b",
+            "a[b]",
+            "a:b",
+            "a:-1",
+            "a:1:2",
+            "[::1",
+            "[::1]x",
+            "[::1].",
+        ] {
             assert_eq!(host_of(value.as_bytes()), Err(Reason::REASON_UNUSUAL), "{value}");
         }
     }

@@ -103,7 +103,7 @@ pub fn is_for_proxy(tables: &Tables, service: SocketAddr) -> bool {
     frontend.is_some_and(|frontend| {
         let at = offset_of!(abi::frontend, protocol);
         let word = tables.word(frontend + (at / 4) as u32).to_ne_bytes();
-        u32::from(word[at % 4]) == abi::protocol::PROTOCOL_PROXY.0
+        u32::from(word[at % 4]) >= abi::protocol::PROTOCOL_PROXY.0
     })
 }
 

@@ -4,7 +4,7 @@
 //! The first two must agree in everything, and whatever they decide must be what the third says. To
 //! leave a request to userspace is always right, but not without a reason.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 
 use beeway_dataplane::Decision;
 use beeway_dataplane::counts::{LANES, REASONS};
@@ -146,6 +146,15 @@ fn is_answer(outcome: &Outcome, twin: &Verdict) -> bool {
     text.starts_with(&format!("HTTP/1.1 {status} ")) && text.ends_with(&format!("\r\n\r\n{body}"))
 }
 
+/// Whether this is a host name or an address, perhaps with a port.
+fn is_name(authority: &str) -> bool {
+    let name = authority.trim_end_matches(|c: char| c.is_ascii_digit());
+    let name = name.strip_suffix(':').unwrap_or(authority);
+    let part = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    let address = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    address.map_or(name.chars().all(part), |address| address.parse::<Ipv6Addr>().is_ok())
+}
+
 /// Whether a request is of a kind that the kernel leaves to userspace whatever the rules are.
 fn is_excused(case: &Case, reason: &str) -> bool {
     let message = case.message();
@@ -167,6 +176,7 @@ fn is_excused(case: &Case, reason: &str) -> bool {
                 || names.windows(2).any(|pair| pair[0] == pair[1])
                 || message.authority.len() > 253
                 || message.authority.contains("..")
+                || !is_name(message.authority)
                 // what a regex says of bytes outside of ASCII, and of a host that has some
                 || !case.bytes[..message.length].is_ascii()
                 // where a parameter is not looked for

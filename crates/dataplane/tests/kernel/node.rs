@@ -26,8 +26,12 @@ impl Node {
         std::fs::create_dir(&cgroup).expect("make a cgroup (as root)");
         let state = std::env::temp_dir().join(&name);
         let mut node = Node { dataplane: None, cgroup, state };
-        let options =
-            Options { cgroup: node.cgroup.clone(), state: node.state.clone(), shortcut: false };
+        let options = Options {
+            cgroup: node.cgroup.clone(),
+            state: node.state.clone(),
+            shortcut: false,
+            beside: false,
+        };
         node.dataplane = Some(Dataplane::start(&options).expect("the programs load"));
         node
     }

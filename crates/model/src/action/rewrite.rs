@@ -34,7 +34,7 @@ pub fn rewrite_target(rewrite: &PathRewrite, held: Option<&PathMatch>, target: &
 }
 
 /// The path as rules see it, and the query with its question mark if there is one.
-pub(crate) fn split(target: &str) -> (String, &str) {
+pub(crate) fn split(target: &str) -> (Cow<'_, str>, &str) {
     let target = target.split('#').next().unwrap_or_default();
     let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
     (normalize_path(path), query)

@@ -224,6 +224,19 @@ fn nothing_follows_an_answer_that_was_cut_off() {
 }
 
 #[test]
+fn a_connection_that_is_diverted_after_its_abort_is_reset() {
+    let cut = upstream::canned("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nonly");
+    let mut kit = Kit::new(mesh(&[cut], None));
+    kit.request(1, "GET / HTTP/1.1\r\nHost: shop\r\n\r\n");
+    kit.kernel.wait(|said| said.aborted == [1]);
+    let mut client = kit.divert(1, b"");
+    let end = client.read(&mut [0; 10]).unwrap_err();
+    assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset);
+    kit.kernel.wait(|said| said.over == [1]);
+    kit.eventually(|stats| stats.open_streams == 0 && stats.direct_streams == 0);
+}
+
+#[test]
 fn bytes_that_cannot_be_understood_abort_the_connection() {
     let mut kit = plain();
     // The middle of a connection that nobody knows.

@@ -3,12 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use beeway_model::*;
 use beeway_proxy::frame::{FLAG_END, FLAG_REQUEST, Frame, KIND_DATA};
-use beeway_proxy::{FRAME_BYTES, Kernel, Proxy, Record, Recorder, Turn, Worker};
+use beeway_proxy::{FRAME_BYTES, Kernel, Options, Proxy, Record, Recorder, Turn, Worker};
 use tokio::sync::watch;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -96,6 +97,10 @@ impl Kernel for Pretence {
     fn asked_for(&self, _: SocketAddr, _: SocketAddr) -> Option<SocketAddr> {
         None
     }
+
+    fn leave_alone(&self, _: BorrowedFd<'_>) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// What has arrived for one client.
@@ -132,23 +137,25 @@ impl Recorder for Recording {
 
 impl Kit {
     pub fn new(mesh: Mesh) -> Kit {
-        Kit::start(mesh, None)
+        Kit::with(Options::default(), mesh, None)
     }
 
     /// With what is told of each request.
     pub fn recording(mesh: Mesh) -> (Kit, std::sync::mpsc::Receiver<Record>) {
         let (sender, records) = std::sync::mpsc::channel();
-        (Kit::start(mesh, Some(Arc::new(Recording(Mutex::new(sender))))), records)
+        let recorder = Arc::new(Recording(Mutex::new(sender)));
+        (Kit::with(Options::default(), mesh, Some(recorder)), records)
     }
 
-    fn start(mesh: Mesh, recorder: Option<Arc<dyn Recorder>>) -> Kit {
+    pub fn with(options: Options, mesh: Mesh, recorder: Option<Arc<dyn Recorder>>) -> Kit {
         let kernel = Arc::new(Pretence::default());
         let (bus, bus_theirs) = pair();
         let (injector, injector_theirs) = pair();
         let theirs = injector_theirs.try_clone().unwrap();
         let worker = Worker { bus: bus_theirs, injector: injector_theirs };
         let (sender, receiver) = watch::channel(Arc::new(mesh));
-        let proxy = Proxy::start(vec![worker], kernel.clone(), receiver, recorder).unwrap();
+        let proxy =
+            Proxy::start_with(options, vec![worker], kernel.clone(), receiver, recorder).unwrap();
         let (received, sent) = Default::default();
         Kit { proxy, kernel, bus, injector, injector_theirs: theirs, mesh: sender, received, sent }
     }
@@ -283,7 +290,7 @@ impl Answer {
         answer
     }
 
-    fn parse(whole: &[u8], frames: usize) -> Answer {
+    pub fn parse(whole: &[u8], frames: usize) -> Answer {
         let end = whole.windows(4).position(|w| w == b"\r\n\r\n").expect("a head") + 4;
         let head = String::from_utf8(whole[..end].to_vec()).unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();

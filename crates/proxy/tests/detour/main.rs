@@ -2,8 +2,10 @@
 //! servers that are real.
 
 mod again;
+mod both;
 mod flow;
 mod hostile;
 mod http1;
 mod kit;
+mod plain;
 mod upstream;

@@ -2,6 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
@@ -10,6 +11,9 @@ use crate::dice::Dice;
 use crate::ledger::{Sent, Shared};
 use crate::plan::{Plan, Reads, Then};
 use crate::strict::{Body, Fault, Framing, Head, Reader};
+
+/// Longest that an endpoint says nothing: not all rules have a time limit.
+pub const SILENCE: Duration = Duration::from_millis(300);
 
 /// A kind of endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,9 +124,9 @@ async fn serve(socket: TcpStream, place: Place) {
             Then::Close => return,
             Then::Reset => return drop(reader.io().set_zero_linger()),
             Then::Wait => {
-                // A proxy that has given up closes.
-                while reader.fill().await.is_ok() {}
-                return;
+                // A proxy that gives up closes.
+                let silence = async { while reader.fill().await.is_ok() {} };
+                return drop(tokio::time::timeout(SILENCE, silence).await);
             }
         }
     }

@@ -1,7 +1,5 @@
 //! Endpoints of HTTP/2.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
@@ -10,7 +8,7 @@ use tokio::net::TcpStream;
 
 use crate::client2::{babble, collect, fields, frames, send};
 use crate::dice::Dice;
-use crate::endpoint::{Kind, Place};
+use crate::endpoint::{Kind, Place, SILENCE};
 use crate::ledger::{Sent, Shown};
 use crate::plan::{Reads, filler};
 use crate::strict::Body;
@@ -128,11 +126,8 @@ impl Plan2 {
         let (most, reason) = match self.stop {
             Some(Stop::BeforeHead(reason)) => return respond.send_reset(reason),
             Some(Stop::Silence) => {
-                // Time limits begin when the client has sent everything, which it cannot as long
-                // as the endpoint does not read.
-                let time = if self.reads == Reads::Never { 300 } else { 60_000 };
                 let reset = std::future::poll_fn(|cx| respond.poll_reset(cx));
-                let _ = tokio::time::timeout(Duration::from_millis(time), reset).await;
+                let _ = tokio::time::timeout(SILENCE, reset).await;
                 return respond.send_reset(Reason::CANCEL);
             }
             Some(Stop::After(most, reason)) => (most, Some(reason)),

@@ -58,7 +58,7 @@ pub async fn settle(bed: &Bed, ledger: &Shared) {
     let begin = Instant::now();
     loop {
         match bed.left() {
-            Ok(None) => return,
+            Ok(None) => return ledger.add("forwarded the short way", bed.stats().plain as usize),
             Ok(Some(_)) if begin.elapsed() < PATIENCE => {}
             Ok(Some(left)) | Err(left) => return ledger.fault(left),
         }

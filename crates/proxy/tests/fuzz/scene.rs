@@ -195,7 +195,7 @@ impl Author<'_> {
                 rewrite: this.rewrite(),
             })
         });
-        let policy = policy.filter(|_| !plain);
+        let policy = policy.filter(|_| !plain || self.dice.one_in(3));
         Backend { cluster: self.cluster(), weight: self.dice.between(1, 3) as u32, policy }
     }
 
@@ -265,7 +265,7 @@ impl Author<'_> {
             request_headers: self.some(3, Self::edits).unwrap_or_default(),
             response_headers: self.some(3, Self::edits).unwrap_or_default(),
             rewrite: self.some(3, Self::rewrite).unwrap_or_default(),
-            timeout: self.timeout(),
+            timeout: Some(Duration::ZERO),
             ..Policy::default()
         }
     }

@@ -83,6 +83,7 @@ impl Sender {
     /// `head`: a request's head begins here. False: nobody takes it.
     pub async fn send(&mut self, dice: &mut Dice, bytes: &[u8], head: bool) -> bool {
         let most = dice.of(&[10, 1000, 60_000, 60_000]).max(bytes.len() / 20);
+        let at_once = dice.one_in(2);
         let (mut rest, mut first) = (bytes, head);
         self.asked += u32::from(head);
         let (asked, sticky) = (self.asked, self.sticky);
@@ -90,7 +91,11 @@ impl Sender {
             // A head that the kernel has judged is in one frame.
             let whole =
                 rest.windows(4).position(|w| w == b"\r\n\r\n").map_or(rest.len(), |at| at + 4);
-            let n = if first { dice.between(whole, rest.len()) } else { dice.between(1, most) };
+            let n = match first {
+                true if at_once => rest.len().min(60_000).max(whole),
+                true => dice.between(whole, rest.len()),
+                false => dice.between(1, most),
+            };
             let (piece, after) = rest.split_at(n.min(rest.len()));
             match self.way() {
                 Err((bed, line)) => {

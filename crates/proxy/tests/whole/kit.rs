@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -38,6 +39,10 @@ impl Kernel for Guide {
 
     fn asked_for(&self, _: SocketAddr, _: SocketAddr) -> Option<SocketAddr> {
         (!self.ignorant.load(Ordering::Relaxed)).then(|| SERVICE.parse().unwrap())
+    }
+
+    fn leave_alone(&self, _: BorrowedFd<'_>) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

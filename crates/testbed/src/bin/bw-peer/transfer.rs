@@ -29,6 +29,12 @@ pub struct Slurp {
     /// Wait so long between the request and the first read
     #[arg(long, default_value_t = 0)]
     pause_ms: u64,
+    /// Read edge-triggered, by a runtime that takes a short read for the last
+    #[arg(long)]
+    edge: bool,
+    /// Wait for a line on standard input, or its end, between the request and the first read
+    #[arg(long)]
+    wait: bool,
     /// SO_RCVBUF, before connecting
     #[arg(long)]
     receive_buffer: Option<usize>,
@@ -79,6 +85,12 @@ fn download(options: &Slurp, seen: &mut Seen) -> io::Result<()> {
     let mut wire = connect(&options.url, options.receive_buffer)?;
     wire.request("GET", &options.url, &options.headers)?;
     std::thread::sleep(Duration::from_millis(options.pause_ms));
+    if options.wait {
+        io::stdin().read_line(&mut String::new())?;
+    }
+    if options.edge {
+        wire.read_by_edges()?;
+    }
     let head = wire.head()?;
     seen.head(&head);
     let begun = Instant::now();

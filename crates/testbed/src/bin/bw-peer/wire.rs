@@ -2,6 +2,9 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
 
 /// The longest head or chunk line that is read.
 const MAX_LINE: usize = 1 << 20;
@@ -9,7 +12,15 @@ const MAX_LINE: usize = 1 << 20;
 /// A connection and what was read ahead of it.
 pub struct Wire {
     pub stream: TcpStream,
+    edge: Option<Edge>,
     ahead: Vec<u8>,
+}
+
+/// Reads as programs do that are told once of what has come: a read that does not fill its buffer
+/// has taken everything, and the next waits until it is told of more.
+struct Edge {
+    runtime: tokio::runtime::Runtime,
+    stream: tokio::net::TcpStream,
 }
 
 /// The head of an answer.
@@ -49,7 +60,20 @@ impl std::str::FromStr for Url {
 impl Wire {
     pub fn new(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        Ok(Self { stream, ahead: Vec::new() })
+        Ok(Self { stream, edge: None, ahead: Vec::new() })
+    }
+
+    /// From now on reads by a runtime, edge-triggered.
+    pub fn read_by_edges(&mut self) -> io::Result<()> {
+        let stream = self.stream.try_clone()?;
+        stream.set_nonblocking(true)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let stream = {
+            let _inside = runtime.enter();
+            tokio::net::TcpStream::from_std(stream)?
+        };
+        self.edge = Some(Edge { runtime, stream });
+        Ok(())
     }
 
     /// Sends a request's head; the caller's header lines go behind `host`.
@@ -83,6 +107,14 @@ impl Wire {
     /// socket becomes writable meanwhile (tcp_msg_wait_data in net/ipv4/tcp_bpf.c).
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let limit = self.stream.read_timeout()?;
+        if let Some(Edge { runtime, stream }) = &mut self.edge {
+            let limit = limit.unwrap_or(Duration::MAX);
+            return runtime.block_on(async {
+                tokio::time::timeout(limit, stream.read(buffer))
+                    .await
+                    .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            });
+        }
         let begun = std::time::Instant::now();
         loop {
             let read = self.stream.read(buffer);

@@ -1,0 +1,249 @@
+//! Plain forwarding: the short way for requests that need nothing special.
+//!
+//! A request that came whole, in one frame, to a client's connection on which nothing else is under
+//! way, under a rule that asks for no more than changes of its head, is written to an endpoint's
+//! connection at once, and a task of that connection passes the answer on. No HTTP library and no
+//! task of the client's are involved.
+//!
+//! Whatever is not plain goes to the engine ([`crate::service`]), which can do everything. That
+//! may turn out when the request has been sent: the answer is one to be tried again or of an unusual
+//! form, or there is none. Then the engine gets request and connection as they are ([`Handed`]) and
+//! goes on as if it had sent the request itself. So this way knows nothing of failures.
+
+mod answer;
+mod body;
+mod connection;
+mod fields;
+mod job;
+mod request;
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Instant, SystemTime};
+
+use beeway_model::{Cluster, Decision, Outcome, Protocol, route};
+
+use rustc_hash::FxHashMap;
+
+use crate::chosen::Chosen;
+use crate::frame::{FLAG_REQUEST, Piece};
+use crate::limits::{
+    PLAIN_AVOID_MAX, PLAIN_AVOID_MIN, PLAIN_READ, PLAIN_REQUEST, PLAIN_UNUSUAL, POOL_AGE,
+    POOL_IDLE, SWEEP,
+};
+use crate::record::Record;
+use crate::stream::Stream;
+use crate::view::{Place, View};
+use crate::wire::Wire;
+use crate::worker::Core;
+
+use connection::Connection;
+use job::Job;
+use request::Asked;
+
+/// What plain forwarding has in one worker.
+pub(crate) struct Plain {
+    on: bool,
+    /// Unused connections, the most recently used last.
+    idle: RefCell<FxHashMap<SocketAddr, Vec<Rc<Connection>>>>,
+    /// Endpoints that have answered in an unusual way.
+    unusual: RefCell<FxHashMap<SocketAddr, Unusual>>,
+    /// Room for what is read, and for what is written.
+    read: RefCell<Vec<u8>>,
+    out: RefCell<Vec<u8>>,
+}
+
+/// How often an endpoint is not tried, since each try that goes to the engine after all costs a
+/// connection.
+struct Unusual {
+    /// Requests that are still for the engine.
+    left: u32,
+    /// As many as that were to be when it last answered so.
+    step: u32,
+}
+
+/// A request that the engine shall bring to its end.
+pub(crate) struct Handed {
+    /// The mesh by which it was routed.
+    pub view: Rc<View>,
+    /// The endpoint that was tried.
+    pub address: SocketAddr,
+    /// When it came, if that is recorded.
+    pub began: Option<(SystemTime, Instant)>,
+    /// The connection; `None`: there is none to this endpoint.
+    pub wire: Option<Wire>,
+}
+
+impl Plain {
+    pub fn new(on: bool) -> Plain {
+        Plain {
+            on,
+            idle: RefCell::default(),
+            unusual: RefCell::default(),
+            read: RefCell::new(vec![0; PLAIN_READ]),
+            out: RefCell::default(),
+        }
+    }
+
+    /// Closes connections that have not been used for long. Called at intervals of [`SWEEP`].
+    pub fn sweep(&self, now: u64) {
+        const AGE: u64 = POOL_AGE.as_secs() / SWEEP.as_secs();
+        self.idle.borrow_mut().retain(|_, idle| {
+            idle.retain(|connection| {
+                let fresh = now - connection.idle_since.get() < AGE && connection.is_usable();
+                if !fresh {
+                    connection.close();
+                }
+                fresh
+            });
+            !idle.is_empty()
+        });
+    }
+
+    fn take(&self, address: SocketAddr) -> Option<Rc<Connection>> {
+        let mut idle = self.idle.borrow_mut();
+        let idle = idle.get_mut(&address)?;
+        while let Some(connection) = idle.pop() {
+            if connection.is_usable() {
+                return Some(connection);
+            }
+            connection.close();
+        }
+        None
+    }
+
+    /// Whether requests to an endpoint are for the engine this time.
+    fn avoids(&self, address: SocketAddr) -> bool {
+        let mut unusual = self.unusual.borrow_mut();
+        let Some(unusual) = unusual.get_mut(&address) else { return false };
+        let avoided = unusual.left > 0;
+        unusual.left = unusual.left.saturating_sub(1);
+        avoided
+    }
+
+    /// Notes that an endpoint has answered in an unusual way: the next requests are not tried,
+    /// twice as many each time.
+    fn was_unusual(&self, address: SocketAddr) {
+        let mut all = self.unusual.borrow_mut();
+        if all.len() >= PLAIN_UNUSUAL {
+            all.clear();
+        }
+        let unusual = all.entry(address).or_insert(Unusual { left: 0, step: PLAIN_AVOID_MIN / 2 });
+        unusual.step = (unusual.step * 2).min(PLAIN_AVOID_MAX);
+        unusual.left = unusual.step;
+    }
+
+    /// Notes that one has not.
+    fn was_usual(&self, address: SocketAddr) {
+        let mut all = self.unusual.borrow_mut();
+        if !all.is_empty() {
+            all.remove(&address);
+        }
+    }
+
+    /// Keeps a connection for later, if there is room.
+    fn put(&self, connection: &Rc<Connection>, now: u64) -> bool {
+        let mut idle = self.idle.borrow_mut();
+        let idle = idle.entry(connection.address).or_default();
+        let room = idle.len() < POOL_IDLE;
+        if room {
+            connection.idle_since.set(now);
+            idle.push(connection.clone());
+        }
+        room
+    }
+}
+
+/// A request and where it goes.
+struct Routed {
+    view: Rc<View>,
+    place: Place,
+    decision: Decision,
+    address: SocketAddr,
+}
+
+impl Routed {
+    /// `None`: not to an endpoint that plain forwarding can use.
+    fn new(core: &Core, stream: &Stream, asked: &Asked<'_>, draw: u32) -> Option<Routed> {
+        let view = core.view();
+        let service = &stream.service;
+        let place = view.place(service.ip(), service.port)?;
+        let request = beeway_model::Request {
+            method: asked.method,
+            scheme: "http",
+            authority: asked.host,
+            target: asked.target,
+            headers: &asked.fields.0,
+            source: view.workload_at(stream.source.ip()),
+        };
+        let decision = route(view.port(place), &request, draw);
+        let cluster = cluster(&view, &decision).filter(|c| c.protocol == Protocol::Http)?;
+        let address = cluster.pick(fastrand::u32(..))?.address;
+        Some(Routed { view, place, decision, address })
+    }
+
+    fn chosen(&self) -> Chosen<'_> {
+        Chosen::of(self.view.port(self.place), &self.decision)
+    }
+
+    fn record(&self, stream: &Stream, asked: &Asked<'_>) -> Box<Record> {
+        let service = SocketAddr::new(stream.service.ip(), stream.service.port);
+        let rule = self.chosen().rule.map_or("", |rule| &rule.name);
+        let cluster = cluster(&self.view, &self.decision).map_or("", |cluster| &cluster.name);
+        Box::new(Record {
+            method: asked.method.to_owned(),
+            authority: asked.host.to_owned(),
+            path: asked.target.to_owned(),
+            protocol: "HTTP/1.1",
+            rule: rule.to_owned(),
+            cluster: cluster.to_owned(),
+            endpoint: Some(self.address),
+            attempts: 1,
+            received: asked.body.len() as u64,
+            ..Record::begin(stream.source.ip(), service)
+        })
+    }
+}
+
+fn cluster<'a>(view: &'a View, decision: &Decision) -> Option<&'a Cluster> {
+    match decision.outcome {
+        Outcome::Forward(id) => Some(view.mesh.cluster(id)),
+        _ => None,
+    }
+}
+
+/// Takes a request if it is plain; otherwise nothing has happened.
+pub(crate) fn take(core: &Rc<Core>, stream: &Rc<Stream>, piece: &Piece<'_>) -> bool {
+    let plain = &core.plain;
+    let whole = piece.first && piece.data.len() == piece.frame.length as usize;
+    let may = plain.on && whole && piece.frame.flags == FLAG_REQUEST;
+    if !may || piece.data.len() > PLAIN_REQUEST || !stream.is_idle_at(piece.offset) {
+        return false;
+    }
+    let Some(judged) = piece.frame.judged() else { return false };
+    let Some(asked) = request::read(piece.data) else { return false };
+    let Some(routed) = Routed::new(core, stream, &asked, judged.draw) else { return false };
+    let chosen = routed.chosen();
+    if !request::is_plain_rule(&chosen) || plain.avoids(routed.address) {
+        return false;
+    }
+    let mut record = core.recorder.is_some().then(|| routed.record(stream, &asked));
+    let mut out = plain.out.borrow_mut();
+    let mut room = [0; 36];
+    let Some(id) = asked.write(&chosen, &mut room, &mut out) else {
+        return false;
+    };
+    if let Some(record) = &mut record {
+        id.clone_into(&mut record.request_id);
+    }
+    core.counters.requests.add(1);
+    core.counters.bytes_in.add(piece.data.len() as u64);
+    stream.begin_plain(piece.data.len(), judged);
+    let address = routed.address;
+    let job = Job::new(stream, routed, judged, record);
+    let connection = plain.take(address);
+    let connection = connection.unwrap_or_else(|| Connection::open(core, address));
+    connection.send(job, piece.data, &out);
+    true
+}
