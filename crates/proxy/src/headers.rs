@@ -136,7 +136,8 @@ pub(crate) fn frame_answer(parts: &mut Parts, body: &impl Body) {
 }
 
 fn is_number(value: &HeaderValue) -> bool {
-    !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit)
+    let digits = value.as_bytes().iter().all(u8::is_ascii_digit);
+    digits && value.to_str().is_ok_and(|value| value.parse::<u64>().is_ok())
 }
 
 /// Whether a body has a transfer coding besides `chunked`. Nobody behind us would be told of it.

@@ -62,6 +62,8 @@ pub(crate) struct Stream {
     ending: Cell<bool>,
     /// Number of the request that is being answered, if the kernel gave it one.
     answering: Cell<Option<u32>>,
+    /// That request has got as far as [`Stream::draw`].
+    drawn: Cell<bool>,
     /// A next request waits for that.
     gated: Cell<bool>,
     /// The server has ended before requests that had come already.
@@ -116,6 +118,7 @@ impl Stream {
             pace: Cell::default(),
             ending: Cell::new(false),
             answering: Cell::default(),
+            drawn: Cell::new(false),
             gated: Cell::new(false),
             lost: Cell::new(false),
             waker: RefCell::default(),
@@ -241,6 +244,7 @@ impl Stream {
         self.idle_since.set(None);
         self.inbox.borrow_mut().received += length as u64;
         self.answering.set(Some(judged.request));
+        self.drawn.set(true);
         self.forwarding.set(true);
     }
 
@@ -266,6 +270,7 @@ impl Stream {
     /// The random number for the next request head.
     pub fn draw(&self) -> u32 {
         self.idle_since.set(None);
+        self.drawn.set(true);
         let judged = self.inbox.borrow_mut().judged.pop_front();
         self.answering.set(judged.map(|judged| judged.request));
         judged.map_or_else(|| fastrand::u32(..), |judged| judged.draw)
@@ -373,8 +378,9 @@ impl Stream {
         if ending {
             outbox.end();
             self.ending.set(false);
-            if self.answering.take().is_none() {
-                // The server has refused its head.
+            self.answering.set(None);
+            if !self.drawn.replace(false) {
+                // The server has refused the head.
                 self.inbox.borrow_mut().judged.pop_front();
             }
             self.idle_since.set(Some(self.core.sweeps.get()));

@@ -177,6 +177,7 @@ fn a_head_is_answered_with_one_length() {
         (200, "content-length: 7", Some("7")),
         (200, "content-length: 7\r\ncontent-length: 7", Some("7")),
         (200, "content-length: 7, 8", None),
+        (200, "content-length: 18446744073709551616", None),
         (200, "content-length: 7\r\ntransfer-encoding: chunked", Some("7")),
         (304, "content-length: 7", Some("7")),
         (204, "content-length: 0", None),

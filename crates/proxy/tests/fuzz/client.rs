@@ -84,8 +84,9 @@ struct Asker<'a> {
 impl Asker<'_> {
     async fn run(mut self) -> Sender {
         let World { scene, ledger, .. } = self.world;
-        let one_by_one = self.dice.one_in(2);
-        for _ in 0..self.dice.between(1, 8) {
+        let plain = self.dice.one_in(2);
+        let one_by_one = plain || self.dice.one_in(2);
+        for _ in 0..self.dice.between(1, if plain { 40 } else { 8 }) {
             if self.dice.one_in(12) && self.way != Way::Judged {
                 let bytes = Request::wrong(&mut self.dice, scene, ledger);
                 ledger.count("wrong requests");
@@ -94,7 +95,7 @@ impl Asker<'_> {
                 }
                 break;
             }
-            let mut request = Request::new(&mut self.dice);
+            let mut request = Request::new(&mut self.dice, plain);
             let (bytes, last, upgrade) = request.render(&mut self.dice, scene, ledger);
             let (id, method) = (request.id, request.method);
             if self.tell.send(Asked::Request { id, method, last, upgrade }).is_err() {

@@ -57,7 +57,7 @@ fn head_of(request: &Request, dice: &mut Dice) -> Option<http::Request<()>> {
 
 /// One request. Some take it back, some do not read the answer.
 async fn call(world: World, h2: SendRequest<Bytes>, mut dice: Dice) {
-    let mut request = Request::new(&mut dice);
+    let mut request = Request::new(&mut dice, false);
     let Some(head) = head_of(&request, &mut dice) else { return };
     // What the library makes of the target is what is sent.
     request.target = head.uri().path_and_query().map_or("/".into(), ToString::to_string);

@@ -205,8 +205,7 @@ impl Draft<'_> {
                 if dice.one_in(8) {
                     answer = (0..dice.below(2000)).map(|_| dice.below(256) as u8).collect();
                 }
-                let then = dice.of(&[Then::Next, Then::Close, Then::Reset, Then::Wait]);
-                Plan { answer, then, shown: Shown::Any, ..right }
+                Plan { answer, then: dice.of(&ends), shown: Shown::Any, ..right }
             }
             3 => self.too_much(dice, right),
             _ => {

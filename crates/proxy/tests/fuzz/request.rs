@@ -27,12 +27,15 @@ pub struct Request {
     pub fields: Vec<(String, String)>,
     pub framed: Framed,
     pub body: Body,
+    plain: bool,
 }
 
 const METHODS: &str = "GET GET GET GET POST POST PUT HEAD DELETE OPTIONS PATCH PROPFIND";
 
 const SEGMENTS: &str = "a Bc %41 %2f %2F . .. / // ;v=1 ~x :@ !$&'()*+,= %zz -_ r1/ ../ ./ \"<> {}| \
     %00 %0d%0a [] `^";
+
+const PLAIN_SEGMENTS: &str = "a Bc %41 %2f .. // ;v=1 ~x :@ !$&'()*+,= %zz ../ %0d%0a";
 
 fn word<'a>(dice: &mut Dice, words: &'a str) -> &'a str {
     let words: Vec<&str> = words.split_whitespace().collect();
@@ -44,10 +47,10 @@ fn name(dice: &mut Dice) -> u64 {
     1 + (dice.next() >> 16)
 }
 
-fn target(dice: &mut Dice) -> String {
+fn target(dice: &mut Dice, plain: bool) -> String {
     let mut target = format!("/r{}/", dice.below(11));
     for _ in 0..dice.below(6) {
-        target += word(dice, SEGMENTS);
+        target += word(dice, if plain { PLAIN_SEGMENTS } else { SEGMENTS });
     }
     if dice.one_in(3) {
         target += "?";
@@ -90,25 +93,28 @@ fn fields(dice: &mut Dice) -> Vec<(String, String)> {
 }
 
 impl Request {
-    pub fn new(dice: &mut Dice) -> Request {
+    /// A `plain` one may be forwarded the short way.
+    pub fn new(dice: &mut Dice, plain: bool) -> Request {
         let id = name(dice);
         let method = word(dice, METHODS);
         let framed = match method {
+            _ if plain => dice.of(&[Framed::Bare, Framed::Length]),
             "POST" | "PUT" | "PATCH" => dice.of(&[Framed::Length, Framed::Chunked]),
             _ if dice.one_in(2) => Framed::Bare,
             _ => dice.of(&[Framed::Bare, Framed::Length, Framed::Chunked]),
         };
         let mut body = Body::default();
         if framed != Framed::Bare {
-            let most = dice.of(&[1, 200_000, 20_000, 400, 400, 400, 400, 400]);
+            let most =
+                dice.of(&[1, if plain { 1 } else { 200_000 }, 20_000, 400, 400, 400, 400, 400]);
             let length = dice.below(most);
             let smuggled =
                 format!("{id} GET /r0/smuggled HTTP/1.1\r\nHost: shop\r\nx-id: 0\r\n\r\n");
             body.data = smuggled.bytes().cycle().take(length).collect();
         }
         let host = dice.of(&["shop", "shop:80", "shop.default.svc", "10.0.0.1", "[fd00::1]:80"]);
-        let (target, host, fields) = (target(dice), host.to_owned(), fields(dice));
-        Request { id, method, target, host, fields, framed, body }
+        let (target, host, fields) = (target(dice, plain), host.to_owned(), fields(dice));
+        Request { id, method, target, host, fields, framed, body, plain }
     }
 
     /// Tells the ledger what should come of it.
@@ -139,18 +145,18 @@ impl Request {
         scene: &Scene,
         ledger: &Shared,
     ) -> (Vec<u8>, bool, bool) {
-        let old = dice.one_in(16) && self.framed != Framed::Chunked;
+        let old = !self.plain && dice.one_in(16) && self.framed != Framed::Chunked;
         let version = if old { "HTTP/1.0" } else { "HTTP/1.1" };
         let mut lines = vec![format!("Host: {}", self.host), format!("X-Id: {}", self.id)];
         let mut to = self.target.clone();
-        if dice.one_in(10) {
+        if !self.plain && dice.one_in(10) {
             // The absolute form has the say.
             to = format!("http://{}{to}", self.host);
             lines[0] = "Host: other".into();
         }
         lines.extend(self.fields.iter().map(|(name, value)| format!("{name}: {value}")));
         let mut last = old;
-        match dice.below(12) {
+        match dice.below(if self.plain { 60 } else { 12 }) {
             0 => lines.push("Connection: keep-alive, X-Hop\r\nX-Hop: 1".into()),
             1 => lines.push("Connection: TE\r\nTE: trailers;q=0.5, gzip".into()),
             2 => lines.push("connection: content-length, Host, transfer-encoding".into()),
@@ -160,13 +166,13 @@ impl Request {
             }
             _ => {}
         }
-        let upgrade = !old && dice.one_in(20);
+        let upgrade = !old && !self.plain && dice.one_in(20);
         if upgrade {
             lines.push(
                 "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13".into(),
             );
         }
-        if self.framed != Framed::Bare && !old && dice.one_in(10) {
+        if self.framed != Framed::Bare && !old && !self.plain && dice.one_in(10) {
             lines.push("Expect: 100-continue".into());
         }
         let body = match self.framed {
@@ -193,7 +199,16 @@ impl Request {
         let plain = |id, method, target: &str| {
             let (host, target) = ("shop".to_owned(), target.to_owned());
             let (framed, body) = (Framed::Bare, Body::default());
-            let request = Request { id, method, target, host, fields: Vec::new(), framed, body };
+            let request = Request {
+                id,
+                method,
+                target,
+                host,
+                fields: Vec::new(),
+                framed,
+                body,
+                plain: false,
+            };
             request.announce_as(scene, ledger, None);
             request.id
         };

@@ -158,9 +158,14 @@ impl Author<'_> {
         self.dice.one_in(n).then(|| thing(self))
     }
 
-    fn cluster(&mut self) -> Option<ClusterId> {
-        let known: &[usize] =
-            if self.honest { &[0, 0, 2] } else { &[0, 0, 1, 1, 1, 2, 3, 3, 4, 5, 6, 7] };
+    /// A `plain` one is of HTTP/1.1.
+    fn cluster(&mut self, plain: bool) -> Option<ClusterId> {
+        let known: &[usize] = match (self.honest, plain) {
+            (true, true) => &[0],
+            (true, false) => &[0, 0, 2],
+            (false, true) => &[0, 0, 1, 5],
+            (false, false) => &[0, 0, 1, 1, 1, 2, 3, 3, 4, 5, 6, 7],
+        };
         let cluster = ClusterId(self.dice.of(known));
         (self.honest || !self.dice.one_in(30)).then_some(cluster)
     }
@@ -190,13 +195,13 @@ impl Author<'_> {
     fn backend(&mut self, plain: bool) -> Backend {
         let policy = self.some(3, |this| {
             Box::new(BackendPolicy {
-                request_headers: this.edits(),
-                response_headers: this.edits(),
+                request_headers: this.edits(plain),
+                response_headers: this.edits(plain),
                 rewrite: this.rewrite(),
             })
         });
         let policy = policy.filter(|_| !plain || self.dice.one_in(3));
-        Backend { cluster: self.cluster(), weight: self.dice.between(1, 3) as u32, policy }
+        Backend { cluster: self.cluster(plain), weight: self.dice.between(1, 3) as u32, policy }
     }
 
     fn path(&mut self) -> PathRewrite {
@@ -213,14 +218,16 @@ impl Author<'_> {
     }
 
     /// Among them some that would change where messages end.
-    fn edits(&mut self) -> HeaderEdits {
+    fn edits(&mut self, plain: bool) -> HeaderEdits {
         let names = "x-rule,content-length,transfer-encoding,connection,upgrade,te,keep-alive,\
             server,x-extra-0,not a name";
+        let names = if plain { "x-rule,server,x-extra-0,x-latin" } else { names };
         let names: Vec<&str> = names.split(',').collect();
         let values = ["1", "close", "chunked", "trailers", "", "a\r\nb: c"];
+        let values = if plain { &values[..4] } else { &values };
         let mut pairs = || -> Vec<(String, String)> {
             let some = 0..self.dice.below(3);
-            some.map(|_| (self.dice.of(&names).into(), self.dice.of(&values).into())).collect()
+            some.map(|_| (self.dice.of(&names).into(), self.dice.of(values).into())).collect()
         };
         let (mut set, add) = (pairs(), pairs());
         set.extend(self.some(6, |_| ("host".into(), "set-by-rule".into())));
@@ -262,8 +269,8 @@ impl Author<'_> {
 
     fn plain_policy(&mut self) -> Policy {
         Policy {
-            request_headers: self.some(3, Self::edits).unwrap_or_default(),
-            response_headers: self.some(3, Self::edits).unwrap_or_default(),
+            request_headers: self.some(3, |this| this.edits(true)).unwrap_or_default(),
+            response_headers: self.some(3, |this| this.edits(true)).unwrap_or_default(),
             rewrite: self.some(3, Self::rewrite).unwrap_or_default(),
             timeout: Some(Duration::ZERO),
             ..Policy::default()
@@ -271,12 +278,12 @@ impl Author<'_> {
     }
 
     fn policy(&mut self) -> Policy {
-        let mirrors = (0..self.dice.below(3)).filter_map(|_| self.cluster());
+        let mirrors = (0..self.dice.below(3)).filter_map(|_| self.cluster(false));
         let mirrors = mirrors.map(|id| Mirror { cluster: Some(id), share: Fraction::ALL });
         Policy {
             mirrors: mirrors.collect(),
-            request_headers: self.edits(),
-            response_headers: self.edits(),
+            request_headers: self.edits(false),
+            response_headers: self.edits(false),
             rewrite: self.rewrite(),
             timeout: self.timeout(),
             retry: self.some(2, Self::retry),
