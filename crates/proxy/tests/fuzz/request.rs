@@ -96,7 +96,7 @@ impl Request {
     /// A `plain` one may be forwarded the short way.
     pub fn new(dice: &mut Dice, plain: bool) -> Request {
         let id = name(dice);
-        let method = word(dice, METHODS);
+        let method = word(dice, if plain { "GET GET POST PUT" } else { METHODS });
         let framed = match method {
             _ if plain => dice.of(&[Framed::Bare, Framed::Length]),
             "POST" | "PUT" | "PATCH" => dice.of(&[Framed::Length, Framed::Chunked]),
@@ -113,7 +113,9 @@ impl Request {
             body.data = smuggled.bytes().cycle().take(length).collect();
         }
         let host = dice.of(&["shop", "shop:80", "shop.default.svc", "10.0.0.1", "[fd00::1]:80"]);
-        let (target, host, fields) = (target(dice, plain), host.to_owned(), fields(dice));
+        let host = if plain { "shop:80" } else { host };
+        let (target, host, mut fields) = (target(dice, plain), host.to_owned(), fields(dice));
+        fields.retain(|(name, _)| !plain || name != "Content-Type");
         Request { id, method, target, host, fields, framed, body, plain }
     }
 
