@@ -90,6 +90,7 @@ impl Asker<'_> {
             if self.dice.one_in(12) && self.way != Way::Judged {
                 let bytes = Request::wrong(&mut self.dice, scene, ledger);
                 ledger.count("wrong requests");
+                ledger.tell(|| format!("wrong: {:?}", String::from_utf8_lossy(&bytes)));
                 if self.wait().await && self.tell.send(Asked::Wrong).is_ok() {
                     self.sender.send(&mut self.dice, &bytes, false).await;
                 }
