@@ -59,8 +59,13 @@ test: root setup ## Build everything, then run every test: kernel and traffic te
 	cargo build --locked --workspace --all-targets
 	cargo test --locked --workspace
 
-fuzz: root setup ## Try random configurations on kernel, tables and router until stopped
-	BEEWAY_FUZZ=1 cargo test --locked -p beeway-dataplane --test kernel differential -- --nocapture
+fuzz: root setup ## Try random configurations in the kernel, or FUZZ=http, FUZZ=frames in the proxy
+	@case "$(FUZZ)" in
+	'') what="-p beeway-dataplane --test kernel differential" ;;
+	http | frames) what="-p beeway-proxy --test fuzz $(FUZZ)" ;;
+	*) echo "FUZZ is http or frames" >&2; exit 1 ;;
+	esac
+	BEEWAY_FUZZ=1 cargo test --locked $$what -- --nocapture
 
 bench: root build ## Measure against no mesh and other proxies into bench/results (18 minutes)
 	@.ci/packages bench

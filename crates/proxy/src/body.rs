@@ -36,6 +36,8 @@ pub(crate) struct Source {
     /// Another try is possible.
     keeping: Cell<bool>,
     state: Cell<Reading>,
+    /// The newest try does not want the rest.
+    left: Cell<bool>,
     /// Bytes read.
     pub received: Cell<u64>,
     /// Bytes that this try has taken.
@@ -110,6 +112,7 @@ impl RequestBody {
             kept_bytes: Cell::new(0),
             keeping: Cell::new(false),
             state: Cell::new(Reading::Open),
+            left: Cell::new(false),
             received: Cell::new(0),
             taken: Cell::new(0),
             reader: RefCell::default(),
@@ -148,6 +151,7 @@ impl Source {
         }
         let attempt = self.attempt.get() + 1;
         self.attempt.set(attempt);
+        self.left.set(false);
         self.next.set(0);
         self.taken.set(0);
         if let Some(reader) = self.reader.take() {
@@ -161,9 +165,9 @@ impl Source {
         self.state.get() == Reading::Broken
     }
 
-    /// Whether the client has sent all of it; wakes the caller when it has.
+    /// Whether the client has sent all of it, or all that is wanted; wakes the caller when it has.
     pub fn poll_ended(&self, cx: &Context<'_>) -> bool {
-        let ended = self.state.get() != Reading::Open;
+        let ended = self.state.get() != Reading::Open || self.left.get();
         if !ended {
             note_waker(&self.waiting, cx);
         }
@@ -240,6 +244,10 @@ impl Source {
             _ => TeeState::Broken,
         };
         self.tees.take().iter().for_each(|tee| tee.end(tees));
+        self.tell();
+    }
+
+    fn tell(&self) {
         if let Some(waiting) = self.waiting.take() {
             waiting.wake();
         }
@@ -264,6 +272,19 @@ impl Source {
         } else {
             self.kept.borrow_mut().push(piece);
             self.next.set(self.next.get() + 1);
+        }
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        // An answer comes before the end of the request, or none at all: some failures of an HTTP/2
+        // stream are told in no other way.
+        if let RequestBody::Source { source, attempt } = self
+            && source.attempt.get() == *attempt
+        {
+            source.left.set(true);
+            source.tell();
         }
     }
 }

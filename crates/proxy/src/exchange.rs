@@ -365,7 +365,9 @@ impl<'a> Exchange<'a> {
             self.call.flag(Flags::UPSTREAM_PROTOCOL_ERROR);
             return self.failed(NoAnswer::Reset("protocol error"), false);
         }
-        headers::frame_answer(&mut parts.headers, &body);
+        headers::frame_answer(&mut parts, &body);
+        // That of the endpoint's hop; the library would take it for what the client wants.
+        parts.version = Version::HTTP_11;
         let upgrade = parts.headers.get(header::UPGRADE).cloned();
         headers::strip(&mut parts.headers);
         if let Some(own) = self.chosen.own() {

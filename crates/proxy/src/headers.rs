@@ -1,7 +1,9 @@
 //! Which header fields go on to the next hop (RFC 9110 section 7.6.1).
 
 use beeway_model::HeaderEdits;
+use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::response::Parts;
 use http_body::Body;
 
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -116,12 +118,14 @@ pub(crate) fn frame_request(headers: &mut HeaderMap, body: &impl Body, http2: bo
 }
 
 /// The same for an answer, where Content-Length may also tell of a body that is not there (HEAD,
-/// 304).
-pub(crate) fn frame_answer(headers: &mut HeaderMap, body: &impl Body) {
+/// 304), but not after 204 (RFC 9110 section 8.6).
+pub(crate) fn frame_answer(parts: &mut Parts, body: &impl Body) {
+    let headers = &mut parts.headers;
     let Some(first) = headers.get(header::CONTENT_LENGTH) else {
         return;
     };
     let length = match body.size_hint().exact() {
+        _ if parts.status == StatusCode::NO_CONTENT => None,
         _ if body.is_end_stream() => is_number(first).then(|| first.clone()),
         length => length.map(HeaderValue::from),
     };
@@ -132,7 +136,8 @@ pub(crate) fn frame_answer(headers: &mut HeaderMap, body: &impl Body) {
 }
 
 fn is_number(value: &HeaderValue) -> bool {
-    !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit)
+    let digits = value.as_bytes().iter().all(u8::is_ascii_digit);
+    digits && value.to_str().is_ok_and(|value| value.parse::<u64>().is_ok())
 }
 
 /// Whether a body has a transfer coding besides `chunked`. Nobody behind us would be told of it.

@@ -62,8 +62,12 @@ pub(crate) struct Stream {
     ending: Cell<bool>,
     /// Number of the request that is being answered, if the kernel gave it one.
     answering: Cell<Option<u32>>,
+    /// That request has got as far as [`Stream::draw`].
+    drawn: Cell<bool>,
     /// A next request waits for that.
     gated: Cell<bool>,
+    /// The server has ended before requests that had come already.
+    lost: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     /// The connection itself, if it leads here.
     direct: RefCell<Option<Direct>>,
@@ -114,7 +118,9 @@ impl Stream {
             pace: Cell::default(),
             ending: Cell::new(false),
             answering: Cell::default(),
+            drawn: Cell::new(false),
             gated: Cell::new(false),
+            lost: Cell::new(false),
             waker: RefCell::default(),
             direct: RefCell::default(),
             diverted: Cell::new(false),
@@ -157,8 +163,12 @@ impl Stream {
         judged: Option<Judged>,
         data: &[u8],
     ) -> Result<(), Disorder> {
-        inbox.received += data.len() as u64;
+        inbox.received = inbox.received.checked_add(data.len() as u64).ok_or(Disorder)?;
         if self.state.get() == State::Ended && judged.is_some() {
+            if self.lost.get() {
+                // The client would take the answer for that to a request that has none.
+                return Err(Disorder);
+            }
             self.core.serve(self);
         }
         match self.state.get() {
@@ -234,6 +244,7 @@ impl Stream {
         self.idle_since.set(None);
         self.inbox.borrow_mut().received += length as u64;
         self.answering.set(Some(judged.request));
+        self.drawn.set(true);
         self.forwarding.set(true);
     }
 
@@ -259,6 +270,7 @@ impl Stream {
     /// The random number for the next request head.
     pub fn draw(&self) -> u32 {
         self.idle_since.set(None);
+        self.drawn.set(true);
         let judged = self.inbox.borrow_mut().judged.pop_front();
         self.answering.set(judged.map(|judged| judged.request));
         judged.map_or_else(|| fastrand::u32(..), |judged| judged.draw)
@@ -277,6 +289,7 @@ impl Stream {
         let mut inbox = self.inbox.borrow_mut();
         inbox.data = Vec::new();
         inbox.read = 0;
+        self.lost.set(!inbox.judged.is_empty());
         inbox.judged.clear();
     }
 
@@ -284,6 +297,13 @@ impl Stream {
     pub fn fail(&self) {
         self.state.set(State::Gone);
         self.wake();
+    }
+
+    /// Ends the stream's task.
+    pub fn stop(&self) {
+        if let Some(task) = self.task.borrow_mut().take() {
+            task.abort();
+        }
     }
 
     /// Lets the stream's task look again.
@@ -359,6 +379,10 @@ impl Stream {
             outbox.end();
             self.ending.set(false);
             self.answering.set(None);
+            if !self.drawn.replace(false) {
+                // The server has refused the head.
+                self.inbox.borrow_mut().judged.pop_front();
+            }
             self.idle_since.set(Some(self.core.sweeps.get()));
             if self.gated.replace(false) {
                 self.wake();

@@ -305,8 +305,16 @@ impl Core {
         if stream.has_no_server() {
             self.serve(&stream);
         }
-        if stream.state.get() == State::Ended {
-            self.finish(&stream);
+        match stream.state.get() {
+            State::Ended => self.finish(&stream),
+            // It was aborted in the meantime.
+            State::Gone => {
+                if let Some(direct) = stream.take_direct() {
+                    direct.reset();
+                }
+                self.close(cookie);
+            }
+            _ => {}
         }
     }
 
@@ -327,14 +335,19 @@ impl Core {
         });
     }
 
-    /// Resets a client's connection: it cannot be told anything in another way.
+    /// Resets a client's connection: it cannot be told anything in another way. The stream stays
+    /// until the client has closed: a request that is still in the bus must not begin another one,
+    /// for its answer would go on where this one's was cut off.
     pub fn abort(&self, stream: &Stream) {
         self.counters.aborted.add(1);
-        match stream.take_direct() {
-            Some(direct) => direct.reset(),
-            None => self.kernel.abort(stream.cookie),
+        if let Some(direct) = stream.take_direct() {
+            direct.reset();
+            return self.close(stream.cookie);
         }
-        self.close(stream.cookie);
+        self.kernel.abort(stream.cookie);
+        stream.end();
+        stream.fail();
+        stream.stop();
     }
 
     /// Ends a stream whose client is gone.
@@ -342,9 +355,7 @@ impl Core {
         let stream = self.streams.borrow_mut().remove(&cookie);
         let Some(stream) = stream else { return };
         stream.fail();
-        if let Some(task) = stream.task.borrow_mut().take() {
-            task.abort();
-        }
+        stream.stop();
         stream.take_direct();
         if stream.is_diverted() {
             self.kernel.over(cookie);

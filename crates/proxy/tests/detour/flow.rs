@@ -209,6 +209,34 @@ fn an_answer_that_was_cut_off_aborts_the_connection() {
 }
 
 #[test]
+fn nothing_follows_an_answer_that_was_cut_off() {
+    let cut = upstream::canned("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nonly");
+    let mut kit = Kit::new(mesh(&[cut], None));
+    kit.request(1, "GET /1 HTTP/1.1\r\nHost: shop\r\n\r\n");
+    kit.kernel.wait(|said| said.aborted == [1]);
+    // The client has sent it before it could know.
+    kit.request(1, "GET /2 HTTP/1.1\r\nHost: other\r\n\r\n");
+    kit.request(2, "GET /3 HTTP/1.0\r\n\r\n");
+    while kit.take().cookie != 2 {}
+    assert!(kit.injected(1).ends_with(b"\r\n\r\nonly"), "{:?}", kit.injected(1));
+    kit.proxy.client_closed(1);
+    kit.eventually(|stats| stats.open_streams <= 1);
+}
+
+#[test]
+fn a_connection_that_is_diverted_after_its_abort_is_reset() {
+    let cut = upstream::canned("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nonly");
+    let mut kit = Kit::new(mesh(&[cut], None));
+    kit.request(1, "GET / HTTP/1.1\r\nHost: shop\r\n\r\n");
+    kit.kernel.wait(|said| said.aborted == [1]);
+    let mut client = kit.divert(1, b"");
+    let end = client.read(&mut [0; 10]).unwrap_err();
+    assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset);
+    kit.kernel.wait(|said| said.over == [1]);
+    kit.eventually(|stats| stats.open_streams == 0 && stats.direct_streams == 0);
+}
+
+#[test]
 fn bytes_that_cannot_be_understood_abort_the_connection() {
     let mut kit = plain();
     // The middle of a connection that nobody knows.
@@ -221,6 +249,25 @@ fn bytes_that_cannot_be_understood_abort_the_connection() {
     assert_eq!(kit.answer(2).status, 200);
     kit.send(2, FLAG_STICKY, request);
     kit.kernel.wait(|said| said.aborted == [1, 2]);
+    // An offset that no connection has.
+    let mut frame = kit.frame(3, FLAG_REQUEST, 0, b"GET / HTTP/1.1\r\n");
+    frame[16..24].copy_from_slice(&u64::MAX.to_ne_bytes());
+    kit.bus.write_all(&frame).unwrap();
+    kit.kernel.wait(|said| said.aborted == [1, 2, 3]);
+}
+
+#[test]
+fn no_answer_is_taken_for_that_to_a_lost_request() {
+    let mut kit = Kit::new(mesh(&[], None));
+    let first = "GET /1 HTTP/1.1\r\nHost: shop\r\nconnection: close\r\n\r\n";
+    let second = "GET /2 HTTP/1.1\r\nHost: shop\r\n\r\n";
+    let first = kit.frame(1, FLAG_REQUEST, 0, first.as_bytes());
+    let second = kit.frame(1, FLAG_REQUEST, 0, second.as_bytes());
+    kit.bus.write_all(&[first, second].concat()).unwrap();
+    assert_eq!(kit.answer(1).status, 503);
+    kit.kernel.wait(|said| said.diverted == [1]);
+    kit.request(1, "GET /3 HTTP/1.1\r\nHost: shop\r\n\r\n");
+    kit.kernel.wait(|said| said.aborted == [1]);
 }
 
 #[test]

@@ -173,19 +173,22 @@ fn an_answer_has_one_length() {
 
 #[test]
 fn a_head_is_answered_with_one_length() {
-    for (field, wanted) in [
-        ("content-length: 7", Some("7")),
-        ("content-length: 7\r\ncontent-length: 7", Some("7")),
-        ("content-length: 7, 8", None),
-        ("content-length: 7\r\ntransfer-encoding: chunked", Some("7")),
+    for (status, field, wanted) in [
+        (200, "content-length: 7", Some("7")),
+        (200, "content-length: 7\r\ncontent-length: 7", Some("7")),
+        (200, "content-length: 7, 8", None),
+        (200, "content-length: 18446744073709551616", None),
+        (200, "content-length: 7\r\ntransfer-encoding: chunked", Some("7")),
+        (304, "content-length: 7", Some("7")),
+        (204, "content-length: 0", None),
     ] {
         let address = upstream::raw(move |mut socket| {
             upstream::head(&mut socket);
-            let _ = write!(socket, "HTTP/1.1 200 OK\r\n{field}\r\n\r\n");
+            let _ = write!(socket, "HTTP/1.1 {status} OK\r\n{field}\r\n\r\n");
         });
         let mut kit = Kit::new(mesh(&[address], None));
         kit.request(1, "HEAD / HTTP/1.1\r\nHost: shop\r\n\r\n");
         let answer = kit.answer(1);
-        assert_eq!((answer.status, answer.field("content-length")), (200, wanted), "{field}");
+        assert_eq!((answer.status, answer.field("content-length")), (status, wanted), "{field}");
     }
 }
