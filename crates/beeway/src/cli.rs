@@ -54,9 +54,6 @@ pub enum Command {
     Man,
 }
 
-/// The most of `--workers`.
-const MAX_WORKERS: i64 = beeway_dataplane::MAX_WORKERS as i64;
-
 /// Arguments of `beeway run`.
 #[derive(Debug, Clone, Args)]
 pub struct RunArgs {
@@ -81,10 +78,6 @@ pub struct RunArgs {
     /// this node talks to its pods from]
     #[arg(long = "detour-address", value_name = "ADDR[:PORT]", value_parser = detour_address)]
     pub detour_addresses: Vec<SocketAddr>,
-    /// Threads that serve detours [default: one for two CPUs, for the CPUs are those of the services
-    /// too, and few busy threads do with less of them than many]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_WORKERS))]
-    pub workers: Option<u16>,
     /// How long to go on with requests and connections that were begun, once another `beeway run`
     /// with the same state directory has taken over
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]

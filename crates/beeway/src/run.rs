@@ -34,7 +34,6 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
         access_log: args.access_log,
         no_shortcut: args.no_shortcut,
         detour_addresses: args.detour_addresses,
-        workers: args.workers.map(usize::from),
         drain: Duration::from_secs(args.drain_seconds),
         node: Some(args.node.map_or_else(host_name, Ok)?),
     })?;

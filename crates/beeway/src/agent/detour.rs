@@ -29,12 +29,6 @@ const BACKLOG: i32 = 4096;
 /// How long the thread that hears of events sleeps at the most.
 const HEARTBEAT: Duration = Duration::from_millis(200);
 
-/// One for two CPUs.
-pub(crate) fn default_workers() -> usize {
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    cpus.div_ceil(2).min(beeway_dataplane::MAX_WORKERS)
-}
-
 /// The running detour.
 pub(crate) struct Detour {
     proxy: Arc<Mutex<Option<Proxy>>>,
@@ -47,17 +41,17 @@ pub(crate) struct Detour {
 }
 
 impl Detour {
-    /// Starts the proxy. `beside` an agent that
+    /// Starts a worker for each CPU, at most as many as there are buses. `beside` an agent that
     /// hands over, what that one has begun is left to it.
     pub(crate) fn start(
         dataplane: Arc<Dataplane>,
-        workers: usize,
         mesh: watch::Receiver<Arc<Mesh>>,
         recorder: Option<Arc<dyn Recorder>>,
         beside: bool,
     ) -> Result<Detour> {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let orphans = if beside { Vec::new() } else { dataplane.orphans() };
-        let sockets = dataplane.open_workers(workers)?;
+        let sockets = dataplane.open_workers(cpus.min(beeway_dataplane::MAX_WORKERS))?;
         let (kernel, orders) = divert::kernel_side(&dataplane);
         let order = kernel.orders();
         end_orphans(&dataplane, &orphans, &order)?;

@@ -46,8 +46,6 @@ pub struct RunArgs {
     /// Where clients are led whose connections the proxy takes as a whole: at most one address of
     /// each family. Empty: found out.
     pub detour_addresses: Vec<SocketAddr>,
-    /// Threads of the proxy; at most [`beeway_dataplane::MAX_WORKERS`].
-    pub workers: Option<usize>,
     /// How long an agent that has handed over goes on with what it had begun.
     pub drain: Duration,
     /// This node's name in the configuration.
@@ -127,8 +125,7 @@ impl Agent {
         let access_log = args.access_log.as_deref().map(AccessLog::open).transpose()?;
         let recorder = access_log.clone().map(|log| log as Arc<dyn beeway_proxy::Recorder>);
         let mesh = follower.mesh();
-        let workers = args.workers.unwrap_or_else(detour::default_workers);
-        let detour = Arc::new(Detour::start(dataplane.clone(), workers, mesh, recorder, beside)?);
+        let detour = Arc::new(Detour::start(dataplane.clone(), mesh, recorder, beside)?);
         listen::start(&args, &detour, follower.mesh())?;
         write_pid(&args.state)?;
         Ok(Agent {
