@@ -401,11 +401,11 @@ impl Core {
         for cookie in cookies.drain(from..) {
             let stream = self.streams.borrow().get(&cookie).cloned();
             match stream {
-                Some(stream) if stream.is_diverted() => stream.retire(),
                 Some(_) if self.kernel.queued(cookie).is_none() => {
                     self.counters.clients_gone.add(1);
                     self.close(cookie);
                 }
+                Some(stream) if stream.is_diverted() => stream.retire(),
                 Some(stream) => stream.rest(),
                 None => {}
             }

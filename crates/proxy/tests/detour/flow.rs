@@ -179,6 +179,22 @@ fn a_client_that_went_unnoticed_is_found() {
     kit.eventually(|stats| stats.open_streams == 0);
 }
 
+/// What was in the bus when a client closed makes a stream of it again.
+#[test]
+fn a_diverted_client_that_went_unnoticed_is_found() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut kit = Kit::new(mesh(&[silent.local_addr().unwrap()], None));
+    kit.request(1, "GET / HTTP/1.1\r\nHost: shop\r\n\r\n");
+    kit.eventually(|stats| stats.upstream_connections == 1);
+    let _client = kit.divert(1, b"");
+    kit.eventually(|stats| stats.direct_streams == 1);
+    kit.kernel.say(|said| {
+        said.gone.insert(1);
+    });
+    kit.eventually(|stats| stats.open_streams == 0);
+    kit.kernel.wait(|said| said.over == [1]);
+}
+
 #[test]
 fn a_failed_injection_ends_that_stream_only() {
     let mut kit = plain();
