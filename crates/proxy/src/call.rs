@@ -101,8 +101,8 @@ impl Call {
     }
 
     /// Notes that plain forwarding has begun with it.
-    pub fn hand(&self, handed: Box<Handed>) {
-        if let Some((start, started)) = handed.began {
+    pub fn hand(&self, mut handed: Box<Handed>) {
+        if let Some((start, started)) = handed.untold.take() {
             self.note(|record| record.start = start);
             self.started.set(started);
         }

@@ -10,7 +10,7 @@ use beeway_model::action::retry::{Failure, should_retry};
 
 use super::answer;
 use super::body::Body;
-use super::{Handed, Routed};
+use super::{Handed, Routed, Untold};
 use crate::attempt::USUAL_RETRY;
 use crate::call::conclude;
 use crate::frame::Judged;
@@ -205,9 +205,9 @@ impl Job {
     /// the rest of it is `unsent` and `read` has come back.
     pub fn hand_over(mut self, address: SocketAddr, request: &[u8], wire: Option<Wire>) {
         self.over = true;
-        let began = self.record.take().map(|(record, began)| (record.start, began));
+        let untold = Untold::new(&self.stream.core, self.record.take());
         let view = self.routed.view.clone();
-        self.stream.hand_over(request, self.judged, Handed { view, address, began, wire });
+        self.stream.hand_over(request, self.judged, Handed { view, address, untold, wire });
     }
 }
 

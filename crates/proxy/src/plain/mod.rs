@@ -26,13 +26,14 @@ use beeway_model::{Cluster, Decision, Outcome, Protocol, route};
 
 use rustc_hash::FxHashMap;
 
+use crate::call::conclude;
 use crate::chosen::Chosen;
 use crate::frame::{FLAG_REQUEST, Piece};
 use crate::limits::{
     PLAIN_AVOID_MAX, PLAIN_AVOID_MIN, PLAIN_READ, PLAIN_REQUEST, PLAIN_UNUSUAL, POOL_AGE,
     POOL_IDLE, SWEEP,
 };
-use crate::record::Record;
+use crate::record::{Flags, Record};
 use crate::stream::Stream;
 use crate::view::{Place, View};
 use crate::wire::Wire;
@@ -69,10 +70,38 @@ pub(crate) struct Handed {
     pub view: Rc<View>,
     /// The endpoint that was tried.
     pub address: SocketAddr,
-    /// When it came, if that is recorded.
-    pub began: Option<(SystemTime, Instant)>,
+    /// What is known of it, for the engine to go on with.
+    pub untold: Untold,
     /// The connection; `None`: there is none to this endpoint.
     pub wire: Option<Wire>,
+}
+
+/// The record of a request. Dropped before it was taken, the client has gone in between.
+pub(crate) struct Untold {
+    core: Rc<Core>,
+    record: Option<(Box<Record>, Instant)>,
+    taken: bool,
+}
+
+impl Untold {
+    fn new(core: &Rc<Core>, record: Option<(Box<Record>, Instant)>) -> Untold {
+        Untold { core: core.clone(), record, taken: false }
+    }
+
+    /// When the request came, if that is recorded. The caller tells of it.
+    pub fn take(&mut self) -> Option<(SystemTime, Instant)> {
+        self.taken = true;
+        self.record.take().map(|(record, began)| (record.start, began))
+    }
+}
+
+impl Drop for Untold {
+    fn drop(&mut self) {
+        if !self.taken {
+            let flags = Flags::DOWNSTREAM_CONNECTION_TERMINATION;
+            conclude(&self.core, self.record.take(), flags, 0);
+        }
+    }
 }
 
 impl Plain {
