@@ -206,6 +206,10 @@ fn without_an_agent_connections_are_refused_and_the_next_one_takes_them() -> Res
         Ok(())
     };
     let mut held = RawClient::connect(&bed.client, GRPC.parse()?)?;
+    let end = Instant::now() + LIMIT;
+    while proxy(&bed, "open_connections")? == 0 {
+        ensure!(Instant::now() < end, "the connection is not taken");
+    }
     // dropped: killed
     drop(bed.agent.take());
     let (_, end) = held.recv_until_close()?;

@@ -1,7 +1,7 @@
 //! The proxy among strangers: clients, endpoints and a kernel that do as random numbers say.
 //!
-//! `make test` tries some seeds, which follow a random one, `make fuzz` (`BEEWAY_FUZZ=1`) more and
-//! more until it is stopped. `BEEWAY_SEED=n` tries one seed again: the same configuration, requests
+//! `make test` tries some seeds, the same each time; `make fuzz` (`BEEWAY_FUZZ=1`) begins with a random
+//! one and goes on until it is stopped. `BEEWAY_SEED=n` tries one seed again: the same configuration, requests
 //! and answers; in which order threads come to run is not repeated.
 
 mod bed;
