@@ -254,25 +254,31 @@ impl Listener {
     }
 
     fn pass_on(&mut self, event: Event) {
-        let ours = match event {
-            // those that are not ours are unknown to the proxy
-            Event::Closed(_) => None,
-            Event::Held(cookie) => Some(self.dataplane.owns(cookie)),
-        };
-        if ours != Some(true)
-            && let Some(predecessor) = &mut self.predecessor
-            && predecessor.write_all(handover::line(event).as_bytes()).is_err()
-        {
+        match event {
+            // the record of whose it was has gone with it: who does not know it does nothing
+            Event::Closed(_) => {
+                self.tell_predecessor(event);
+            }
+            Event::Held(cookie) if !self.dataplane.owns(cookie) => {
+                if !self.tell_predecessor(event) {
+                    // nobody is left who knows what came before
+                    let _ = self.order.send(Order::Reset(cookie));
+                }
+                return;
+            }
+            Event::Held(_) => {}
+        }
+        tell(&self.proxy, &self.order, event);
+    }
+
+    /// False when there is none.
+    fn tell_predecessor(&mut self, event: Event) -> bool {
+        let Some(predecessor) = &mut self.predecessor else { return false };
+        let told = predecessor.write_all(handover::line(event).as_bytes()).is_ok();
+        if !told {
             self.predecessor = None;
         }
-        match (ours, &self.predecessor, event) {
-            // nobody is left who knows what came before
-            (Some(false), None, Event::Held(cookie)) => {
-                let _ = self.order.send(Order::Reset(cookie));
-            }
-            (Some(false), ..) => {}
-            _ => tell(&self.proxy, &self.order, event),
-        }
+        told
     }
 }
 

@@ -16,11 +16,11 @@
 //! Should the new one end before it serves, the old one goes on.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use beeway_dataplane::{Error, Event, StateLock};
@@ -86,16 +86,8 @@ pub(crate) fn claim(state: &Path) -> Result<(StateLock, Option<Predecessor>)> {
         ),
         said => bail!("{locked}; it cannot hand over: it says {said:?}"),
     }
-    let end = Instant::now() + PATIENCE;
-    loop {
-        match StateLock::take(state) {
-            Ok(lock) => return Ok((lock, Some(Predecessor(owner)))),
-            Err(Error::Locked(_)) if Instant::now() < end => {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
+    // it has let go before it said so
+    Ok((StateLock::take(state)?, Some(Predecessor(owner))))
 }
 
 impl Predecessor {
@@ -129,7 +121,7 @@ pub(crate) fn serve(agent: Arc<Agent>) -> Result<()> {
     let listener = socket::listen(&path(&agent.args.state))?;
     std::thread::Builder::new().name("handover".into()).spawn(move || {
         for next in listener.incoming().flatten() {
-            match hand_over(&agent, &listener, &next) {
+            match hand_over(&agent, &next) {
                 Ok(true) => return,
                 Ok(false) => {}
                 Err(error) => tracing::error!("cannot hand over: {error:#}"),
@@ -140,7 +132,7 @@ pub(crate) fn serve(agent: Arc<Agent>) -> Result<()> {
 }
 
 /// Whether another agent has the node now.
-fn hand_over(agent: &Arc<Agent>, listener: &UnixListener, mut next: &UnixStream) -> Result<bool> {
+fn hand_over(agent: &Arc<Agent>, mut next: &UnixStream) -> Result<bool> {
     next.set_read_timeout(Some(PATIENCE))?;
     if read_line(next)? != TAKE_OVER {
         return Ok(false);
@@ -151,29 +143,31 @@ fn hand_over(agent: &Arc<Agent>, listener: &UnixListener, mut next: &UnixStream)
     }
     tracing::info!("another agent takes over");
     agent.let_go();
+    if let Err(error) = wait_until_it_serves(next) {
+        tracing::warn!("the other agent has ended before it served: this one goes on: {error:#}");
+        return agent.resume().map(|()| false);
+    }
+    drain(agent, next);
+    Ok(true)
+}
+
+fn wait_until_it_serves(mut next: &UnixStream) -> Result<()> {
     writeln!(next, "{YOURS}")?;
     next.set_read_timeout(None)?;
-    if read_line(next).is_ok_and(|line| line == SERVING) {
-        let _ = listener.set_nonblocking(true);
-        drain(agent, next);
-        return Ok(true);
+    match read_line(next)?.as_str() {
+        SERVING => Ok(()),
+        said => bail!("it says {said:?}"),
     }
-    tracing::warn!("the other agent has ended before it served: this one goes on");
-    agent.resume().map(|()| false)
 }
 
 /// Ends what was begun, and then this process.
 fn drain(agent: &Agent, next: &UnixStream) {
     agent.relieved.store(true, Ordering::Release);
-    let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for line in BufReader::new(next).lines().map_while(Result::ok) {
                 if let Some(event) = event(&line) {
                     agent.detour.happened(event);
-                }
-                if ended.load(Ordering::Relaxed) {
-                    break;
                 }
             }
         });
@@ -182,7 +176,6 @@ fn drain(agent: &Agent, next: &UnixStream) {
         } else {
             tracing::warn!(limit = ?agent.args.drain, "not all that this agent had begun has ended");
         }
-        ended.store(true, Ordering::Relaxed);
         let _ = next.shutdown(std::net::Shutdown::Read);
     });
     let _ = kill(Pid::this(), Signal::SIGTERM);
