@@ -23,16 +23,15 @@
 /* A client's connection to the proxy stands: leave word of what it asked for. The proxy cannot
  * accept before: the handshake's last segment is not out yet. */
 static __always_inline void
-anchor(const struct address *local, const struct address *remote, const struct address *service)
+anchor(const struct address *local, const struct address *remote, struct address service)
 {
-	struct address asked = *service;
 	struct anchor_key key = {};
 
 	copy_ip(key.client, local->ip);
 	copy_ip(key.listener, remote->ip);
 	key.client_port = local->port;
 	key.listener_port = remote->port;
-	if (bpf_map_update_elem(&anchors, &key, &asked, BPF_ANY))
+	if (bpf_map_update_elem(&anchors, &key, &service, BPF_ANY))
 		add(COUNT_FULL, 1);
 }
 
@@ -50,7 +49,7 @@ static __always_inline void client_established(struct bpf_sock_ops *ctx)
 		return;
 	get_ends(ctx, &local, &remote);
 	if (conn->protocol == PROTOCOL_PROXY)
-		anchor(&local, &remote, &conn->service);
+		anchor(&local, &remote, conn->service);
 	if (conn->protocol != PROTOCOL_HTTP)
 		return;
 	conn->source = local;
@@ -426,9 +425,8 @@ static __always_inline int on_answer(struct sk_msg_md *msg, struct conn *conn)
 	return SK_PASS;
 }
 
-/* What the proxy sends, or is sent on a connection that it has as a whole: by the shortcut when
- * there is one. */
-static __always_inline int send_unjudged(struct sk_msg_md *msg, struct conn *conn)
+/* What the proxy sends to an endpoint, by the shortcut when there is one. */
+static __always_inline int on_proxy_send(struct sk_msg_md *msg, struct conn *conn)
 {
 	find_peer(conn);
 	send_on(msg, conn, msg->size, msg->size);
@@ -449,7 +447,7 @@ int on_send(struct sk_msg_md *msg)
 	if (conn->side == SIDE_SERVER)
 		return on_answer(msg, conn);
 	if (conn->side == SIDE_PROXY)
-		return send_unjudged(msg, conn);
+		return on_proxy_send(msg, conn);
 	if (conn->framing.phase != PHASE_DEAD && leads_to_proxy(msg, conn))
 		return SK_PASS;
 	if (!take_back(conn, msg))

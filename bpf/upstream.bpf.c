@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0)
 /*
  * The userspace proxy's own connections to endpoints: where the other end is in the mesh and on this
- * host, bytes skip TCP as they do between clients and servers. These programs hang on the cgroup that the agent runs in, look at sockets of the agent
- * alone (the newer one, where one takes over from another), and are gone when it is.
+ * host, bytes skip TCP as they do between clients and servers. These programs hang on the cgroup
+ * that the agent runs in, look at sockets of the agent alone (the newer one, where one takes over
+ * from another), and are gone when it is.
  *
  * Only where HTTP is spoken in the clear, and the proxy speaks it itself: a program may hand its
  * socket over to TLS in the kernel, which would then show us what it is about to encrypt.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use bed::{Bed, JASON, LIMIT, Shape, WEB};
+use bed::{Bed, JASON, LIMIT, Shape, WEB, wait_until};
 use beeway_testbed::{Load, LoadReport, Place, RawClient};
 
 /// How long generations follow one another, and how fast.
@@ -199,15 +199,6 @@ fn metric(bed: &Bed, name: &str) -> Result<f64> {
     })??;
     let sample = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     sample.with_context(|| format!("no {name} in {text}"))?.trim().parse().context("a number")
-}
-
-fn wait_until(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
-    let end = Instant::now() + LIMIT;
-    while !holds()? {
-        ensure!(Instant::now() < end, "{what}: not within {LIMIT:?}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
 }
 
 #[test]

@@ -2,10 +2,10 @@
 
 mod bed;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use bed::{Bed, JASON, LIMIT, Shape, WEB, agent_command, ready};
+use anyhow::{Context, Result};
+use bed::{Bed, JASON, LIMIT, Shape, WEB, agent_command, ready, wait_until};
 use beeway_testbed::{Command, Load, LoadReport, Process, RawClient, pattern, upload};
 
 const URL: &str = "http://10.96.0.10:80/";
@@ -22,21 +22,12 @@ fn take_over(bed: &mut Bed) -> Result<Process> {
     bed.agent.replace(next).context("an agent runs")
 }
 
-fn eventually(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
-    let end = Instant::now() + LIMIT;
-    while !holds()? {
-        ensure!(Instant::now() < end, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
-}
-
 /// A request by detour that has got to the proxy.
 fn slow_request(bed: &Bed, path: &str) -> Result<RawClient> {
     let mut raw = RawClient::connect(&bed.client, WEB.parse()?)?;
     let before = bed.status()?["proxy"]["requests"].as_u64();
     raw.send(&format!("GET {path} HTTP/1.1\r\nHost: web\r\nend-user: jason\r\n\r\n"))?;
-    eventually("a request", || Ok(bed.status()?["proxy"]["requests"].as_u64() > before))?;
+    wait_until("a request", || Ok(bed.status()?["proxy"]["requests"].as_u64() > before))?;
     Ok(raw)
 }
 
@@ -51,13 +42,13 @@ fn no_request_is_lost() -> Result<()> {
     let upload = upload(&bed.client, "http://10.96.0.10:80/delay/3000/sum", 4 * MIB)?
         .args(["-H", "Host: web", "-H", "end-user: jason"])
         .spawn()?;
-    eventually("an upload", || Ok(bed.status()?["proxy"]["direct_streams"] == 1))?;
+    wait_until("an upload", || Ok(bed.status()?["proxy"]["direct_streams"] == 1))?;
     let mut waiting = slow_request(&bed, "/delay/3000/x")?;
     let mut idle = RawClient::connect(&bed.client, WEB.parse()?)?;
     assert_eq!(idle.get("web", "/", &["end-user: jason"])?.served_by(), Some("v2"));
     let loads = [load("end-user: jason")?, load("x-none: 1")?];
     let (detours, natives) = (bed.lane("detour")?, bed.lane("native")?);
-    eventually("load", || {
+    wait_until("load", || {
         Ok(bed.lane("detour")? > detours + 100 && bed.lane("native")? > natives + 100)
     })?;
 
@@ -114,7 +105,7 @@ fn an_agent_that_cannot_start_leaves_the_other_in_charge() -> Result<()> {
     assert_eq!(next.status.code(), Some(1));
     assert!(next.stderr.contains("192.0.2.1:1"), "{}", next.stderr);
     let log = || bed.agent_log().contains("this one goes on");
-    eventually("the agent goes on", || Ok(log()))?;
+    wait_until("the agent goes on", || Ok(log()))?;
     assert_eq!(idle.get("web", "/", &["end-user: jason"])?.served_by(), Some("v2"));
     let before = bed.generation()?;
     bed.route("- route:\n  - destination: {host: v1}\n")?;

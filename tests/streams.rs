@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use bed::{Bed, JASON, LIMIT, Shape};
+use bed::{Bed, JASON, LIMIT, Shape, wait_until};
 use beeway_testbed::{
     Process, RawClient, curl, nghttp, nginx_http2, nginx_tls, pattern, slurp, spawn_ready,
     tcp_echo, tcp_ping, upload,
@@ -206,10 +206,7 @@ fn without_an_agent_connections_are_refused_and_the_next_one_takes_them() -> Res
         Ok(())
     };
     let mut held = RawClient::connect(&bed.client, GRPC.parse()?)?;
-    let end = Instant::now() + LIMIT;
-    while proxy(&bed, "open_connections")? == 0 {
-        ensure!(Instant::now() < end, "the connection is not taken");
-    }
+    wait_until("the connection is taken", || Ok(proxy(&bed, "open_connections")? > 0))?;
     // dropped: killed
     drop(bed.agent.take());
     let (_, end) = held.recv_until_close()?;

@@ -49,20 +49,29 @@ static __always_inline bool enrol(struct bpf_sock_ops *ctx, u64 cookie)
 	return true;
 }
 
+/* By what both ends know a connection: its addresses and initial sequence numbers. */
+static __always_inline struct pair_key
+pair_key_of(const struct address *client, const struct address *server, u32 client_seq, u32 server_seq)
+{
+	struct pair_key key = {};
+
+	copy_ip(key.client, client->ip);
+	copy_ip(key.server, server->ip);
+	key.client_port = client->port;
+	key.server_port = server->port;
+	key.client_seq = client_seq;
+	key.server_seq = server_seq;
+	return key;
+}
+
 /* The connecting end stands: tell the other one, which stands a moment later. */
 static __always_inline void
 announce(struct bpf_sock_ops *ctx, struct bpf_sock *sk, u64 cookie, const struct address *local,
 	 const struct address *remote)
 {
-	struct pair_key key = {};
+	struct pair_key key = pair_key_of(local, remote, ctx->snd_nxt, ctx->rcv_nxt);
 	struct end end = {};
 
-	copy_ip(key.client, local->ip);
-	copy_ip(key.server, remote->ip);
-	key.client_port = local->port;
-	key.server_port = remote->port;
-	key.client_seq = ctx->snd_nxt;
-	key.server_seq = ctx->rcv_nxt;
 	end.cookie = cookie;
 	end.sock = (u64)bpf_skc_to_tcp_sock(sk);
 	if (bpf_map_update_elem(&pairs, &key, &end, BPF_ANY))
@@ -73,16 +82,11 @@ announce(struct bpf_sock_ops *ctx, struct bpf_sock *sk, u64 cookie, const struct
 static __always_inline bool find_client(struct bpf_sock_ops *ctx, struct end *client)
 {
 	struct address local = {}, remote = {};
-	struct pair_key key = {};
+	struct pair_key key;
 	struct end *found;
 
 	get_ends(ctx, &local, &remote);
-	copy_ip(key.client, remote.ip);
-	copy_ip(key.server, local.ip);
-	key.client_port = remote.port;
-	key.server_port = local.port;
-	key.client_seq = ctx->rcv_nxt;
-	key.server_seq = ctx->snd_nxt;
+	key = pair_key_of(&remote, &local, ctx->rcv_nxt, ctx->snd_nxt);
 	found = bpf_map_lookup_elem(&pairs, &key);
 	if (!found)
 		return false;

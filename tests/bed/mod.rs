@@ -266,6 +266,16 @@ pub fn agent_command(node: &Node, config: &Path, state: &Path) -> Command {
         .arg(state.join("access.log"))
 }
 
+/// Waits until something holds.
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+    let end = Instant::now() + LIMIT;
+    while !holds()? {
+        ensure!(Instant::now() < end, "{what}: not within {LIMIT:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
 /// Waits until an agent has started.
 pub fn ready(agent: Process) -> Result<Process> {
     let ready = agent.wait_for_line("ready", LIMIT);

@@ -28,10 +28,9 @@ pub(crate) fn open_worker(
     injectors: &MapHandle,
     index: usize,
 ) -> Result<WorkerSockets> {
-    let (bus, injector) = pair()?;
-    put(injectors, index, &injector)?;
-    put(buses, index, &bus)?;
-    Ok(WorkerSockets { bus, injector })
+    let sockets = open_injector(injectors, index)?;
+    put(buses, index, &sockets.bus)?;
+    Ok(sockets)
 }
 
 /// Makes a pair whose injector is put into the map.

@@ -217,11 +217,7 @@ impl Dataplane {
     /// Lets a client's connection lead to the proxy; `None`: it does already. Blocks for some 0.3 ms,
     /// and the thread is in another network namespace for that time.
     pub fn divert(&self, cookie: u64) -> Result<Option<Diverted>> {
-        let mut diverted = self.loaded.diverter.divert(cookie)?;
-        if let Some(diverted) = &mut diverted {
-            diverted.worker = diverted.worker.wrapping_sub(self.first as usize);
-        }
-        Ok(diverted)
+        self.loaded.diverter.divert(cookie, self.first)
     }
 
     /// Where the bytes of a diverted connection begin; `None`: there is no such connection.

@@ -12,6 +12,7 @@ use http::header::HeaderValue;
 use http::request::Parts;
 use http::{Request, Response};
 use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 
 use crate::body::RequestBody;
 use crate::call::Call;
@@ -26,6 +27,9 @@ use crate::worker::Core;
 
 /// Of rules that say nothing of it.
 pub(crate) static USUAL_RETRY: LazyLock<Retry> = LazyLock::new(Retry::default);
+
+/// What came of sending, as the HTTP library says it.
+type Sent = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -243,23 +247,34 @@ impl<'a> Tries<'a> {
     /// Goes on with a try that plain forwarding has made.
     async fn resume(&mut self, handed: Handed, request: Request<RequestBody>) -> Tried {
         let Handed { address, wire, .. } = handed;
-        let call = self.call;
         let Some(wire) = wire else {
             return Tried::Failed(Failure::NoConnection);
         };
-        let mut upstream = match Upstream::over(address, wire, &call.client.core.counters).await {
+        let upstream = match Upstream::over(address, wire, &self.call.client.core.counters).await {
             Ok(upstream) => upstream,
             Err(error) => return no_connection(address, &error),
         };
-        let response = upstream.sender.try_send_request(request);
-        call.slot.put(upstream);
-        let tried = match self.limited(&mut Deadline::default(), response).await {
-            Ok(Ok(response)) => return Tried::Answer(response),
+        match self.send_over(upstream, request, &mut Deadline::default()).await {
+            Ok(Ok(response)) => Tried::Answer(response),
             Ok(Err(error)) => failed(address, error.error(), true),
             Err(_) => Tried::TimedOut,
-        };
-        call.slot.take();
-        tried
+        }
+    }
+
+    /// Sends a request over a connection of HTTP/1.1, which stays with the call if there is an answer.
+    async fn send_over(
+        &mut self,
+        mut upstream: Upstream,
+        request: Request<RequestBody>,
+        limit: &mut Deadline,
+    ) -> Result<Sent, Lapsed> {
+        let response = upstream.sender.try_send_request(request);
+        self.call.slot.put(upstream);
+        let sent = self.limited(limit, response).await;
+        if !matches!(sent, Ok(Ok(_))) {
+            self.call.slot.take();
+        }
+        sent
     }
 
     /// A request is sent once more without counting if nothing of it was sent: a connection from
@@ -270,12 +285,11 @@ impl<'a> Tries<'a> {
         mut request: Request<RequestBody>,
         limit: &mut Deadline,
     ) -> Result<Tried, Lapsed> {
-        let call = self.call;
-        let core = &call.client.core;
+        let core = &self.call.client.core;
         loop {
             let pooled = core.pool.borrow_mut().take(address);
             let reused = pooled.is_some();
-            let mut upstream = match pooled {
+            let upstream = match pooled {
                 Some(upstream) => upstream,
                 None => {
                     let connected = Upstream::connect(address, &core.counters);
@@ -285,16 +299,10 @@ impl<'a> Tries<'a> {
                     }
                 }
             };
-            let response = upstream.sender.try_send_request(request);
-            call.slot.put(upstream);
-            let answer = self.limited(limit, response).await.inspect_err(|_| {
-                call.slot.take();
-            })?;
-            let mut error = match answer {
+            let mut error = match self.send_over(upstream, request, limit).await? {
                 Ok(response) => return Ok(Tried::Answer(response)),
                 Err(error) => error,
             };
-            call.slot.take();
             match error.take_message() {
                 Some(unsent) if reused => request = unsent,
                 unsent => return Ok(failed(address, error.error(), unsent.is_none())),

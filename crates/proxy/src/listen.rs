@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use crate::Kernel;
 use crate::limits::{ACCEPT_PAUSE, KEEPALIVE, MAX_CONNECTIONS, SOCKET_BUFFER};
-use crate::stats::Counters;
+use crate::stats::{Counters, Held};
 use crate::worker::Command;
 
 /// A connection that a client was led here with.
@@ -26,15 +26,6 @@ pub(crate) struct Taken {
     /// What the client asked for.
     pub service: SocketAddr,
     pub held: Held,
-}
-
-/// Counts a connection for as long as it is there.
-pub(crate) struct Held(Arc<Counters>);
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.open_connections.sub(1);
-    }
 }
 
 /// Where connections for a worker go.
@@ -132,8 +123,7 @@ impl Acceptor {
             return;
         }
         desk.counters.connections.add(1);
-        desk.counters.open_connections.add(1);
-        let held = Held(desk.counters.clone());
+        let held = Held::new(&desk.counters, |counters| &counters.open_connections);
         // A worker that has stopped resets it.
         let _ = desk.commands.send(Command::Serve(Taken { socket, client, service, held }));
     }

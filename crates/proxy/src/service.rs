@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Request;
@@ -21,7 +20,7 @@ use crate::limits::{
 };
 use crate::local::LocalExecutor;
 use crate::preface::is_http2;
-use crate::stats::Counters;
+use crate::stats::Held;
 use crate::stream::{Io, State, Stream};
 use crate::tunnel::Tunnel;
 
@@ -31,7 +30,7 @@ const BAD_REQUEST: &[u8] =
 
 /// Serves a stream until its client is gone or the server has nothing more to say to it.
 pub(crate) async fn serve(stream: Rc<Stream>) {
-    let _served = Served::new(&stream.core.counters);
+    let _served = Held::new(&stream.core.counters, |counters| &counters.served_streams);
     if !stream.is_sticky() {
         // The kernel has read a head of HTTP/1.1.
         return serve_requests(&stream, Io(stream.clone())).await;
@@ -47,22 +46,6 @@ pub(crate) async fn serve(stream: Rc<Stream>) {
             }
         }
         Err(_) => stream.core.close(stream.cookie),
-    }
-}
-
-/// Counts a server for as long as it is there.
-struct Served(Arc<Counters>);
-
-impl Served {
-    fn new(counters: &Arc<Counters>) -> Served {
-        counters.served_streams.add(1);
-        Served(counters.clone())
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        self.0.served_streams.sub(1);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::iter::Sum;
 use std::ops::AddAssign;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::record::Flags;
@@ -113,6 +114,26 @@ impl Sum for Stats {
             sum += next;
             sum
         })
+    }
+}
+
+/// Counts something for as long as it is there.
+pub(crate) struct Held {
+    counters: Arc<Counters>,
+    of: fn(&Counters) -> &Counter,
+}
+
+impl Held {
+    /// One more of these.
+    pub fn new(counters: &Arc<Counters>, of: fn(&Counters) -> &Counter) -> Held {
+        of(counters).add(1);
+        Held { counters: counters.clone(), of }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        (self.of)(&self.counters).sub(1);
     }
 }
 

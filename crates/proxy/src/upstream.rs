@@ -17,7 +17,7 @@ use crate::limits::{
     CONNECT_TIMEOUT, HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW, RECEIVE_BUFFER, UPSTREAM_BUFFER,
 };
 use crate::local::LocalExecutor;
-use crate::stats::Counters;
+use crate::stats::{Counters, Held};
 use crate::wire::Wire;
 
 /// An HTTP/1.1 connection to an endpoint.
@@ -47,9 +47,6 @@ pub(crate) struct Slot(Rc<RefCell<Option<Upstream>>>);
 pub(crate) struct Upstream2 {
     pub sender: http2::SendRequest<RequestBody>,
 }
-
-/// Counts a connection for as long as it is there.
-pub(crate) struct Held(Arc<Counters>);
 
 /// What is left of a connection when HTTP is over.
 pub(crate) struct Raw {
@@ -89,7 +86,8 @@ impl Upstream {
             .handshake(TokioIo::new(wire))
             .await
             .map_err(io::Error::other)?;
-        let (idle_since, _held) = (Instant::now(), Held::new(counters));
+        let (idle_since, _held) =
+            (Instant::now(), Held::new(counters, |counters| &counters.upstream_connections));
         Ok(Upstream { address, sender, idle_since, connection, over: false, whole, _held })
     }
 
@@ -134,7 +132,7 @@ impl Upstream2 {
             .handshake(TokioIo::new(socket))
             .await
             .map_err(io::Error::other)?;
-        let held = Held::new(counters);
+        let held = Held::new(counters, |counters| &counters.upstream_connections);
         tokio::task::spawn_local(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, %address, "a connection to an endpoint has failed");
@@ -161,19 +159,5 @@ impl Slot {
         if let Some(upstream) = self.0.borrow_mut().as_mut() {
             upstream.drive(cx);
         }
-    }
-}
-
-impl Held {
-    /// Counts one.
-    pub fn new(counters: &Arc<Counters>) -> Held {
-        counters.upstream_connections.add(1);
-        Held(counters.clone())
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.upstream_connections.sub(1);
     }
 }

@@ -1,6 +1,5 @@
 //! gRPC as Google's own library speaks it: Python's `grpc` (Debian package python3-grpcio).
 
-use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -9,19 +8,13 @@ use serde_json::Value;
 
 use crate::command::Command;
 use crate::node::Place;
-use crate::process::{Process, needs};
+use crate::process::{Process, debian_python};
 
 /// What it does is written at its top.
 const SCRIPT: &str = include_str!("grpc.py");
 
 /// How long a server may take to start, and a call to be over; calls have limits of their own.
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// The Python that has a Debian package; another one in the path would not.
-pub(crate) fn debian_python(package: &str) -> Result<OsString> {
-    let python = std::path::Path::new("/usr/bin/python3");
-    if python.exists() { Ok(python.into()) } else { needs("python3", package) }
-}
 
 fn script(place: &impl Place) -> Result<Command> {
     Ok(place.command(debian_python("python3-grpcio")?).args(["-c", SCRIPT]))

@@ -357,3 +357,9 @@ pub fn needs(program: &str, package: &str) -> Result<OsString> {
         .map(Into::into)
         .with_context(|| format!("{program} is missing: apt-get install {package}"))
 }
+
+/// The Python that has a Debian package; another one in the path would not.
+pub(crate) fn debian_python(package: &str) -> Result<OsString> {
+    let python = std::path::Path::new("/usr/bin/python3");
+    if python.exists() { Ok(python.into()) } else { needs("python3", package) }
+}

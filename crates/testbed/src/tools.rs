@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::command::Command;
 use crate::node::Place;
-use crate::process::{Output, Process, needs};
+use crate::process::{Output, Process, debian_python, needs};
 
 /// How long a tool may run unless it says otherwise itself.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -178,8 +178,8 @@ pub fn grpc_client(place: &impl Place, to: SocketAddr) -> Result<Command> {
     let directory = tempfile::Builder::new().prefix(&prefix).tempdir()?;
     let script = directory.path().join("grpc_unary.py");
     std::fs::write(&script, include_str!("grpc_unary.py"))?;
-    // Debian's modules are for its own interpreter; another one may come first in PATH.
-    let command = place.command("/usr/bin/python3").arg(&script).arg(to.to_string());
+    let python = debian_python("python3-grpcio")?;
+    let command = place.command(python).arg(&script).arg(to.to_string());
     Ok(command.keep(directory))
 }
 

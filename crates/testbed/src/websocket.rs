@@ -7,9 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use crate::grpc::debian_python;
 use crate::node::Place;
-use crate::process::Process;
+use crate::process::{Process, debian_python};
 
 /// What it does is written at its top.
 const SCRIPT: &str = include_str!("websocket.py");

@@ -17,11 +17,10 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
+use tokio::sync::oneshot;
 
 use beeway_dataplane::MapUse;
 use beeway_proxy::{Flags, Stats};
-
-use tokio::sync::oneshot;
 
 use super::Agent;
 

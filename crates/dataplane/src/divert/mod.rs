@@ -35,7 +35,7 @@ pub struct Diverted {
     pub socket: TcpStream,
     /// Sequence number of the first byte that can be read from it.
     pub first: u32,
-    /// Index of the bus that the connection used, or the worker of it.
+    /// Index of the worker whose bus the connection used.
     pub worker: usize,
 }
 
@@ -64,7 +64,7 @@ impl Diverter {
 
     /// Gives a client's connection to us; `None`: it is ours already. Blocks for some 0.3 ms and needs
     /// a thread whose network namespace may be another for that time.
-    pub fn divert(&self, cookie: u64) -> Result<Option<Diverted>> {
+    pub fn divert(&self, cookie: u64, first_bus: u32) -> Result<Option<Diverted>> {
         let found = self.ask(cookie, abi::way::WAY_BUS)?;
         if found.way == abi::way::WAY_DIRECT.0 {
             return Ok(None);
@@ -91,7 +91,11 @@ impl Diverter {
         }
         // Its first segment makes the client's socket send what was held.
         let socket = stand_in::begin(socket).context(|| "begin in the endpoint's place".into())?;
-        Ok(Some(Diverted { socket, first: held.snd_una, worker: held.bus as usize }))
+        Ok(Some(Diverted {
+            socket,
+            first: held.snd_una,
+            worker: held.bus.wrapping_sub(first_bus) as usize,
+        }))
     }
 
     /// Where the bytes of a diverted connection begin; `None`: there is no such connection.

@@ -13,7 +13,8 @@ use tokio::task::AbortHandle;
 
 use super::job::{Job, Stop};
 use crate::limits::PLAIN_KEPT;
-use crate::upstream::{Held, connect};
+use crate::stats::Held;
+use crate::upstream::connect;
 use crate::wire::Wire;
 use crate::worker::Core;
 
@@ -189,7 +190,7 @@ impl Connection {
 async fn run(core: Rc<Core>, connection: Rc<Connection>) {
     match connect(connection.address).await {
         Ok(socket) => {
-            let held = Held::new(&core.counters);
+            let held = Held::new(&core.counters, |counters| &counters.upstream_connections);
             *connection.socket.borrow_mut() = Some((socket, held));
         }
         Err(error) => {
