@@ -130,7 +130,6 @@ fn in_ranges(heap: &mut Heap, subject: Subject, ranges: &[(u128, u128)]) -> abi:
         name_length,
         value: if words.is_empty() { 0 } else { heap.intern(words) },
         value_length: ranges.len() as u32,
-        ..Default::default()
     }
 }
 
