@@ -141,6 +141,11 @@ impl Call {
         self.source.as_ref().is_none_or(|source| source.poll_ended(cx))
     }
 
+    /// Whether the newest try has got as far as the request's body.
+    pub fn is_taken(&self) -> bool {
+        self.source.as_ref().is_none_or(|source| source.is_asked_for())
+    }
+
     /// The answer has ended, `whole` or not.
     pub fn finish(&self, whole: bool) {
         if self.finished.replace(true) {

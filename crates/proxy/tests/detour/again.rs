@@ -6,7 +6,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use beeway_model::policy::{Fraction, Mirror, Retry};
-use beeway_model::{ClusterId, Endpoint, Mesh, Policy, Protocol};
+use beeway_model::{ClusterId, Endpoint, Mesh, Policy, Protocol, Rule};
 use http_body_util::BodyExt;
 
 use crate::kit::{Kit, forward, mesh, rule};
@@ -278,4 +278,31 @@ fn a_copy_does_not_take_the_place_of_its_request() {
         kit.request(cookie, "PUT / HTTP/1.1\r\nHost: shop\r\ncontent-length: 5\r\n\r\nhello");
         assert_eq!(kit.answer(cookie).body, b"hello");
     }
+}
+
+#[test]
+fn time_runs_while_an_endpoint_has_no_room_for_a_request() {
+    let (held, holds) = channel();
+    let address = upstream::narrow(65_535, 1, move |nth, _| {
+        let held = held.clone();
+        async move {
+            if nth == 1 {
+                held.send(()).unwrap();
+                std::future::pending().await
+            }
+            status(204)
+        }
+    });
+    let mut mesh = http2(address, Policy::default());
+    let timeout = Some(Duration::from_millis(50));
+    let hurried = Policy { timeout, ..Policy::default() };
+    let hurried = Rule { policy: Some(hurried.into()), ..rule("/hurried", forward(&[(0, 1)])) };
+    mesh.services[0].ports[0].rules.as_mut().unwrap().insert(0, hurried);
+    let mut kit = Kit::new(mesh);
+    // Now it is known that there is room for one.
+    assert_eq!(kit.get(1, "/").status, 204);
+    kit.request(2, "GET / HTTP/1.1\r\nHost: shop\r\n\r\n");
+    holds.recv().unwrap();
+    kit.request(1, "PUT /hurried HTTP/1.1\r\nHost: shop\r\ncontent-length: 2\r\n\r\nhi");
+    assert_eq!(kit.answer(1).status, 504);
 }
