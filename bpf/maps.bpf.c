@@ -26,6 +26,8 @@ struct layouts {
 	struct action action;
 	struct share share;
 	struct answer answer;
+	struct home home;
+	enum home_kind home_kind;
 	struct frame frame;
 	struct event event;
 	enum limits limits;

@@ -27,6 +27,8 @@ enum limits {
 	BUSES = 32,		/* bus sockets: one half for an agent, the other for the next one */
 	SOCKETS = 262144,	/* sockets enrolled at once */
 	ANCHORS = 65536,	/* connections led to the proxy that it has not taken yet */
+	HOMES = 65536,		/* cgroups and network namespaces whose workload is known */
+	CGROUP_DEPTH = 16,	/* levels of cgroups in which a workload's is looked for */
 	QUEUE_BYTES = 131072,	/* unread redirected bytes after which a shortcut yields to TCP */
 	AHEAD_BYTES = 131072,	/* of requests without an answer yet, by bus; more is held */
 	CLOSED_QUEUE = 1 << 20,	/* bytes of the ring buffer of events */
@@ -376,6 +378,18 @@ enum side {
 	SIDE_SERVER,
 	SIDE_PROXY,		/* an end that the userspace proxy has */
 	SIDE_ALONE,		/* such an end whose bytes go by TCP whatever happens */
+};
+
+/* What a process that connects is known by. */
+enum home_kind {
+	HOME_CGROUP = 1,	/* its cgroup, or one around that; the innermost that is known */
+	HOME_NAMESPACE,		/* else its network namespace, by the cookie */
+};
+
+struct home {
+	unsigned long long id;
+	unsigned int kind;	/* enum home_kind */
+	unsigned int pad;
 };
 
 /* By which way the proxy gets what a connection with detours sends. */

@@ -29,6 +29,7 @@ struct conn {
 	u64 detoured;		/* bytes handed to the proxy */
 	u64 mark;		/* progress() when the last native request was sent */
 	struct address source;
+	struct address caller;	/* who connects: an address by which it is known */
 	struct address service;	/* what the application asked for */
 	struct address endpoint;/* what it got */
 	u32 asked;		/* requests handed to the proxy */
@@ -290,6 +291,15 @@ MAP {
 	__type(key, struct anchor_key);
 	__type(value, struct address);
 } anchors SEC(".maps");
+
+/* Who runs where: an address of the workload. The agent keeps it. */
+MAP {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, HOMES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct home);
+	__type(value, struct address);
+} homes SEC(".maps");
 
 MAP {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
