@@ -14,6 +14,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
+use crate::access::{self, Refusal};
 use crate::body::RequestBody;
 use crate::call::Call;
 use crate::deadline::Deadline;
@@ -23,6 +24,7 @@ use crate::limits::{RETRIES_ALWAYS, RETRY_SHARE};
 use crate::plain::Handed;
 use crate::record::Flags;
 use crate::upstream::{Upstream, Upstream2};
+use crate::view::View;
 use crate::worker::Core;
 
 /// Of rules that say nothing of it.
@@ -30,6 +32,13 @@ pub(crate) static USUAL_RETRY: LazyLock<Retry> = LazyLock::new(Retry::default);
 
 /// What came of sending, as the HTTP library says it.
 type Sent = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
+
+/// Who has answered.
+pub(crate) enum Answered {
+    Endpoint(Response<Incoming>),
+    /// The endpoint may not be asked. With what is left of the request.
+    Refused(Refusal, RequestBody),
+}
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -45,16 +54,20 @@ pub(crate) enum NoAnswer {
 /// All tries of one request.
 pub(crate) struct Tries<'a> {
     call: &'a Rc<Call>,
+    view: &'a View,
     cluster: &'a Cluster,
     retry: &'a Retry,
     deadline: Deadline,
     /// Endpoints that have failed.
     failed: Vec<SocketAddr>,
+    /// The head that was sent, if it is wanted.
+    pub sent: Option<Parts>,
 }
 
 /// What one try has led to.
 enum Tried {
     Answer(Response<Incoming>),
+    Refused(Refusal, RequestBody),
     Failed(Failure),
     /// What the endpoint said is not HTTP.
     Garbage,
@@ -70,10 +83,15 @@ enum Lapsed {
 }
 
 impl<'a> Tries<'a> {
-    pub fn new(call: &'a Rc<Call>, cluster: &'a Cluster, policy: &'a Policy) -> Tries<'a> {
+    pub fn new(
+        call: &'a Rc<Call>,
+        view: &'a View,
+        cluster: &'a Cluster,
+        policy: &'a Policy,
+    ) -> Tries<'a> {
         let retry = policy.retry.as_ref().unwrap_or(&USUAL_RETRY);
         let deadline = Deadline::new(call.limit(policy.timeout));
-        Tries { call, cluster, retry, deadline, failed: Vec::new() }
+        Tries { call, view, cluster, retry, deadline, failed: Vec::new(), sent: None }
     }
 
     /// What is left of the time for the answer.
@@ -86,7 +104,7 @@ impl<'a> Tries<'a> {
         &mut self,
         mut head: Parts,
         mut body: RequestBody,
-    ) -> Result<Response<Incoming>, NoAnswer> {
+    ) -> Result<Answered, NoAnswer> {
         if let (Some(source), true) = (&self.call.source, self.retry.attempts > 0) {
             source.keep();
         }
@@ -136,6 +154,7 @@ impl<'a> Tries<'a> {
                 let status = response.status().as_u16();
                 Failure::Answered { status, grpc_status: grpc::status_of(response.headers()) }
             }
+            Tried::Refused(refusal, _) => refusal.as_failure(self.call.grpc),
             Tried::Failed(failure) => *failure,
             Tried::Garbage => Failure::Reset { sent: true },
             Tried::TimedOut | Tried::ClientBody => return None,
@@ -173,12 +192,13 @@ impl<'a> Tries<'a> {
             .map_err(|_| self.timed_out())
     }
 
-    fn settle(&self, tried: Tried) -> Result<Response<Incoming>, NoAnswer> {
+    fn settle(&self, tried: Tried) -> Result<Answered, NoAnswer> {
         if let Some(source) = &self.call.source {
             source.let_go();
         }
         match tried {
-            Tried::Answer(response) => Ok(response),
+            Tried::Answer(response) => Ok(Answered::Endpoint(response)),
+            Tried::Refused(refusal, body) => Ok(Answered::Refused(refusal, body)),
             Tried::TimedOut => Err(self.timed_out()),
             Tried::ClientBody => Err(NoAnswer::ClientBody),
             Tried::Garbage => {
@@ -230,10 +250,7 @@ impl<'a> Tries<'a> {
 
     async fn once(&mut self, address: SocketAddr, request: Request<RequestBody>) -> Tried {
         let mut limit = Deadline::new(self.retry.per_try_timeout);
-        let tried = match self.cluster.protocol {
-            Protocol::Http2 => self.once_http2(address, request, &mut limit).await,
-            _ => self.once_http1(address, request, &mut limit).await,
-        };
+        let tried = self.judged(address, request, &mut limit).await;
         let broken = self.call.source.as_ref().is_some_and(|source| source.is_broken());
         match tried {
             // A connection of HTTP/2 fails in another way than for its own reasons.
@@ -241,6 +258,29 @@ impl<'a> Tries<'a> {
             Ok(tried) => tried,
             Err(Lapsed::Request) => Tried::TimedOut,
             Err(Lapsed::Try) => Tried::Failed(Failure::TimedOut { sent: true }),
+        }
+    }
+
+    /// Sends a request to an endpoint that may be asked.
+    async fn judged(
+        &mut self,
+        address: SocketAddr,
+        request: Request<RequestBody>,
+        limit: &mut Deadline,
+    ) -> Result<Tried, Lapsed> {
+        let (call, view, protocol) = (self.call, self.view, self.cluster.protocol);
+        let (mut head, body) = request.into_parts();
+        let admitted = access::admit(call, view, address, protocol, &mut head);
+        if let Err(refusal) = self.limited(limit, admitted).await? {
+            return Ok(Tried::Refused(refusal, body));
+        }
+        if let Some(sent) = &mut self.sent {
+            sent.clone_from(&head);
+        }
+        let request = Request::from_parts(head, body);
+        match protocol {
+            Protocol::Http2 => self.once_http2(address, request, limit).await,
+            _ => self.once_http1(address, request, limit).await,
         }
     }
 

@@ -102,8 +102,14 @@ impl Call {
 
     /// Notes that plain forwarding has begun with it.
     pub fn hand(&self, mut handed: Box<Handed>) {
-        if let Some((start, started)) = handed.untold.take() {
-            self.note(|record| record.start = start);
+        if let Some((told, started)) = handed.untold.take() {
+            self.note(|record| {
+                record.start = told.start;
+                // it has been judged
+                record.policy = told.policy;
+                record.audit = told.audit;
+                record.dry_run = told.dry_run;
+            });
             self.started.set(started);
         }
         *self.handed.borrow_mut() = Some(handed);
