@@ -16,7 +16,7 @@ pub mod route;
 pub mod router;
 pub mod stream;
 
-pub use access::{AccessPolicy, Identity, Node};
+pub use access::{AccessPolicy, Identity, Node, Provider};
 pub use mesh::{
     Cluster, ClusterId, Endpoint, Mesh, Protocol, Service, ServicePort, Transport, Workload,
 };
