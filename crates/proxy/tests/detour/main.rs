@@ -1,6 +1,7 @@
 //! The proxy between a kernel that is only pretended (plain sockets carry the frames) and upstream
 //! servers that are real.
 
+mod access;
 mod again;
 mod both;
 mod flow;
@@ -8,4 +9,6 @@ mod hostile;
 mod http1;
 mod kit;
 mod plain;
+mod random;
+mod script;
 mod upstream;
