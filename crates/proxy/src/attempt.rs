@@ -14,7 +14,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
-use crate::access::{self, Refusal};
+use crate::access::{self, Refusal, Stop};
 use crate::body::RequestBody;
 use crate::call::Call;
 use crate::deadline::Deadline;
@@ -56,7 +56,10 @@ pub(crate) struct Tries<'a> {
     call: &'a Rc<Call>,
     view: &'a View,
     cluster: &'a Cluster,
+    protocol: Protocol,
     retry: &'a Retry,
+    /// Policies say whether an endpoint may be asked.
+    judged: bool,
     deadline: Deadline,
     /// Endpoints that have failed.
     failed: Vec<SocketAddr>,
@@ -91,7 +94,19 @@ impl<'a> Tries<'a> {
     ) -> Tries<'a> {
         let retry = policy.retry.as_ref().unwrap_or(&USUAL_RETRY);
         let deadline = Deadline::new(call.limit(policy.timeout));
-        Tries { call, view, cluster, retry, deadline, failed: Vec::new(), sent: None }
+        let (protocol, failed) = (cluster.protocol, Vec::new());
+        Tries { call, view, cluster, protocol, retry, judged: true, deadline, failed, sent: None }
+    }
+
+    /// For a request of the proxy's own, which no policy is about, in a protocol of its choice.
+    pub fn of_ours(
+        call: &'a Rc<Call>,
+        view: &'a View,
+        cluster: &'a Cluster,
+        protocol: Protocol,
+        policy: &'a Policy,
+    ) -> Tries<'a> {
+        Tries { protocol, judged: false, ..Tries::new(call, view, cluster, policy) }
     }
 
     /// What is left of the time for the answer.
@@ -268,17 +283,34 @@ impl<'a> Tries<'a> {
         request: Request<RequestBody>,
         limit: &mut Deadline,
     ) -> Result<Tried, Lapsed> {
-        let (call, view, protocol) = (self.call, self.view, self.cluster.protocol);
-        let (mut head, body) = request.into_parts();
-        let admitted = access::admit(call, view, address, protocol, &mut head);
-        if let Err(refusal) = self.limited(limit, admitted).await? {
-            return Ok(Tried::Refused(refusal, body));
+        if !self.judged {
+            return self.unjudged(address, request, limit).await;
         }
+        let (call, view, protocol) = (self.call, self.view, self.protocol);
+        let (mut head, mut body) = request.into_parts();
+        let admitted = access::admit(call, view, address, (&mut head, protocol), &mut body);
+        let changes = match self.limited(limit, admitted).await? {
+            Ok(changes) => changes,
+            Err(Stop::Refused(refusal)) => return Ok(Tried::Refused(refusal, body)),
+            Err(Stop::ClientBody) => return Ok(Tried::ClientBody),
+        };
         if let Some(sent) = &mut self.sent {
             sent.clone_from(&head);
         }
-        let request = Request::from_parts(head, body);
-        match protocol {
+        let mut tried = self.unjudged(address, Request::from_parts(head, body), limit).await;
+        if let Ok(Tried::Answer(answer)) = &mut tried {
+            changes.apply(answer.headers_mut());
+        }
+        tried
+    }
+
+    async fn unjudged(
+        &mut self,
+        address: SocketAddr,
+        request: Request<RequestBody>,
+        limit: &mut Deadline,
+    ) -> Result<Tried, Lapsed> {
+        match self.protocol {
             Protocol::Http2 => self.once_http2(address, request, limit).await,
             _ => self.once_http1(address, request, limit).await,
         }

@@ -62,9 +62,13 @@ impl Call {
     /// A request beside a client's own, of which nothing is noted. It holds nothing of the client's:
     /// not its stream, nor the connection to the endpoint, which reads the body that is copied.
     pub fn aside(of: &Call) -> Rc<Call> {
-        let client = Rc::new(of.client.aside());
-        let asked = Asked { grpc: of.grpc, patience: None, bare: of.bare };
-        let call = Call::noted(&client, Slot::default(), None, asked, None);
+        Call::beside(of.client.aside(), of.grpc, of.bare)
+    }
+
+    /// A request that is not a client's own.
+    pub fn beside(client: Client, grpc: bool, bare: bool) -> Rc<Call> {
+        let asked = Asked { grpc, patience: None, bare };
+        let call = Call::noted(&Rc::new(client), Slot::default(), None, asked, None);
         call.finished.set(true);
         call
     }

@@ -402,9 +402,8 @@ impl<'a> Exchange<'a> {
             let upstream = self.call.slot.take();
             if let (Some(asked), Some(upstream)) = (expected.tunnel, upstream) {
                 let client = &self.call.client;
-                let (core, endpoint) = (&client.core, upstream.address);
-                let standing =
-                    Standing::tunnel(core, client.source, endpoint, client.service, asked);
+                let endpoint = upstream.address;
+                let standing = Standing::tunnel(client.aside(), self.view, endpoint, asked);
                 *client.tunnel.borrow_mut() = Some(Tunnel { upstream, standing });
                 self.call.note(|record| record.status = parts.status.as_u16());
                 self.call.finish(true);

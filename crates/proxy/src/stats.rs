@@ -96,6 +96,10 @@ counters! {
     connections_denied,
     /// Requests, and copies for mirrors, not sent to an endpoint because a policy forbids it.
     denied,
+    /// Questions to external authorizers.
+    authorizer_asked,
+    /// Those of them without an answer, whatever followed.
+    authorizer_failed,
     /// Matches of policies that only report (AUDIT).
     audited,
     /// Matches of policies in dry run.

@@ -38,7 +38,7 @@ async fn carry(
 ) -> io::Result<()> {
     let hello = match protocol(core, service) {
         Some(Protocol::Http | Protocol::Http2) => {
-            let client = Client::of_socket(core, client.ip().to_canonical(), service);
+            let client = Client::of_socket(core, client, service);
             return serve_socket(client, Orderly(socket)).await;
         }
         Some(Protocol::Tls) => hello::read(&mut socket).await?,
@@ -48,8 +48,8 @@ async fn carry(
     let endpoint = route(core, client, service, hello.name.as_deref())
         .ok_or_else(|| io::Error::other("there is no endpoint for it"))
         .inspect_err(|_| counters.connections_failed.add(1))?;
-    let caller = client.ip().to_canonical();
-    let mut standing = Standing::connection(core, caller, endpoint, service, hello.name);
+    let client = Client::of_socket(core, client, service);
+    let mut standing = Standing::connection(client, endpoint, hello.name);
     standing.admit().await.map_err(|denied| standing.reset(&denied))?;
     let mut server =
         connect(core, endpoint).await.inspect_err(|_| counters.connections_failed.add(1))?;

@@ -7,6 +7,7 @@
 //! [`beeway_model::access::evaluate`] alone; here is found which policies it needs.
 
 mod admit;
+mod check;
 mod refusal;
 mod standing;
 
@@ -24,6 +25,7 @@ use crate::stats::Counters;
 use crate::view::View;
 
 pub(crate) use admit::admit;
+pub(crate) use check::Stop;
 pub(crate) use refusal::{Denied, Refusal};
 pub(crate) use standing::Standing;
 

@@ -4,6 +4,8 @@
 mod access;
 mod again;
 mod both;
+mod check;
+mod custom;
 mod flow;
 mod hostile;
 mod http1;

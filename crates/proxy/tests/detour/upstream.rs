@@ -137,7 +137,7 @@ pub fn full(body: Bytes) -> Answer {
     Response::new(Full::new(body).map_err(|never| match never {}).boxed())
 }
 
-fn pieces(frames: impl IntoIterator<Item = Frame<Bytes>>) -> Answer {
+pub fn pieces(frames: impl IntoIterator<Item = Frame<Bytes>>) -> Answer {
     Response::new(Pieces(frames.into_iter().collect()).boxed())
 }
 

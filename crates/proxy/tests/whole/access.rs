@@ -3,17 +3,18 @@
 use std::sync::Arc;
 
 use beeway_model::access::{
-    AccessPolicy, AccessRule, Clause, Direction, Effect, Field, IdentityMatch, LabelSelector,
-    Layer, PortRange, Scope, Text,
+    AccessPolicy, AccessRule, Clause, Direction, Effect, Field, HttpCheck, IdentityMatch,
+    LabelSelector, Layer, PortRange, Provider, ProviderKind, Scope, Text,
 };
-use beeway_model::{Mesh, Protocol};
+use beeway_model::{ClusterId, Mesh, Protocol};
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Empty};
-use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
+use crate::check::{allow, authorizer, deny};
 use crate::kit::*;
+use crate::upstream;
 
 fn policy(effect: Effect, field: Field) -> AccessPolicy {
     let conditions = vec![Clause { field, negated: false }];
@@ -126,34 +127,9 @@ const HELLO: [u8; 80] = {
     hello
 };
 
-/// An HTTP/2 server that answers everything with 200.
-fn http2_server() -> std::net::SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.set_nonblocking(true).unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            loop {
-                let (socket, _) = listener.accept().await.unwrap();
-                let answer = async |_: Request<Incoming>| {
-                    Ok::<_, hyper::Error>(http::Response::new(Empty::<Bytes>::new()))
-                };
-                let service = hyper::service::service_fn(answer);
-                tokio::spawn(
-                    hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                        .serve_connection(TokioIo::new(socket), service),
-                );
-            }
-        });
-    });
-    address
-}
-
 #[test]
 fn requests_of_http2_are_judged_one_by_one() {
-    let endpoint = http2_server();
+    let endpoint = upstream::scripted(1 << 20, |_, _| async { upstream::status(200) });
     let path = |path| Field::Path(vec![beeway_model::access::PathTest::parse(path)]);
     let told = |access: Vec<AccessPolicy>| {
         Arc::new(Mesh { access, ..mesh(Protocol::Http2, &[endpoint], Vec::new()) })
@@ -190,4 +166,74 @@ fn requests_of_http2_are_judged_one_by_one() {
         assert_eq!(ask("/secret/a", "text/plain").await, (200, None, Bytes::new()));
     });
     kit.eventually(|stats| stats.denied == 3 && stats.connections == 1);
+}
+
+/// The service with a CUSTOM policy for every connection, and its authorizer.
+fn asking(server: &Server, authorizer: std::net::SocketAddr, kind: ProviderKind) -> Mesh {
+    let addresses = [server.address(), authorizer];
+    let mut mesh = mesh(Protocol::Opaque, &addresses, Vec::new());
+    let custom = Effect::Custom("authorizer".to_owned());
+    mesh.access =
+        vec![policy(custom, Field::Caller(vec![IdentityMatch::Namespace(Text::Present)]))];
+    mesh.providers = vec![Provider {
+        name: "authorizer".to_owned(),
+        host: "authorizer".to_owned(),
+        port: 9000,
+        cluster: ClusterId(1),
+        timeout: PATIENCE,
+        fail_open: false,
+        status_on_error: 403,
+        clear_route_cache: false,
+        body: None,
+        kind,
+    }];
+    mesh
+}
+
+#[test]
+fn an_authorizer_is_asked_about_a_connection() {
+    let server = Server::new();
+    let says = Arc::new(std::sync::Mutex::new(allow(&[])));
+    let said = says.clone();
+    let (address, questions) = authorizer(move |_| said.lock().unwrap().clone());
+    let kit = Kit::new(asking(&server, address, ProviderKind::Grpc));
+    let client = kit.connect();
+    let endpoint = server.accept();
+    let asked = questions.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(asked.text(&[1, 1, 1, 1, 3]), client.local_addr().unwrap().port().to_string());
+    assert_eq!(asked.text(&[1, 2, 1, 1, 3]), server.address().port().to_string());
+    assert!(asked.at(&[1, 4]).is_empty(), "there is no request");
+    std::io::Write::write_all(&mut &client, b"hello").unwrap();
+    expect(&endpoint, "hello");
+    *says.lock().unwrap() = deny(403, &[], "");
+    expect_reset(&kit.connect());
+    questions.recv_timeout(PATIENCE).unwrap();
+    // who has had a yes is not asked again, unless it is by another policy
+    let mut again = asking(&server, address, ProviderKind::Grpc);
+    again.access.push(policy(Effect::Audit, namespace("default")));
+    kit.mesh.send_replace(Arc::new(again.clone()));
+    kit.eventually(|stats| stats.audited == 1);
+    assert!(questions.try_recv().is_err());
+    again.access[0].name.push_str("-2");
+    kit.mesh.send_replace(Arc::new(again));
+    expect_reset(&client);
+    questions.recv_timeout(PATIENCE).unwrap();
+    kit.eventually(|stats| stats.connections_denied == 2 && stats.open_connections == 0);
+}
+
+#[test]
+fn what_cannot_be_asked_about_a_connection_closes_it() {
+    let server = Server::new();
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for kind in [ProviderKind::Grpc, ProviderKind::Http(HttpCheck::default())] {
+        let kit = Kit::new(asking(&server, gone, kind));
+        expect_reset(&kit.connect());
+        kit.eventually(|stats| stats.connections_denied == 1);
+    }
+    let mut open = asking(&server, gone, ProviderKind::Grpc);
+    open.providers[0].fail_open = true;
+    let kit = Kit::new(open);
+    let client = kit.connect();
+    say_all(&client, "hello");
+    assert_eq!(rest(&server.accept()), "hello");
 }
