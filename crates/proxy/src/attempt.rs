@@ -37,7 +37,7 @@ type Sent = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
 pub(crate) enum Answered {
     Endpoint(Response<Incoming>),
     /// The endpoint may not be asked. With what is left of the request.
-    Refused(Refusal, RequestBody),
+    Refused(Box<Refusal>, RequestBody),
 }
 
 /// Why there is no answer.
@@ -70,7 +70,7 @@ pub(crate) struct Tries<'a> {
 /// What one try has led to.
 enum Tried {
     Answer(Response<Incoming>),
-    Refused(Refusal, RequestBody),
+    Refused(Box<Refusal>, RequestBody),
     Failed(Failure),
     /// What the endpoint said is not HTTP.
     Garbage,

@@ -260,7 +260,7 @@ impl<'a> Exchange<'a> {
             }
             Ok(Answered::Refused(refusal, body)) => {
                 let closes = unread.drain(body).await;
-                let mut answer = self.answer_of(self.refused(refusal), expected).await;
+                let mut answer = self.answer_of(self.refused(*refusal), expected).await;
                 if closes {
                     let close = HeaderValue::from_static("close");
                     answer.headers_mut().insert(header::CONNECTION, close);

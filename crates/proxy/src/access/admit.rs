@@ -46,5 +46,5 @@ pub(crate) async fn admit(
         return Ok(changes);
     }
     counters.denied.add(1);
-    Err(Stop::Refused(Refusal::of(prospect.denied(&access))))
+    Err(Refusal::of(prospect.denied(&access)).into())
 }

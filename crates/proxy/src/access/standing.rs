@@ -96,8 +96,7 @@ impl Standing {
     ) -> Result<(), Denied> {
         let asking = Asking { client: &self.client, view, prospect, endpoint: self.endpoint };
         let Some((head, protocol)) = &self.asked else {
-            let said = asking.about_connection(access, self.sni.as_deref()).await;
-            return said.map_err(|refusal| refusal.denied);
+            return asking.about_connection(access, self.sni.as_deref()).await;
         };
         // nothing more can be added to a request that was sent
         let asked = (&mut head.clone(), *protocol);

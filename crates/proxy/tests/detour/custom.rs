@@ -73,6 +73,8 @@ fn an_authorizer_is_told_what_envoy_would_tell() {
     for (number, value) in wanted {
         assert_eq!(http(number), value, "{number}");
     }
+    // zero is not written
+    assert_eq!(http(9), "");
     let headers = asked.headers();
     for (name, value) in [
         (":authority", "shop"),
@@ -88,10 +90,19 @@ fn an_authorizer_is_told_what_envoy_would_tell() {
     assert!(!headers.contains_key("host"));
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
     assert!(now.abs_diff(asked.text(&[1, 4, 1, 1]).parse().unwrap()) < 60);
+    let post = "POST /a HTTP/1.1\r\nHost: shop\r\n";
+    for (rest, size) in [
+        ("Content-Length: 2\r\n\r\nhi", "2"),
+        ("Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n", "-1"),
+    ] {
+        kit.request(1, format!("{post}{rest}"));
+        assert_eq!(kit.answer(1).status, 200);
+        assert_eq!(questions.recv_timeout(PATIENCE).unwrap().text(&[1, 4, 2, 9]), size);
+    }
     // only where the policy matches
     assert_eq!(kit.get(1, "/b").status, 200);
     assert!(questions.try_recv().is_err());
-    assert_eq!(kit.proxy.stats().authorizer_asked, 1);
+    assert_eq!(kit.proxy.stats().authorizer_asked, 3);
 }
 
 #[test]

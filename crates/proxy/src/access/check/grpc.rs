@@ -119,7 +119,7 @@ fn request(asked: &Asked<'_>, packed: bool) -> proto::Request {
             _ => "HTTP/1.1",
         }
         .to_owned(),
-        size: size(headers),
+        size: asked.length.map_or(-1, |length| length as i64),
         ..proto::HttpRequest::default()
     };
     if let Some(body) = &asked.body {
@@ -146,15 +146,6 @@ fn fields(headers: &HeaderMap) -> HashMap<String, String> {
         (name.as_str().to_owned(), values.join(","))
     });
     named.collect()
-}
-
-/// Bytes of the body, -1 if that is not known.
-fn size(headers: &HeaderMap) -> i64 {
-    match headers.get(header::CONTENT_LENGTH) {
-        Some(length) => length.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(-1),
-        None if headers.contains_key(header::TRANSFER_ENCODING) => -1,
-        None => 0,
-    }
 }
 
 fn reply(response: CheckResponse) -> Reply {

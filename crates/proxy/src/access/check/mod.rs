@@ -19,6 +19,7 @@ use ::http::{HeaderMap, StatusCode};
 use beeway_model::access::{Access, CheckedBody, Decider, Effect, Party, Provider, ProviderKind};
 use beeway_model::{Policy, Protocol, Retry};
 use bytes::Bytes;
+use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 
 use super::{Denied, Prospect, Refusal};
@@ -50,6 +51,8 @@ struct Asked<'a> {
     head: &'a Parts,
     protocol: Protocol,
     time: SystemTime,
+    /// Bytes of its body, if that is known.
+    length: Option<u64>,
     body: Option<Excerpt>,
 }
 
@@ -81,9 +84,15 @@ struct Silence(String);
 
 /// Why a request goes no further.
 pub(crate) enum Stop {
-    Refused(Refusal),
+    Refused(Box<Refusal>),
     /// What the client sends is no body.
     ClientBody,
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Stop {
+        Stop::Refused(Box::new(refusal))
+    }
 }
 
 impl From<BodyError> for Stop {
@@ -111,13 +120,14 @@ impl Asking<'_> {
         let mut answer = Changes::default();
         for (decider, provider) in self.providers(access) {
             let Some(provider) = provider else {
-                return Err(Stop::Refused(self.refused(decider, StatusCode::FORBIDDEN, "error")));
+                return Err(self.refused(decider, StatusCode::FORBIDDEN, "error").into());
             };
             let excerpt = match provider.body {
                 Some(wanted) => Some(self.excerpt(decider, body, wanted).await?),
                 None => None,
             };
-            let asked = Asked { head, protocol, time: SystemTime::now(), body: excerpt };
+            let (time, length) = (SystemTime::now(), body.size_hint().exact());
+            let asked = Asked { head, protocol, time, length, body: excerpt };
             let question = self.question(None, Some(asked));
             match self.ask(provider, &question).await {
                 Ok(Reply::Allow { request, response }) => {
@@ -126,34 +136,30 @@ impl Asking<'_> {
                 }
                 Ok(Reply::Deny { status, headers, body }) => {
                     let refusal = self.refused(decider, status, "denied");
-                    return Err(Stop::Refused(Refusal { headers, body, ..refusal }));
+                    return Err(Refusal { headers, body, ..refusal }.into());
                 }
-                Err(silence) => self.nothing_said(decider, provider, &silence)?,
+                Err(silence) => {
+                    if let Some(status) = self.nothing_said(provider, &silence) {
+                        return Err(self.refused(decider, status, "error").into());
+                    }
+                }
             }
         }
         Ok(answer)
     }
 
     /// Asks about a connection.
-    pub async fn about_connection(
-        &self,
-        access: &Access,
-        sni: Option<&str>,
-    ) -> Result<(), Refusal> {
+    pub async fn about_connection(&self, access: &Access, sni: Option<&str>) -> Result<(), Denied> {
         for (decider, provider) in self.providers(access) {
-            let no = |why| self.refused(decider, StatusCode::FORBIDDEN, why);
+            let no = |why| Err(self.refused(decider, StatusCode::FORBIDDEN, why).denied);
             // one that is asked by HTTP has nothing to be asked with
             let provider = provider.filter(|provider| provider.kind == ProviderKind::Grpc);
-            let Some(provider) = provider else { return Err(no("error")) };
+            let Some(provider) = provider else { return no("error") };
             match self.ask(provider, &self.question(sni, None)).await {
                 Ok(Reply::Allow { .. }) => {}
-                Ok(Reply::Deny { .. }) => return Err(no("denied")),
-                Err(silence) => {
-                    self.nothing_said(decider, provider, &silence).map_err(|stop| match stop {
-                        Stop::Refused(refusal) => refusal,
-                        Stop::ClientBody => no("error"),
-                    })?
-                }
+                Ok(Reply::Deny { .. }) => return no("denied"),
+                Err(silence) if self.nothing_said(provider, &silence).is_none() => {}
+                Err(_) => return no("error"),
             }
         }
         Ok(())
@@ -195,22 +201,13 @@ impl Asking<'_> {
         }
     }
 
-    /// What follows when there is no reply.
-    fn nothing_said(
-        &self,
-        decider: Decider,
-        provider: &Provider,
-        silence: &Silence,
-    ) -> Result<(), Stop> {
+    /// What the client gets when there is no reply; `None`: the call goes on.
+    fn nothing_said(&self, provider: &Provider, silence: &Silence) -> Option<StatusCode> {
         self.client.core.counters.authorizer_failed.add(1);
         let (name, opens) = (&provider.name, provider.fail_open);
         tracing::debug!(provider = name, opens, why = silence.0, "an authorizer has not answered");
-        if opens {
-            return Ok(());
-        }
         let status = StatusCode::from_u16(provider.status_on_error);
-        let status = status.unwrap_or(StatusCode::FORBIDDEN);
-        Err(Stop::Refused(self.refused(decider, status, "error")))
+        (!opens).then(|| status.unwrap_or(StatusCode::FORBIDDEN))
     }
 
     fn refused(&self, decider: Decider, status: StatusCode, why: &str) -> Refusal {
@@ -238,13 +235,13 @@ impl Asking<'_> {
             RequestBody::Source { source, attempt } => source.ahead(*attempt, enough).await?,
             // a mirror's copy cannot be read twice
             RequestBody::Tee(_) => {
-                return Err(Stop::Refused(self.refused(decider, StatusCode::FORBIDDEN, "error")));
+                return Err(self.refused(decider, StatusCode::FORBIDDEN, "error").into());
             }
         };
         if bytes.len() > limit && !wanted.allow_partial {
             let refusal = self.refused(decider, StatusCode::PAYLOAD_TOO_LARGE, "body_too_large");
             let body = Bytes::from_static(b"Payload Too Large");
-            return Err(Stop::Refused(Refusal { body, flags: Flags::default(), ..refusal }));
+            return Err(Refusal { body, flags: Flags::default(), ..refusal }.into());
         }
         let partial = !whole || bytes.len() > limit;
         Ok(Excerpt { bytes: bytes.slice(..bytes.len().min(limit)), partial })
