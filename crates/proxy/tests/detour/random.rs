@@ -3,31 +3,48 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use beeway_model::Mesh;
+use beeway_model::access::{Access, Effect, Provider, ProviderKind};
 use beeway_model::testing::{Attempt, Dice, Stage};
+use beeway_model::{ClusterId, Mesh, Protocol};
 use beeway_proxy::Options;
 
+use crate::check::{allow, authorizer, deny};
+use crate::custom::provider;
 use crate::kit::{Kit, mesh};
 use crate::script::Endpoint;
 
 const SCENES: u64 = 1000;
 const REQUESTS: usize = 8;
+const YES: &str = "yes";
+const NO: &str = "no";
 const ADDRESSES: [&str; 3] = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"];
 
-/// One service with one cluster for each endpoint.
-fn services(endpoints: &[SocketAddr]) -> Mesh {
-    let mut mesh = mesh(endpoints, None);
+/// One service with one cluster for each endpoint, and providers that say yes and no, at the last
+/// two addresses.
+fn services(addresses: &[SocketAddr]) -> Mesh {
+    let mut mesh = mesh(addresses, None);
     let one = mesh.services[0].clone();
-    mesh.services = (0..endpoints.len())
-        .map(|n| {
-            let mut service = one.clone();
-            service.name = format!("service-{n}");
-            service.addresses = vec![ADDRESSES[n].parse::<SocketAddr>().unwrap().ip()];
-            service.ports[0].cluster = beeway_model::ClusterId(n);
-            service
+    let service = |(n, address): (usize, &str)| {
+        let mut service = one.clone();
+        service.name = format!("service-{n}");
+        service.addresses = vec![address.parse::<SocketAddr>().unwrap().ip()];
+        service.ports[0].cluster = ClusterId(n);
+        service
+    };
+    mesh.services = ADDRESSES.into_iter().enumerate().map(service).collect();
+    let usual = provider(ProviderKind::Grpc);
+    mesh.providers = [(YES, 3), (NO, 4)]
+        .map(|(name, n)| {
+            mesh.clusters[n].protocol = Protocol::Http2;
+            Provider { name: name.to_owned(), cluster: ClusterId(n), ..usual.clone() }
         })
-        .collect();
+        .into();
     mesh
+}
+
+/// Whether those who are asked all say yes.
+fn consent(access: &Access, mesh: &Mesh) -> bool {
+    access.ask.iter().all(|ask| mesh.access[ask.policy].effect == Effect::Custom(YES.to_owned()))
 }
 
 fn text(attempt: &Attempt) -> String {
@@ -44,14 +61,18 @@ fn text(attempt: &Attempt) -> String {
 fn the_proxy_says_what_the_evaluator_says() {
     let endpoints: Vec<Endpoint> =
         ["127.0.0.2", "127.0.0.3", "127.0.0.4"].map(|ip| Endpoint::at(ip, Vec::new())).into();
-    let addresses: Vec<SocketAddr> = endpoints.iter().map(|endpoint| endpoint.address).collect();
+    let mut addresses: Vec<SocketAddr> =
+        endpoints.iter().map(|endpoint| endpoint.address).collect();
     let stage = Stage {
         callers: ["10.9.9.1", "10.9.9.2", "10.9.7.3", "fd00::9"].map(|a| a.parse().unwrap()).into(),
         endpoints: addresses.clone(),
         services: (0..3).map(|n| ("default".to_owned(), format!("service-{n}"))).collect(),
-        providers: Vec::new(),
+        providers: [YES, NO, "nobody"].map(str::to_owned).into(),
         connections: false,
     };
+    let ((yes, _yes), (no, asked)) =
+        (authorizer(|_| allow(&[])), authorizer(|_| deny(403, &[], "")));
+    addresses.extend([yes, no]);
     let mut kits = [true, false].map(|plain| {
         let mut kit = Kit::with(Options { plain }, services(&addresses), None);
         kit.service = ADDRESSES[0].parse().unwrap();
@@ -72,6 +93,7 @@ fn the_proxy_says_what_the_evaluator_says() {
             let n = addresses.iter().position(|a| *a == attempt.endpoint).unwrap();
             attempt.service.1 = format!("service-{n}");
             let access = attempt.judge(&mesh);
+            let passes = access.allowed && consent(&access, &mesh);
             cookie += 1;
             for kit in &mut kits {
                 kit.source = SocketAddr::new(attempt.caller, 4000);
@@ -79,14 +101,14 @@ fn the_proxy_says_what_the_evaluator_says() {
                 kit.request(cookie, text(&attempt));
                 let answer = kit.answer(cookie);
                 kit.proxy.client_closed(cookie);
-                let wanted = if access.allowed { 200 } else { 403 };
+                let wanted = if passes { 200 } else { 403 };
                 assert_eq!(
                     answer.status, wanted,
                     "seed {seed}: {attempt:?} {access:?} {:#?}",
                     mesh.access
                 );
             }
-            *(if access.allowed { &mut allowed } else { &mut denied }) += 1;
+            *(if passes { &mut allowed } else { &mut denied }) += 1;
         }
     }
     // neither is an exception
@@ -98,4 +120,5 @@ fn the_proxy_says_what_the_evaluator_says() {
     );
     assert!(plain.plain > 1500 && plain.audited > 100 && plain.dry_run > 100, "{plain:?}");
     assert!(endpoints.iter().all(|endpoint| endpoint.connections() > 0));
+    assert!(asked.try_iter().count() > 100);
 }

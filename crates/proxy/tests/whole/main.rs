@@ -5,6 +5,7 @@ mod access;
 #[allow(dead_code)] // the other tests need more of it
 mod check;
 mod kit;
+mod random;
 #[path = "../detour/upstream.rs"]
 #[allow(dead_code)]
 mod upstream;
