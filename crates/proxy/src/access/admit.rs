@@ -28,6 +28,7 @@ pub(crate) async fn admit(
     let counters = &client.core.counters;
     let mut access = prospect.judge_head(head, protocol);
     prospect.count(&access, counters);
+    call.note(|record| prospect.note(&access, record));
     let mut changes = Changes::default();
     if !access.ask.is_empty() {
         let asking = Asking { client, view, prospect: &prospect, endpoint };
@@ -40,8 +41,8 @@ pub(crate) async fn admit(
         // the others see what they have made of it
         let again = prospect.judge_head(head, protocol);
         (access.allowed, access.by) = (again.allowed, again.by);
+        call.note(|record| prospect.note(&access, record));
     }
-    call.note(|record| prospect.note(&access, record));
     if access.allowed {
         return Ok(changes);
     }

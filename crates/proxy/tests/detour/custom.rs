@@ -155,7 +155,10 @@ fn what_it_denies_it_answers_itself() {
     let (address, _questions) = authorizer(|asked| match asked.text(&[1, 4, 2, 4]).as_str() {
         "/a/login" => {
             let cookies = [option("set-cookie", "a=1"), option("set-cookie", "b=2")];
-            let headers = [&[option("location", "https://login")][..], &cookies].concat();
+            // what frames the answer is not for it to say
+            let framing = [option("transfer-encoding", "gzip"), option("content-length", "9")];
+            let location = [option("location", "https://login")];
+            let headers = [&location[..], &framing, &cookies].concat();
             deny(302, &headers, "")
         }
         "/a/words" => deny(401, &[option("content-type", "text/html")], "<p>no"),

@@ -17,7 +17,7 @@ use super::{Asked, Asking, Changes, PARTIAL, Question, Reply, Silence};
 use crate::access::authority;
 use crate::exchange::http2_target;
 use crate::grpc::status_of;
-use crate::headers::REQUEST_ID;
+use crate::headers::{REQUEST_ID, is_of_message};
 
 const METHOD: &str = "/envoy.service.auth.v3.Authorization/Check";
 
@@ -200,5 +200,6 @@ fn field(option: &HeaderValueOption) -> Option<(HeaderName, HeaderValue)> {
         false => header.value.as_bytes(),
     };
     let name = HeaderName::from_bytes(header.key.as_bytes()).ok()?;
-    Some((name, HeaderValue::from_bytes(value).ok()?))
+    let ours = is_of_message(&name);
+    (!ours).then_some((name, HeaderValue::from_bytes(value).ok()?))
 }

@@ -28,7 +28,7 @@ use crate::attempt::{Answered, Tries};
 use crate::body::{BodyError, RequestBody};
 use crate::call::Call;
 use crate::client::Client;
-use crate::limits::AUTHORIZER_ANSWER;
+use crate::limits::{AUTHORIZER_ANSWER, AUTHORIZER_BODY};
 use crate::record::Flags;
 use crate::view::View;
 
@@ -227,7 +227,7 @@ impl Asking<'_> {
         body: &mut RequestBody,
         wanted: CheckedBody,
     ) -> Result<Excerpt, Stop> {
-        let limit = wanted.max_bytes as usize;
+        let limit = (wanted.max_bytes as usize).min(AUTHORIZER_BODY);
         let enough = if wanted.allow_partial { limit } else { limit.saturating_add(1) };
         let (bytes, whole) = match body {
             RequestBody::Empty => (Bytes::new(), true),
