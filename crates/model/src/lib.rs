@@ -15,8 +15,10 @@ pub mod request;
 pub mod route;
 pub mod router;
 pub mod stream;
+#[cfg(feature = "testing")]
+pub mod testing;
 
-pub use access::{AccessPolicy, Identity, Node};
+pub use access::{AccessPolicy, Identity, Node, Provider};
 pub use mesh::{
     Cluster, ClusterId, Endpoint, Mesh, Protocol, Service, ServicePort, Transport, Workload,
 };

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
-use crate::access::{AccessPolicy, Node};
+use crate::access::{AccessPolicy, Node, Provider};
 use crate::route::Rule;
 use crate::stream::StreamRule;
 
@@ -22,6 +22,8 @@ pub struct Mesh {
     pub nodes: Vec<Node>,
     /// Who may call whom, in order of namespace and name.
     pub access: Vec<AccessPolicy>,
+    /// Whom CUSTOM policies ask, in order of name.
+    pub providers: Vec<Provider>,
 }
 
 /// Index into [`Mesh::clusters`].

@@ -2,11 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -18,6 +19,8 @@ use crate::limits::{MIRROR_BUFFER, REPLAY_BYTES};
 pub(crate) enum RequestBody {
     /// Nothing follows the head.
     Empty,
+    /// All of it; empty when taken.
+    Own(Bytes),
     /// What the client sends, for the try of this number.
     Source { source: Rc<Source>, attempt: u32 },
     /// A mirror's copy.
@@ -162,6 +165,37 @@ impl Source {
             reader.wake();
         }
         Some(RequestBody::Source { source: self.clone(), attempt })
+    }
+
+    /// Reads ahead to the end, or as far as `enough` bytes; whoever reads next gets the same
+    /// again. Whether that is all comes with it.
+    pub async fn ahead(&self, attempt: u32, enough: usize) -> Result<(Bytes, bool), BodyError> {
+        let (mut read, mut trailers) = (BytesMut::new(), None);
+        let whole = loop {
+            let kept = self.next.get() < self.kept.borrow().len();
+            if !kept && self.state.get() == Reading::Ended {
+                break true;
+            }
+            if read.len() >= enough {
+                break false;
+            }
+            match poll_fn(|cx| self.poll(cx, attempt)).await.transpose()? {
+                None => break true,
+                Some(frame) => match frame.into_data() {
+                    Ok(data) => read.extend_from_slice(&data),
+                    Err(other) => trailers = other.into_trailers().ok(),
+                },
+            }
+        };
+        let read = read.freeze();
+        let rest = self.kept.take().into_iter().skip(self.next.get());
+        let ahead = (!read.is_empty()).then(|| Piece::Data(read.clone())).into_iter();
+        let ahead: Vec<Piece> = ahead.chain(trailers.map(Piece::Trailers)).chain(rest).collect();
+        self.kept_bytes.set(ahead.iter().map(Piece::cost).sum());
+        self.kept.replace(ahead);
+        self.next.set(0);
+        self.taken.set(0);
+        Ok((read, whole))
     }
 
     /// Whether what the client has sent is no body.
@@ -385,8 +419,10 @@ impl Body for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Item>> {
-        match &*self {
+        match self.get_mut() {
             RequestBody::Empty => Poll::Ready(None),
+            RequestBody::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
+            RequestBody::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             RequestBody::Source { source, attempt } => source.poll(cx, *attempt),
             RequestBody::Tee(tee) => tee.poll(cx),
         }
@@ -395,6 +431,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             RequestBody::Empty => true,
+            RequestBody::Own(bytes) => bytes.is_empty(),
             RequestBody::Source { source, attempt } => {
                 source.state.get() == Reading::Ended
                     && source.attempt.get() == *attempt
@@ -409,6 +446,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             RequestBody::Empty => SizeHint::with_exact(0),
+            RequestBody::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
             RequestBody::Source { source, .. } => {
                 let unread = source.body.borrow().size_hint().exact();
                 let read = source.received.get() - source.taken.get();

@@ -69,6 +69,14 @@ impl Call {
         Call::noted(&client, Slot::default(), None, asked, true, None)
     }
 
+    /// A request that is not a client's own.
+    pub fn beside(client: Client, grpc: bool, bare: bool) -> Rc<Call> {
+        let asked = Asked { grpc, patience: None, bare };
+        let call = Call::noted(&Rc::new(client), Slot::default(), None, asked, false, None);
+        call.finished.set(true);
+        call
+    }
+
     fn noted(
         client: &Rc<Client>,
         slot: Slot,
@@ -104,8 +112,14 @@ impl Call {
 
     /// Notes that plain forwarding has begun with it.
     pub fn hand(&self, mut handed: Box<Handed>) {
-        if let Some((start, started)) = handed.untold.take() {
-            self.note(|record| record.start = start);
+        if let Some((told, started)) = handed.untold.take() {
+            self.note(|record| {
+                record.start = told.start;
+                // it has been judged
+                record.policy = told.policy;
+                record.audit = told.audit;
+                record.dry_run = told.dry_run;
+            });
             self.started.set(started);
         }
         *self.handed.borrow_mut() = Some(handed);

@@ -29,6 +29,7 @@
 
 mod identity;
 mod policy;
+mod provider;
 mod verdict;
 
 pub use identity::{
@@ -38,4 +39,5 @@ pub use policy::{
     AccessPolicy, AccessRule, Clause, Direction, Effect, Field, Layer, PathTest, PortRange, Scope,
     Text,
 };
+pub use provider::{CheckedBody, HttpCheck, Provider, ProviderKind};
 pub use verdict::{Access, Call, Decider, applies, evaluate};
