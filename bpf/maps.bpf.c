@@ -26,6 +26,7 @@ struct layouts {
 	struct action action;
 	struct share share;
 	struct answer answer;
+	struct anchor anchor;
 	struct home home;
 	enum home_kind home_kind;
 	struct frame frame;

@@ -23,15 +23,16 @@
 /* A client's connection to the proxy stands: leave word of what it asked for. The proxy cannot
  * accept before: the handshake's last segment is not out yet. */
 static __always_inline void
-anchor(const struct address *local, const struct address *remote, struct address service)
+anchor(const struct address *local, const struct address *remote, const struct conn *conn)
 {
+	struct anchor value = { .service = conn->service, .caller = conn->caller };
 	struct anchor_key key = {};
 
 	copy_ip(key.client, local->ip);
 	copy_ip(key.listener, remote->ip);
 	key.client_port = local->port;
 	key.listener_port = remote->port;
-	if (bpf_map_update_elem(&anchors, &key, &service, BPF_ANY))
+	if (bpf_map_update_elem(&anchors, &key, &value, BPF_ANY))
 		add(COUNT_FULL, 1);
 }
 
@@ -48,13 +49,14 @@ static __always_inline void client_established(struct bpf_sock_ops *ctx)
 	if (!conn || conn->side != SIDE_CLIENT)
 		return;
 	get_ends(ctx, &local, &remote);
+	/* where it runs is not known: by the address that it has */
+	if (!conn->caller.family)
+		conn->caller = local;
 	if (conn->protocol == PROTOCOL_PROXY)
-		anchor(&local, &remote, conn->service);
+		anchor(&local, &remote, conn);
 	if (conn->protocol != PROTOCOL_HTTP)
 		return;
 	conn->source = local;
-	if (!conn->caller.family)
-		conn->caller = local;
 	if (!enrol(ctx, conn->cookie))
 		return;
 	announce(ctx, sk, conn->cookie, &local, &remote);

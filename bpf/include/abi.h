@@ -355,8 +355,8 @@ struct frame {
 					 * so that a new proxy does not have to know the past */
 	struct address source;		/* the client */
 	struct address service;		/* what it connected to */
+	struct address caller;		/* an address by which the client is known */
 	unsigned int reason;		/* enum reason */
-	unsigned int pad;
 };
 
 /* Ring buffer records. */

@@ -312,8 +312,8 @@ detour(struct sk_msg_md *msg, struct conn *conn, u32 n, u32 size, u32 flags, u32
 	f->request = conn->asked;
 	f->source = conn->source;
 	f->service = conn->service;
+	f->caller = conn->caller;
 	f->reason = reason;
-	f->pad = 0;
 	only(msg, n + sizeof(*f), size + sizeof(*f));
 	conn->detoured += n;
 	flow->by_bus = conn->detoured;

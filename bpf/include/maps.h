@@ -121,6 +121,12 @@ struct anchor_key {
 	u16 listener_port;
 };
 
+/* What a client that was led to the proxy asked for, and an address by which it is known. */
+struct anchor {
+	struct address service;
+	struct address caller;
+};
+
 struct datagram_key {
 	u64 cookie;
 	u8 ip[16];
@@ -289,7 +295,7 @@ MAP {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, ANCHORS);
 	__type(key, struct anchor_key);
-	__type(value, struct address);
+	__type(value, struct anchor);
 } anchors SEC(".maps");
 
 /* Who runs where: an address of the workload. The agent keeps it. */

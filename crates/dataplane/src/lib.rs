@@ -22,7 +22,7 @@ pub mod probe;
 mod run;
 pub mod tables;
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -155,7 +155,11 @@ impl Dataplane {
 
     /// What a client asked for that was led to the proxy, by the two ends of its connection; once
     /// for each connection. `None`: it came by itself.
-    pub fn take_anchor(&self, client: SocketAddr, listener: SocketAddr) -> Option<SocketAddr> {
+    pub fn take_anchor(
+        &self,
+        client: SocketAddr,
+        listener: SocketAddr,
+    ) -> Option<(SocketAddr, IpAddr)> {
         run::take_anchor(self.loaded.map("anchors"), client, listener)
     }
 

@@ -145,16 +145,19 @@ pub(crate) fn take_anchor(
     anchors: &MapHandle,
     client: SocketAddr,
     listener: SocketAddr,
-) -> Option<SocketAddr> {
+) -> Option<(SocketAddr, IpAddr)> {
     let (client, listener) = (address(client), address(listener));
     let mut key = [client.ip, listener.ip].concat();
     key.extend(client.port.to_ne_bytes());
     key.extend(listener.port.to_ne_bytes());
     let value = anchors.lookup_and_delete(&key).ok()??;
-    let ip: [u8; 16] = value.get(..16)?.try_into().ok()?;
+    let ip = |at: usize| {
+        let ip: [u8; 16] = value.get(at..at + 16)?.try_into().ok()?;
+        Some(IpAddr::from(ip).to_canonical())
+    };
     let port = value.get(offset_of!(abi::address, port)..)?.get(..2)?.try_into().ok()?;
-    let ip = IpAddr::from(ip).to_canonical();
-    Some(SocketAddr::new(ip, u16::from_ne_bytes(port)))
+    let service = SocketAddr::new(ip(0)?, u16::from_ne_bytes(port));
+    Some((service, ip(offset_of!(abi::anchor, caller))?))
 }
 
 /// Marks a socket of ours before it connects.

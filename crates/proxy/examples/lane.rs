@@ -18,7 +18,7 @@ use beeway_model::access::{
 };
 use beeway_model::*;
 use beeway_proxy::frame::{FLAG_END, FLAG_REQUEST, Frame, KIND_DATA};
-use beeway_proxy::{FRAME_BYTES, Kernel, Options, Proxy, Turn, Worker};
+use beeway_proxy::{Anchor, FRAME_BYTES, Kernel, Options, Proxy, Turn, Worker};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use zerocopy::{FromBytes, IntoBytes};
@@ -44,7 +44,7 @@ impl Kernel for Empty {
 
     fn over(&self, _: u64) {}
 
-    fn asked_for(&self, _: SocketAddr, _: SocketAddr) -> Option<SocketAddr> {
+    fn asked_for(&self, _: SocketAddr, _: SocketAddr) -> Option<Anchor> {
         None
     }
 
@@ -113,6 +113,7 @@ impl Driver {
             cookie: index as u64,
             offset: self.offsets[index],
             source: self.service.into(),
+            caller: self.service.into(),
             service: self.service.into(),
             ..Frame::default()
         };

@@ -5,10 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use crate::Anchor;
 use crate::plain::Handed;
 use crate::stream::Stream;
 use crate::tunnel::Tunnel;
 use crate::upstream::Slot;
+use crate::view::Caller;
 use crate::worker::Core;
 
 /// A client's connection, whichever way its bytes come.
@@ -18,6 +20,8 @@ pub(crate) struct Client {
     pub source: IpAddr,
     /// And port.
     pub port: u16,
+    /// An address by which it is known: its own where the kernel does not know better.
+    pub known_by: IpAddr,
     /// What it connected to.
     pub service: SocketAddr,
     /// The connection by bus; `None`: it is a socket of ours.
@@ -35,6 +39,7 @@ impl Client {
             core: stream.core.clone(),
             source: stream.source.ip(),
             port: stream.source.port,
+            known_by: stream.caller.ip(),
             service: SocketAddr::new(stream.service.ip(), stream.service.port),
             stream: Some(stream.clone()),
             slot: one_by_one.then(Slot::default),
@@ -43,11 +48,16 @@ impl Client {
     }
 
     /// The client at the other end of a socket.
-    pub fn of_socket(core: &Rc<Core>, client: SocketAddr, service: SocketAddr) -> Client {
+    pub fn of_socket(
+        core: &Rc<Core>,
+        client: SocketAddr,
+        Anchor { service, caller }: Anchor,
+    ) -> Client {
         Client {
             core: core.clone(),
             source: client.ip().to_canonical(),
             port: client.port(),
+            known_by: caller,
             service,
             stream: None,
             slot: None,
@@ -69,12 +79,18 @@ impl Client {
         }
     }
 
+    /// Who it is.
+    pub fn caller(&self) -> Caller {
+        Caller { address: self.source, known_by: self.known_by }
+    }
+
     /// The client's name without its connection.
     pub fn aside(&self) -> Client {
         Client {
             core: self.core.clone(),
             source: self.source,
             port: self.port,
+            known_by: self.known_by,
             service: self.service,
             stream: None,
             slot: None,

@@ -508,7 +508,7 @@ fn decide(
         authority,
         target: target(parts),
         headers: &fields,
-        source: view.workload_at(call.client.source),
+        source: view.workload_at(call.client.known_by),
     };
     route(port, &request, draw)
 }

@@ -57,19 +57,20 @@ pub struct Frame {
     pub source: Address,
     /// What it connected to.
     pub service: Address,
+    /// An address by which the client is known.
+    pub caller: Address,
     /// Why the bytes were handed over (`enum reason`).
     pub reason: u32,
-    /// Zero.
-    pub pad: u32,
 }
 
 const _: () = {
-    assert!(FRAME_BYTES == 80);
+    assert!(FRAME_BYTES == 96);
     assert!(std::mem::offset_of!(Frame, cookie) == 8);
     assert!(std::mem::offset_of!(Frame, offset) == 16);
     assert!(std::mem::offset_of!(Frame, draw) == 24);
     assert!(std::mem::offset_of!(Frame, source) == 32);
     assert!(std::mem::offset_of!(Frame, service) == 52);
+    assert!(std::mem::offset_of!(Frame, caller) == 72);
 };
 
 impl Address {

@@ -58,7 +58,7 @@ mod wire;
 mod worker;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -96,12 +96,21 @@ pub trait Kernel: Send + Sync + 'static {
 
     /// What a client asked for that was led to a listener of the proxy, by the two ends of its
     /// connection; asked once for each. `None`: the kernel did not lead it there.
-    fn asked_for(&self, client: SocketAddr, listener: SocketAddr) -> Option<SocketAddr>;
+    fn asked_for(&self, client: SocketAddr, listener: SocketAddr) -> Option<Anchor>;
 
     /// The bytes of this socket, which is about to connect to an endpoint, may be anything, and the
     /// endpoint may do with its end what it likes (hand it over to TLS in the kernel): they must go
     /// by TCP.
     fn leave_alone(&self, socket: BorrowedFd<'_>) -> io::Result<()>;
+}
+
+/// What the kernel knows of a client that it has led to the proxy.
+#[derive(Debug, Clone, Copy)]
+pub struct Anchor {
+    /// What the client asked for.
+    pub service: SocketAddr,
+    /// An address by which it is known.
+    pub caller: IpAddr,
 }
 
 /// The sockets of one worker thread.

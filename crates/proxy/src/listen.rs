@@ -14,6 +14,7 @@ use nix::sys::socket::{self, setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 
+use crate::Anchor;
 use crate::Kernel;
 use crate::limits::{ACCEPT_PAUSE, KEEPALIVE, MAX_CONNECTIONS, SOCKET_BUFFER};
 use crate::stats::{Counters, Held};
@@ -23,8 +24,7 @@ use crate::worker::Command;
 pub(crate) struct Taken {
     pub socket: TcpStream,
     pub client: SocketAddr,
-    /// What the client asked for.
-    pub service: SocketAddr,
+    pub anchor: Anchor,
     pub held: Held,
 }
 
@@ -104,10 +104,10 @@ impl Acceptor {
     }
 
     fn take(&self, socket: TcpStream, client: SocketAddr) {
-        let service = socket.local_addr().ok().and_then(|here| self.kernel.asked_for(client, here));
+        let anchor = socket.local_addr().ok().and_then(|here| self.kernel.asked_for(client, here));
         let desk = self.desks.iter().min_by_key(|desk| desk.counters.open_connections.get());
         let Some(desk) = desk else { return };
-        let Some(service) = service else {
+        let Some(anchor) = anchor else {
             desk.counters.connections_unknown.add(1);
             tracing::debug!(%client, "a connection that the kernel did not lead here is closed");
             let _ = socket.shutdown(Shutdown::Both);
@@ -125,7 +125,7 @@ impl Acceptor {
         desk.counters.connections.add(1);
         let held = Held::new(&desk.counters, |counters| &counters.open_connections);
         // A worker that has stopped resets it.
-        let _ = desk.commands.send(Command::Serve(Taken { socket, client, service, held }));
+        let _ = desk.commands.send(Command::Serve(Taken { socket, client, anchor, held }));
     }
 }
 

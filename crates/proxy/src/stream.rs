@@ -41,6 +41,8 @@ pub(crate) enum State {
 pub(crate) struct Stream {
     pub cookie: u64,
     pub source: Address,
+    /// An address by which it is known.
+    pub caller: Address,
     pub service: Address,
     pub core: Rc<Core>,
     pub state: Cell<State>,
@@ -103,6 +105,7 @@ impl Stream {
         Stream {
             cookie: frame.cookie,
             source: frame.source,
+            caller: frame.caller,
             service: frame.service,
             core,
             state: Cell::new(State::Plain),

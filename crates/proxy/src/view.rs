@@ -22,6 +22,13 @@ pub(crate) struct View {
     policies: Option<Policies>,
 }
 
+/// Who calls: by which address, and by which one it is known.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Caller {
+    pub address: IpAddr,
+    pub known_by: IpAddr,
+}
+
 /// Indices of a service and of one of its ports.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place {
@@ -96,7 +103,7 @@ impl View {
     /// The call of an endpoint by who asked for a service; `None`: no policy is about it.
     pub fn prospect(
         &self,
-        caller: IpAddr,
+        caller: Caller,
         endpoint: SocketAddr,
         service: SocketAddr,
     ) -> Option<Prospect<'_>> {

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use beeway_model::{Connection, Protocol, route_stream};
 use tokio::net::{TcpSocket, TcpStream};
 
+use crate::Anchor;
 use crate::access::Standing;
 use crate::client::Client;
 use crate::hello::{self, Hello};
@@ -20,13 +21,13 @@ use crate::worker::Core;
 
 /// Serves a connection to its end. Whatever goes wrong is a reset for its client.
 pub(crate) async fn serve(core: Rc<Core>, taken: Taken) {
-    let Taken { socket, client, service, held: _held } = taken;
+    let Taken { socket, client, anchor, held: _held } = taken;
     let carried = match TcpStream::from_std(socket) {
-        Ok(socket) => carry(&core, socket, client, service).await,
+        Ok(socket) => carry(&core, socket, client, anchor).await,
         Err(error) => Err(error),
     };
     if let Err(error) = carried {
-        tracing::debug!(%client, %service, %error, "a connection has broken");
+        tracing::debug!(%client, service = %anchor.service, %error, "a connection has broken");
     }
 }
 
@@ -34,21 +35,21 @@ async fn carry(
     core: &Rc<Core>,
     mut socket: TcpStream,
     client: SocketAddr,
-    service: SocketAddr,
+    anchor: Anchor,
 ) -> io::Result<()> {
-    let hello = match protocol(core, service) {
+    let hello = match protocol(core, anchor.service) {
         Some(Protocol::Http | Protocol::Http2) => {
-            let client = Client::of_socket(core, client, service);
+            let client = Client::of_socket(core, client, anchor);
             return serve_socket(client, Orderly(socket)).await;
         }
         Some(Protocol::Tls) => hello::read(&mut socket).await?,
         Some(Protocol::Opaque) | None => Hello::default(),
     };
     let counters = &core.counters;
-    let endpoint = route(core, client, service, hello.name.as_deref())
+    let endpoint = route(core, &anchor, hello.name.as_deref())
         .ok_or_else(|| io::Error::other("there is no endpoint for it"))
         .inspect_err(|_| counters.connections_failed.add(1))?;
-    let client = Client::of_socket(core, client, service);
+    let client = Client::of_socket(core, client, anchor);
     let mut standing = Standing::connection(client, endpoint, hello.name);
     standing.admit().await.map_err(|denied| standing.reset(&denied))?;
     let mut server =
@@ -67,16 +68,15 @@ fn protocol(core: &Core, service: SocketAddr) -> Option<Protocol> {
     Some(core.view().frontend(service.ip(), service.port())?.protocol)
 }
 
-/// The endpoint for a connection by the rules of now; `None`: there is none.
-fn route(
-    core: &Core,
-    client: SocketAddr,
-    service: SocketAddr,
-    sni: Option<&str>,
-) -> Option<SocketAddr> {
+/// The endpoint for a connection by the rules of now; `None`: there is none. What is no service is
+/// an endpoint itself.
+fn route(core: &Core, anchor: &Anchor, sni: Option<&str>) -> Option<SocketAddr> {
     let view = core.view();
-    let port = view.frontend(service.ip(), service.port())?;
-    let source = view.workload_at(client.ip().to_canonical());
+    let service = anchor.service;
+    let Some(port) = view.frontend(service.ip(), service.port()) else {
+        return view.workload_at(service.ip()).map(|_| service);
+    };
+    let source = view.workload_at(anchor.caller);
     let connection = Connection { destination: service.ip(), sni, source };
     let cluster = route_stream(port, &connection, fastrand::u32(..))?;
     Some(view.mesh.cluster(cluster).pick(fastrand::u32(..))?.address)

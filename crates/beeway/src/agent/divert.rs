@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use beeway_dataplane::Dataplane;
-use beeway_proxy::{Kernel, Proxy, Turn};
+use beeway_proxy::{Anchor, Kernel, Proxy, Turn};
 
 /// What is to be done with a client's connection.
 #[derive(Debug, Clone, Copy)]
@@ -64,8 +64,9 @@ impl Kernel for KernelSide {
         self.dataplane.forget(cookie);
     }
 
-    fn asked_for(&self, client: SocketAddr, listener: SocketAddr) -> Option<SocketAddr> {
-        self.dataplane.take_anchor(client, listener)
+    fn asked_for(&self, client: SocketAddr, listener: SocketAddr) -> Option<Anchor> {
+        let (service, caller) = self.dataplane.take_anchor(client, listener)?;
+        Some(Anchor { service, caller })
     }
 
     fn leave_alone(&self, socket: BorrowedFd<'_>) -> io::Result<()> {

@@ -22,7 +22,7 @@ pub(crate) async fn admit(
     body: &mut RequestBody,
 ) -> Result<Changes, Stop> {
     let client = &*call.client;
-    let Some(prospect) = view.prospect(client.source, endpoint, client.service) else {
+    let Some(prospect) = view.prospect(client.caller(), endpoint, client.service) else {
         return Ok(Changes::default());
     };
     let counters = &client.core.counters;

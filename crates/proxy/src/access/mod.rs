@@ -12,7 +12,7 @@ mod refusal;
 mod standing;
 
 use std::cell::OnceCell;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use beeway_model::access::{
     Access, AccessPolicy, Call, Decider, Direction, Party, Scope, applies, evaluate,
@@ -22,7 +22,7 @@ use http::request::Parts;
 
 use crate::record::Record;
 use crate::stats::Counters;
-use crate::view::View;
+use crate::view::{Caller, View};
 
 pub(crate) use admit::admit;
 pub(crate) use check::Stop;
@@ -107,13 +107,14 @@ impl<'a> Prospect<'a> {
     pub fn of(
         view: &'a View,
         policies: &'a Policies,
-        caller: IpAddr,
+        caller: Caller,
         endpoint: SocketAddr,
         service: SocketAddr,
     ) -> Option<Prospect<'a>> {
         let mesh = &*view.mesh;
         let place = view.place(service.ip(), service.port());
-        let (caller, calling) = view.party(caller);
+        let (known, calling) = view.party(caller.known_by);
+        let caller = Party { address: caller.address, ..known };
         let (called, serving) = view.party(endpoint.ip());
         let lists = [
             calling.map_or(&[][..], |index| &policies.of_workload(mesh, index).egress),

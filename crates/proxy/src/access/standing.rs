@@ -57,7 +57,7 @@ impl Standing {
     }
 
     fn prospect<'a>(&self, view: &'a View) -> Option<Prospect<'a>> {
-        view.prospect(self.client.source, self.endpoint, self.client.service)
+        view.prospect(self.client.caller(), self.endpoint, self.client.service)
     }
 
     fn judge(&self, prospect: &Prospect<'_>) -> Access {

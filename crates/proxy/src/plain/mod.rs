@@ -36,7 +36,7 @@ use crate::limits::{
 };
 use crate::record::{Flags, Record};
 use crate::stream::Stream;
-use crate::view::{Place, View};
+use crate::view::{Caller, Place, View};
 use crate::wire::Wire;
 use crate::worker::Core;
 
@@ -205,7 +205,7 @@ impl Routed {
             authority: asked.host,
             target: asked.target,
             headers: &asked.fields.0,
-            source: view.workload_at(stream.source.ip()),
+            source: view.workload_at(stream.caller.ip()),
         };
         let decision = route(view.port(place), &request, draw);
         let cluster = cluster(&view, &decision).filter(|c| c.protocol == Protocol::Http)?;
@@ -216,7 +216,8 @@ impl Routed {
     /// The policies that are about it, if there are any.
     fn prospect(&self, stream: &Stream) -> Option<Prospect<'_>> {
         let service = SocketAddr::new(stream.service.ip(), stream.service.port);
-        self.view.prospect(stream.source.ip(), self.address, service)
+        let caller = Caller { address: stream.source.ip(), known_by: stream.caller.ip() };
+        self.view.prospect(caller, self.address, service)
     }
 
     fn chosen(&self) -> Chosen<'_> {

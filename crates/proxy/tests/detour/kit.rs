@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use beeway_model::*;
 use beeway_proxy::frame::{FLAG_END, FLAG_REQUEST, Frame, KIND_DATA};
-use beeway_proxy::{FRAME_BYTES, Kernel, Options, Proxy, Record, Recorder, Turn, Worker};
+use beeway_proxy::{Anchor, FRAME_BYTES, Kernel, Options, Proxy, Record, Recorder, Turn, Worker};
 use tokio::sync::watch;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -96,7 +96,7 @@ impl Kernel for Pretence {
         self.note(|said| said.over.push(cookie));
     }
 
-    fn asked_for(&self, _: SocketAddr, _: SocketAddr) -> Option<SocketAddr> {
+    fn asked_for(&self, _: SocketAddr, _: SocketAddr) -> Option<Anchor> {
         None
     }
 
@@ -178,6 +178,7 @@ impl Kit {
             offset: *offset,
             draw,
             source: self.source.into(),
+            caller: self.source.into(),
             service: self.service.into(),
             ..Frame::default()
         };

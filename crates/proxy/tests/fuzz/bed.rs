@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use beeway_model::Mesh;
 use beeway_proxy::frame::{FLAG_END, Frame, KIND_DATA};
-use beeway_proxy::{FRAME_BYTES, Kernel, Proxy, Record, Recorder, Stats, Turn, Worker};
+use beeway_proxy::{Anchor, FRAME_BYTES, Kernel, Proxy, Record, Recorder, Stats, Turn, Worker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, watch};
@@ -94,8 +94,8 @@ impl Kernel for Node {
         self.known().over.insert(cookie);
     }
 
-    fn asked_for(&self, _: SocketAddr, _: SocketAddr) -> Option<SocketAddr> {
-        SERVICE.parse().ok()
+    fn asked_for(&self, client: SocketAddr, _: SocketAddr) -> Option<Anchor> {
+        Some(Anchor { service: SERVICE.parse().ok()?, caller: client.ip() })
     }
 
     fn leave_alone(&self, _: BorrowedFd<'_>) -> io::Result<()> {
@@ -289,6 +289,7 @@ pub fn frame(cookie: u64, offset: u64, request: u32, flags: u16, payload: &[u8])
         request,
         draw: (cookie as u32).wrapping_mul(0x9E37_79B9).wrapping_add(request << 20),
         source: SocketAddr::from(([10, 9, 9, 9], 4000)).into(),
+        caller: SocketAddr::from(([10, 9, 9, 9], 4000)).into(),
         service: SERVICE.parse::<SocketAddr>().expect("an address").into(),
         ..Frame::default()
     };

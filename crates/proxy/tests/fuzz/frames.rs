@@ -121,8 +121,8 @@ impl Author {
             request: self.dice.of(&[0, 1, 2, u32::MAX]),
             source: self.address(),
             service: self.address(),
+            caller: self.address(),
             reason: self.dice.next() as u32,
-            pad: 0,
         };
         let sent = self.sent.entry(frame.cookie).or_default();
         if frame.kind == KIND_DATA && offset == next {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use beeway_model::*;
-use beeway_proxy::{Kernel, Proxy, Stats, Turn, Worker};
+use beeway_proxy::{Anchor, Kernel, Proxy, Stats, Turn, Worker};
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::sync::watch;
@@ -37,8 +37,9 @@ impl Kernel for Guide {
 
     fn abort(&self, _: u64) {}
 
-    fn asked_for(&self, _: SocketAddr, _: SocketAddr) -> Option<SocketAddr> {
-        (!self.ignorant.load(Ordering::Relaxed)).then(|| SERVICE.parse().unwrap())
+    fn asked_for(&self, client: SocketAddr, _: SocketAddr) -> Option<Anchor> {
+        let anchor = || Anchor { service: SERVICE.parse().unwrap(), caller: client.ip() };
+        (!self.ignorant.load(Ordering::Relaxed)).then(anchor)
     }
 
     fn leave_alone(&self, _: BorrowedFd<'_>) -> std::io::Result<()> {
