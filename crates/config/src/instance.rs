@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
-use beeway_model::Workload;
+use beeway_model::access::{LabelSelector, LabelTest};
+use beeway_model::{Transport, Workload};
 use k8s_openapi::api::core::v1 as core;
 
 use crate::istio;
@@ -24,8 +25,18 @@ pub(crate) struct Instance {
     pub ready: bool,
     pub service_account: String,
     pub node: Option<String>,
-    pub named_ports: BTreeMap<String, u16>,
+    pub ports: Vec<InstancePort>,
     pub weight: u32,
+}
+
+/// A port that an instance says it has.
+#[derive(Debug, Clone)]
+pub(crate) struct InstancePort {
+    /// Empty: none.
+    pub name: String,
+    pub number: u16,
+    /// `None`: of any.
+    pub transport: Option<Transport>,
 }
 
 /// Where an [`Instance`] comes from.
@@ -43,6 +54,17 @@ pub(crate) struct Instances {
     pods: HashMap<(String, String), usize>,
     /// By namespace and one label, or none (two empty texts), in order.
     by_label: HashMap<(String, String, String), Vec<usize>>,
+}
+
+impl Instance {
+    /// The number of the port of a name (`transport` `None`: of any).
+    pub(crate) fn port(&self, name: &str, transport: Option<Transport>) -> Option<u16> {
+        let alike = |port: &&InstancePort| {
+            let any = transport.is_none() || port.transport.is_none();
+            port.name == name && !name.is_empty() && (any || port.transport == transport)
+        };
+        self.ports.iter().find(alike).map(|port| port.number)
+    }
 }
 
 impl Instances {
@@ -103,6 +125,28 @@ impl Instances {
         let fewest = fewest.unwrap_or_else(|| having((&String::new(), &String::new())));
         let candidates = fewest.iter().map(|index| &self.list[*index]);
         candidates.filter(|instance| selects(selector, &instance.labels))
+    }
+
+    /// The instances of these namespaces (`None`: of all) with labels, in order within each.
+    pub(crate) fn matching<'a>(
+        &'a self,
+        namespaces: Option<&'a [String]>,
+        labels: &'a LabelSelector,
+    ) -> impl Iterator<Item = &'a Instance> {
+        let label = labels.0.iter().find_map(|(key, test)| match test {
+            LabelTest::In(values) if values.len() == 1 => Some((key, &values[0])),
+            _ => None,
+        });
+        let none = String::new();
+        let (key, value) = label.unwrap_or((&none, &none));
+        let of = |namespace: &String| {
+            let label = (namespace.clone(), key.clone(), value.clone());
+            self.by_label.get(&label).map_or(&[][..], Vec::as_slice)
+        };
+        let some = namespaces.map(|list| list.iter().flat_map(of).copied().collect::<Vec<_>>());
+        let all = if namespaces.is_none() { 0..self.list.len() } else { 0..0 };
+        let candidates = some.into_iter().flatten().chain(all).map(|index| &self.list[index]);
+        candidates.filter(|instance| labels.holds(&instance.labels))
     }
 
     /// The instance that owns an address.
@@ -169,12 +213,21 @@ fn of_pod<'a>(
     let ready = condition.is_none_or(|c| c.status == "True") && !pod.deleted;
     let sidecars = spec.init_containers.iter().flatten();
     let sidecars = sidecars.filter(|c| c.restart_policy.as_deref() == Some("Always"));
-    let named_ports = spec
+    let ports = spec
         .containers
         .iter()
         .chain(sidecars)
         .flat_map(|container| container.ports.iter().flatten())
-        .filter_map(|port| Some((port.name.clone()?, u16::try_from(port.container_port).ok()?)))
+        .filter_map(|port| {
+            let transport = match port.protocol.as_deref().unwrap_or("TCP") {
+                "TCP" => Transport::Tcp,
+                "UDP" => Transport::Udp,
+                _ => return None,
+            };
+            let number = u16::try_from(port.container_port).ok()?;
+            let name = port.name.clone().unwrap_or_default();
+            Some(InstancePort { name, number, transport: Some(transport) })
+        })
         .collect();
     let instance = Instance {
         namespace: pod.namespace.clone(),
@@ -189,7 +242,7 @@ fn of_pod<'a>(
             .filter(|name| !name.is_empty())
             .unwrap_or_else(|| "default".to_owned()),
         node: spec.node_name.filter(|name| !name.is_empty()),
-        named_ports,
+        ports,
         weight: 1,
     };
     Some((instance, &pod.place))
@@ -222,7 +275,15 @@ pub(crate) fn of_entry(
         ready: true,
         service_account: entry.service_account.clone().unwrap_or_else(|| "default".to_owned()),
         node: None,
-        named_ports: entry.ports.clone(),
+        ports: entry
+            .ports
+            .iter()
+            .map(|(name, number)| InstancePort {
+                name: name.clone(),
+                number: *number,
+                transport: None,
+            })
+            .collect(),
         // 0 and absent alike mean 1, as in Istio.
         weight: entry.weight.unwrap_or(1).max(1),
     })

@@ -7,8 +7,12 @@
 //!
 //! Whatever is wrong costs as little as it can: a bad document, that document; a bad port, that
 //! port; but a *condition* that is not understood costs its whole object, because a rule must not
-//! hold for more than was written. Nothing is left out without a [`Problem`].
+//! hold for more than was written; and a *policy* that is not understood closes what it selects
+//! (`policy_item`). Nothing is left out without a [`Problem`].
 
+mod access;
+mod authorization;
+mod authorization_rule;
 mod catalog;
 mod cors;
 mod decode;
@@ -24,7 +28,12 @@ mod istio;
 mod item;
 mod layer;
 mod loader;
+mod mesh_config;
+mod named_port;
+mod namespaces;
+mod network_policy;
 mod objects;
+mod policy_item;
 mod problem;
 mod route_action;
 mod route_filter;
@@ -51,6 +60,9 @@ use objects::Objects;
 pub use directory::read_dir;
 pub use loader::Loader;
 pub use problem::{Problem, Severity};
+
+/// Policies of this namespace are for the whole mesh, as in Istio.
+const ROOT_NAMESPACE: &str = "istio-system";
 
 /// What the result depends on besides the files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -81,8 +93,13 @@ fn mesh(objects: &Objects, options: &Options, mut problems: Vec<Problem>) -> Loa
     subsets::apply(objects, &mut catalog, &mut problems);
     virtual_service::attach(objects, &mut catalog, &mut problems);
     gateway_route::attach(objects, &mut catalog, &mut problems);
+    let providers = mesh_config::providers(objects, &mut catalog, &mut problems);
+    let policies = access::policies(objects, &instances, &providers, &mut problems);
     let mut mesh = catalog.finish(&mut problems);
     mesh.workloads = instances.workloads();
+    mesh.nodes = access::nodes(objects, options, &mut problems);
+    mesh.access = policies.into_iter().map(|listed| listed.policy).collect();
+    mesh.providers = providers;
     problems.sort_by(|a, b| {
         (&a.file, a.line, a.severity, &a.object, &a.reason)
             .cmp(&(&b.file, b.line, b.severity, &b.object, &b.reason))

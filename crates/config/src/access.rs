@@ -1,0 +1,103 @@
+//! Policies of all documents → the mesh's, with what depends on the rest of the configuration.
+
+use std::net::IpAddr;
+
+use beeway_model::access::{AccessPolicy, Effect, Node, Provider, Scope};
+
+use crate::Options;
+use crate::instance::Instances;
+use crate::item::Place;
+use crate::named_port::Pods;
+use crate::namespaces::Namespaces;
+use crate::objects::Objects;
+use crate::problem::Problem;
+
+/// A policy, and where it is from.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    pub policy: AccessPolicy,
+    pub place: Place,
+    /// Where its rules are in the document.
+    pub rules: &'static str,
+    /// Its rules are those that are written.
+    pub readable: bool,
+}
+
+/// Every policy, in order of namespace and name.
+pub(crate) fn policies(
+    objects: &Objects,
+    instances: &Instances,
+    providers: &[Provider],
+    problems: &mut Vec<Problem>,
+) -> Vec<Listed> {
+    let root = objects.mesh_configs.first().and_then(|c| c.body.root_namespace.as_deref());
+    let root = root.unwrap_or(crate::ROOT_NAMESPACE);
+    let mut listed: Vec<((&str, &str), Listed)> = Vec::new();
+    for object in &objects.authorizations {
+        let Some(mut policy) = object.body.policy.clone() else { continue };
+        if let Scope::Workloads(namespace, _) = &mut policy.scope {
+            namespace.take_if(|namespace| namespace == root);
+        }
+        if let Effect::Custom(provider) = &policy.effect
+            && !providers.iter().any(|known| known.name == *provider)
+        {
+            let reason = format!(
+                "there is no provider `{provider}` that can be asked, therefore CLOSED: what a \
+                 rule matches is denied"
+            );
+            problems.push(object.place.error("spec.provider", reason));
+            policy.effect = Effect::Deny;
+        }
+        let (place, readable) = (object.place.clone(), object.body.readable);
+        let key = (object.namespace.as_str(), object.name.as_str());
+        listed.push((key, Listed { policy, place, rules: "spec.rules", readable }));
+    }
+    if !objects.network_policies.is_empty() {
+        let mut namespaces = Namespaces::of(objects, instances);
+        for object in &objects.network_policies {
+            let key = (object.namespace.as_str(), object.name.as_str());
+            for policy in object.body.policies(&mut namespaces, &Pods(instances)) {
+                let rules = match policy.direction {
+                    beeway_model::access::Direction::Ingress => "spec.ingress",
+                    beeway_model::access::Direction::Egress => "spec.egress",
+                };
+                let (place, readable) = (object.place.clone(), object.body.readable);
+                listed.push((key, Listed { policy, place, rules, readable }));
+            }
+        }
+    }
+    // Stable: an AuthorizationPolicy comes before a NetworkPolicy of the same name.
+    listed.sort_by_key(|(key, _)| *key);
+    listed.into_iter().map(|(_, listed)| listed).collect()
+}
+
+/// The nodes of the cluster, in order of name.
+pub(crate) fn nodes(
+    objects: &Objects,
+    options: &Options,
+    problems: &mut Vec<Problem>,
+) -> Vec<Node> {
+    let mut nodes = Vec::new();
+    for object in &objects.nodes {
+        let status = object.body.status.as_ref();
+        let listed = status.and_then(|status| status.addresses.as_deref()).unwrap_or_default();
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        for (at, listed) in listed.iter().enumerate() {
+            if !matches!(&*listed.type_, "InternalIP" | "ExternalIP") {
+                continue;
+            }
+            match listed.address.parse::<IpAddr>() {
+                Ok(address) if addresses.contains(&address) => {}
+                Ok(address) => addresses.push(address),
+                Err(_) => {
+                    let path = format!("status.addresses.{at}");
+                    let reason = format!("`{}` is not an IP address; ignored", listed.address);
+                    problems.push(object.place.error(&path, reason));
+                }
+            }
+        }
+        let local = options.node.as_ref() == Some(&object.name);
+        nodes.push(Node { name: object.name.clone(), addresses, local });
+    }
+    nodes
+}
