@@ -54,9 +54,10 @@ pub(crate) fn policies(
     }
     if !objects.network_policies.is_empty() {
         let mut namespaces = Namespaces::of(objects, instances);
+        let mut pods = Pods::of(instances);
         for object in &objects.network_policies {
             let key = (object.namespace.as_str(), object.name.as_str());
-            for policy in object.body.policies(&mut namespaces, &Pods(instances)) {
+            for policy in object.body.policies(&mut namespaces, &mut pods) {
                 let rules = match policy.direction {
                     beeway_model::access::Direction::Ingress => "spec.ingress",
                     beeway_model::access::Direction::Egress => "spec.egress",

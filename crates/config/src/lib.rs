@@ -11,9 +11,11 @@
 //! (`policy_item`). Nothing is left out without a [`Problem`].
 
 mod access;
+mod access_check;
 mod authorization;
 mod authorization_rule;
 mod catalog;
+mod contradiction;
 mod cors;
 mod decode;
 mod directory;
@@ -87,7 +89,20 @@ pub fn load(files: &[(PathBuf, String)], options: &Options) -> Loaded {
     Loader::new(options.clone()).load(files.to_vec())
 }
 
-fn mesh(objects: &Objects, options: &Options, mut problems: Vec<Problem>) -> Loaded {
+/// [`load`], with what is odd about policies that can be read among the problems: rules that can
+/// never match, and fields that ports ignore which do not speak HTTP.
+pub fn check(files: &[(PathBuf, String)], options: &Options) -> Loaded {
+    let mut loader = Loader::new(options.clone());
+    loader.thorough = true;
+    loader.load(files.to_vec())
+}
+
+fn mesh(
+    objects: &Objects,
+    options: &Options,
+    thorough: bool,
+    mut problems: Vec<Problem>,
+) -> Loaded {
     let instances = instance::Instances::of(objects, &mut problems);
     let mut catalog = services::catalog(objects, &instances, options, &mut problems);
     subsets::apply(objects, &mut catalog, &mut problems);
@@ -98,8 +113,11 @@ fn mesh(objects: &Objects, options: &Options, mut problems: Vec<Problem>) -> Loa
     let mut mesh = catalog.finish(&mut problems);
     mesh.workloads = instances.workloads();
     mesh.nodes = access::nodes(objects, options, &mut problems);
-    mesh.access = policies.into_iter().map(|listed| listed.policy).collect();
     mesh.providers = providers;
+    if thorough {
+        access_check::check(&policies, &mesh, &instances, &mut problems);
+    }
+    mesh.access = policies.into_iter().map(|listed| listed.policy).collect();
     problems.sort_by(|a, b| {
         (&a.file, a.line, a.severity, &a.object, &a.reason)
             .cmp(&(&b.file, b.line, b.severity, &b.object, &b.reason))
@@ -111,4 +129,9 @@ fn mesh(objects: &Objects, options: &Options, mut problems: Vec<Problem>) -> Loa
 /// [`read_dir`], then [`load`].
 pub fn load_dir(dir: &Path, options: &Options) -> io::Result<Loaded> {
     Ok(load(&read_dir(dir)?, options))
+}
+
+/// [`read_dir`], then [`check`].
+pub fn check_dir(dir: &Path, options: &Options) -> io::Result<Loaded> {
+    Ok(check(&read_dir(dir)?, options))
 }

@@ -1,7 +1,8 @@
 //! What number the name of a port stands for: that is for each pod to say.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use beeway_model::Transport;
 use beeway_model::access::{Clause, Field, IdentityMatch};
@@ -9,8 +10,15 @@ use beeway_model::access::{Clause, Field, IdentityMatch};
 use crate::instance::{Instance, Instances};
 
 /// The pods of a configuration.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Pods<'a>(pub &'a Instances);
+#[derive(Debug)]
+pub(crate) struct Pods<'a> {
+    instances: &'a Instances,
+    /// What was asked for before: many policies ask for the same.
+    known: HashMap<Asked, Rc<Found>>,
+}
+
+/// The name of a port, its transport, and who may be called.
+type Asked = (String, Transport, Vec<Vec<Clause>>);
 
 /// What a name stands for.
 #[derive(Debug, Default)]
@@ -21,9 +29,28 @@ pub(crate) struct Found {
     pub all_alike: bool,
 }
 
-impl Pods<'_> {
+impl<'a> Pods<'a> {
+    pub(crate) fn of(instances: &'a Instances) -> Self {
+        Self { instances, known: HashMap::new() }
+    }
+
     /// What a port's name stands for on the pods of which one of these alternatives holds.
-    pub(crate) fn named(self, name: &str, transport: Transport, called: &[Vec<Clause>]) -> Found {
+    pub(crate) fn named(
+        &mut self,
+        name: &str,
+        transport: Transport,
+        called: &[Vec<Clause>],
+    ) -> Rc<Found> {
+        let key = (name.to_owned(), transport, called.to_vec());
+        if let Some(found) = self.known.get(&key) {
+            return found.clone();
+        }
+        let found = Rc::new(self.find(name, transport, called));
+        self.known.insert(key, found.clone());
+        found
+    }
+
+    fn find(&self, name: &str, transport: Transport, called: &[Vec<Clause>]) -> Found {
         let mut found = Found { all_alike: true, ..Found::default() };
         for clauses in called {
             let selector = clauses.iter().find_map(|clause| match &clause.field {
@@ -36,7 +63,7 @@ impl Pods<'_> {
             let all = (&None, &Default::default());
             let (namespaces, labels) = selector.unwrap_or(all);
             found.all_alike &= selector.is_some();
-            for instance in self.0.matching(namespaces.as_deref(), labels) {
+            for instance in self.instances.matching(namespaces.as_deref(), labels) {
                 found.add(instance, name, transport, clauses);
             }
         }

@@ -261,7 +261,7 @@ impl NetworkPolicy {
     pub(crate) fn policies(
         &self,
         namespaces: &mut Namespaces,
-        pods: &Pods<'_>,
+        pods: &mut Pods<'_>,
     ) -> impl Iterator<Item = AccessPolicy> {
         let mut of = |direction, rules: &Option<Vec<Rule>>| {
             let rules = rules.as_ref()?.iter();
@@ -286,7 +286,7 @@ impl NetworkPolicy {
         direction: Direction,
         rule: &Rule,
         namespaces: &mut Namespaces,
-        pods: &Pods<'_>,
+        pods: &mut Pods<'_>,
     ) -> AccessRule {
         let own = match &self.scope {
             Scope::Workloads(Some(namespace), _) => namespace.as_str(),
@@ -358,7 +358,7 @@ fn clauses(
 /// Alternatives for what is called. A name stands for a number on each pod that has it: where all
 /// that may be called have the same it is that number, else there is an alternative for each number
 /// with the addresses of the pods that have it.
-fn operations(ports: &[Port], called: &[Vec<Clause>], pods: &Pods<'_>) -> Vec<Vec<Clause>> {
+fn operations(ports: &[Port], called: &[Vec<Clause>], pods: &mut Pods<'_>) -> Vec<Vec<Clause>> {
     let numbers = ports.iter().filter_map(|port| match port {
         Port::Number(range) => Some(*range),
         Port::Named(..) => None,
@@ -368,8 +368,9 @@ fn operations(ports: &[Port], called: &[Vec<Clause>], pods: &Pods<'_>) -> Vec<Ve
     for port in ports {
         let Port::Named(name, transport) = port else { continue };
         let found = pods.named(name, *transport, called);
-        for (number, addresses) in found.numbers {
-            let range = PortRange { transport: Some(*transport), first: number, last: number };
+        for (number, addresses) in &found.numbers {
+            let (first, last) = (*number, *number);
+            let range = PortRange { transport: Some(*transport), first, last };
             if found.all_alike {
                 numbers.push(range);
             } else {

@@ -9,7 +9,7 @@ use beeway_model::{Mesh, Request, Transport};
 
 /// `web` (shop) and `db` (data) are pods, `api` is a service of `db`; 10.0.0.3 is a pod `cron` in
 /// `ops`, 192.0.2.1 is the node that all run on, 192.0.2.2 another.
-const CLUSTER: &str = "
+pub const CLUSTER: &str = "
 apiVersion: v1
 kind: List
 items:
