@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
-use beeway_model::access::{AccessPolicy, Effect, Node, Provider, Scope};
+use beeway_model::access::{AccessPolicy, Direction, Effect, Node, Provider, Scope};
 
 use crate::Options;
+use crate::catalog::Catalog;
 use crate::instance::Instances;
 use crate::item::Place;
 use crate::named_port::Pods;
@@ -27,6 +28,7 @@ pub(crate) struct Listed {
 pub(crate) fn policies(
     objects: &Objects,
     instances: &Instances,
+    catalog: &Catalog,
     providers: &[Provider],
     problems: &mut Vec<Problem>,
 ) -> Vec<Listed> {
@@ -50,7 +52,17 @@ pub(crate) fn policies(
         }
         let (place, readable) = (object.place.clone(), object.body.readable);
         let key = (object.namespace.as_str(), object.name.as_str());
-        listed.push((key, Listed { policy, place, rules: "spec.rules", readable }));
+        let rules = "spec.rules";
+        if object.body.closes_services
+            && let Scope::Workloads(namespace, _) = &policy.scope
+        {
+            let of = catalog.services.iter();
+            let of = of.filter(|s| namespace.as_ref().is_none_or(|name| *name == s.namespace));
+            let of = of.map(|service| (service.namespace.clone(), service.name.clone()));
+            let policy = AccessPolicy { scope: Scope::Services(of.collect()), ..policy.clone() };
+            listed.push((key, Listed { policy, place: place.clone(), rules, readable }));
+        }
+        listed.push((key, Listed { policy, place, rules, readable }));
     }
     if !objects.network_policies.is_empty() {
         let mut namespaces = Namespaces::of(objects, instances);
@@ -59,8 +71,8 @@ pub(crate) fn policies(
             let key = (object.namespace.as_str(), object.name.as_str());
             for policy in object.body.policies(&mut namespaces, &mut pods) {
                 let rules = match policy.direction {
-                    beeway_model::access::Direction::Ingress => "spec.ingress",
-                    beeway_model::access::Direction::Egress => "spec.egress",
+                    Direction::Ingress => "spec.ingress",
+                    Direction::Egress => "spec.egress",
                 };
                 let (place, readable) = (object.place.clone(), object.body.readable);
                 listed.push((key, Listed { policy, place, rules, readable }));

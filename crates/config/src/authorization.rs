@@ -12,7 +12,7 @@ use beeway_model::access::{
 use serde::Deserialize;
 
 use crate::authorization_rule;
-use crate::document::Node;
+use crate::document::{Node, Value};
 use crate::policy_item::{Fault, Head, list, only_fields, selected, strict};
 use crate::problem::Problem;
 
@@ -22,8 +22,10 @@ use crate::problem::Problem;
 pub(crate) struct Authorization {
     /// `None`: it is about gateways alone.
     pub policy: Option<AccessPolicy>,
-    /// What closes cannot be read: it stands for the whole of what it selects.
+    /// If not, `policy` denies all that it may select.
     pub readable: bool,
+    /// Services of its namespace may be among that: some stand before what is no workload.
+    pub closes_services: bool,
 }
 
 /// Reads a policy.
@@ -34,7 +36,7 @@ pub(crate) fn read(head: &Head, problems: &mut Vec<Problem>) -> Authorization {
         Err(fault) => (Some(head.whole()), Some(fault)),
     };
     let Some(scope) = scope else {
-        return Authorization { policy: None, readable: true };
+        return Authorization { policy: None, readable: true, closes_services: false };
     };
     let name = head.place.label().to_owned();
     let policy = |name, scope, effect, rules| AccessPolicy {
@@ -52,12 +54,17 @@ pub(crate) fn read(head: &Head, problems: &mut Vec<Problem>) -> Authorization {
         Err(fault) => {
             problems.push(fault.error(&head.place, &closed(head, &scope, dry_run)));
             let (name, rules) = (format!("{name} (unreadable)"), vec![AccessRule::default()]);
+            let has = |key: &str| head.part(&["spec", key]).is_some();
+            let spec = head.part(&["spec"]).is_some_and(|spec| matches!(spec.value, Value::Map(_)));
+            let targeted = !spec || has("targetRef") || has("targetRefs");
+            let closes_services = targeted && matches!(scope, Scope::Workloads(..));
             let policy = Some(policy(name, scope, Effect::Deny, rules));
-            return Authorization { policy, readable: false };
+            return Authorization { policy, readable: false, closes_services };
         }
     };
     let rules = rules(head, &effect, nodes, problems);
-    Authorization { policy: Some(policy(name, scope, effect, rules)), readable: true }
+    let policy = Some(policy(name, scope, effect, rules));
+    Authorization { policy, readable: true, closes_services: false }
 }
 
 /// What follows when a policy cannot be read.
@@ -139,7 +146,8 @@ fn scope(head: &Head, problems: &mut Vec<Problem>) -> Result<Option<Scope>, Faul
             nodes.map(|(at, node)| (format!("spec.targetRefs.{at}"), node)).collect()
         }
     };
-    if targets.is_empty() {
+    // Whose services they are may not be known.
+    if targets.is_empty() || head.namespace.is_none() {
         return Ok(Some(head.whole()));
     }
     let mut services = Vec::new();

@@ -109,7 +109,7 @@ fn mesh(
     virtual_service::attach(objects, &mut catalog, &mut problems);
     gateway_route::attach(objects, &mut catalog, &mut problems);
     let providers = mesh_config::providers(objects, &mut catalog, &mut problems);
-    let policies = access::policies(objects, &instances, &providers, &mut problems);
+    let policies = access::policies(objects, &instances, &catalog, &providers, &mut problems);
     let mut mesh = catalog.finish(&mut problems);
     mesh.workloads = instances.workloads();
     mesh.nodes = access::nodes(objects, options, &mut problems);

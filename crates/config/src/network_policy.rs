@@ -80,7 +80,9 @@ pub(crate) fn read(head: &Head, problems: &mut Vec<Problem>) -> NetworkPolicy {
             NetworkPolicy { name: label.to_owned(), scope, ingress, egress, readable: true }
         }
         Err(fault) => {
-            let (ingress, egress) = directions(head).unwrap_or((true, true));
+            let said = head.part(&["spec"]).is_some_and(|spec| matches!(spec.value, Value::Map(_)));
+            let both = (true, true);
+            let (ingress, egress) = if said { directions(head).unwrap_or(both) } else { both };
             let way = match (ingress, egress) {
                 (true, false) => "to",
                 (false, true) => "from",

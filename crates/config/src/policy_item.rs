@@ -107,16 +107,11 @@ pub(crate) fn read(kind: Kind, node: Node, version: &str, fault: Option<Fault>) 
         Some(namespace) => format!("{word} {namespace}/{name}"),
         None => format!("{word} ?/{name}"),
     };
-    let metadata = node.get("metadata").map_or(Ok(ObjectMeta::default()), |node| {
-        decode::<ObjectMeta>(node).map(|(metadata, _)| metadata)
+    let metadata = node.get("metadata").map_or(Ok(Default::default()), decode::<ObjectMeta>);
+    let ((metadata, unread), head) = metadata.map(|read| (read, None)).unwrap_or_else(|misfit| {
+        let fault = Fault { line: misfit.line, ..Fault::at("metadata", misfit.reason) };
+        (Default::default(), Some(fault))
     });
-    let (metadata, head) = match metadata {
-        Ok(metadata) => (metadata, None),
-        Err(misfit) => {
-            let fault = Fault { line: misfit.line, ..Fault::at("metadata", misfit.reason) };
-            (ObjectMeta::default(), Some(fault))
-        }
-    };
     let fault = fault.or(head).or_else(|| {
         if !kind.versions().contains(&version) {
             let reason = format!("version {version} of {word} is not supported");
@@ -136,7 +131,11 @@ pub(crate) fn read(kind: Kind, node: Node, version: &str, fault: Option<Fault>) 
     let place = Place::of(node, &label);
     let annotations = metadata.annotations.unwrap_or_default();
     let head = Head { place, namespace, annotations, fault };
-    let mut problems = Vec::new();
+    let unknown = |field| {
+        let path = format!("metadata.{field}");
+        head.place.warning(&path, format!("{path} is not known; it is ignored"))
+    };
+    let mut problems: Vec<Problem> = unread.iter().map(unknown).collect();
     let written = Written {
         namespace: head.namespace.clone().unwrap_or_default(),
         name,

@@ -206,15 +206,13 @@ fn whom_it_is_about() {
         scope("shop", "selector: {matchLabels: {app: web, tier: back}}"),
         (false, false, false)
     );
-    // all calls of the kit are of the service data/api
-    let all = (true, true, true);
     for reference in [
         "targetRef: {kind: Service, group: '', name: api}",
         "targetRefs: [{kind: Service, name: other}, {kind: Service, group: core, name: api}]",
         "targetRefs: [{kind: ServiceEntry, group: networking.istio.io, name: api}]",
         "targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io, name: g}, {kind: Service, group: '', name: api}]",
     ] {
-        assert_eq!(scope("data", reference), all, "{reference}");
+        assert_eq!(scope("data", reference), (false, true, false), "{reference}");
         assert_eq!(scope("shop", reference), (false, false, false), "{reference}");
     }
     assert_eq!(scope("data", "targetRefs: []"), (false, true, false));

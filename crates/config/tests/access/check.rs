@@ -82,7 +82,7 @@ fn policies_that_are_about_nothing() {
     ] {
         assert_eq!(said("data", spec), [found], "{spec}");
     }
-    assert_eq!(said("empty", "{}"), ["4: warning: there are no workloads of namespace empty"]);
+    assert_eq!(said("empty", "{}"), ["5: warning: there are no workloads of namespace empty"]);
     assert_eq!(
         network("podSelector: {matchLabels: {app: x}}"),
         ["5: warning: there are no workloads of namespace data with app=x"]

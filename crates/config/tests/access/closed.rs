@@ -1,5 +1,8 @@
 //! What cannot be read closes what it selects, and says so with file and line.
 
+use beeway_config::Loaded;
+use serde_json::{Value, json};
+
 use crate::kit::{Asked, CONNECT, GET, authorization, errors, policy, with};
 
 /// Which of the pods `web`, `db` and `cron` can be called by nobody.
@@ -108,7 +111,7 @@ fn a_policy_that_cannot_be_read_denies_what_it_selects() {
             "targetRef: {kind: Service, name: api}\nrules: 1",
             6,
             "spec.rules is no list",
-            ALL,
+            &["db"],
             "service data/api",
         ),
     ] {
@@ -477,4 +480,90 @@ fn a_bad_rule_of_a_network_policy_allows_nothing() {
             "f.yaml:5: error: NetworkPolicy data/p: spec.ingress is no list; CLOSED: ingress allows nothing"
         ]
     );
+}
+
+/// Every place in a value, as JSON pointers.
+fn places(value: &Value, at: &str, found: &mut Vec<String>) {
+    found.push(at.to_owned());
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                let key = key.replace('~', "~0").replace('/', "~1");
+                places(value, &format!("{at}/{key}"), found);
+            }
+        }
+        Value::Array(list) => {
+            for (index, value) in list.iter().enumerate() {
+                places(value, &format!("{at}/{index}"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Which of many calls go through.
+fn let_through(loaded: &Loaded) -> Vec<bool> {
+    let mut allowed = Vec::new();
+    for from in ["10.0.0.1", "10.0.0.2", "10.0.0.3", "198.51.100.7", "192.0.2.1"] {
+        for to in ["10.0.0.1", "10.0.0.2", "10.0.0.3", "198.51.100.7"] {
+            for (port, request) in
+                [(80, Some(("GET", "/a"))), (80, Some(("POST", "/b"))), (90, None)]
+            {
+                allowed.push(Asked { from, to, port, request, ..GET }.allowed(&loaded.mesh));
+            }
+        }
+    }
+    allowed
+}
+
+/// Whatever is of the wrong type, or one field too many, is an error and opens nothing.
+#[test]
+fn no_mistake_opens_a_door() {
+    let istio = |spec: Value| json!({"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": {"name": "p", "namespace": "data"}, "spec": spec});
+    let policies = [
+        istio(json!({"selector": {"matchLabels": {"app": "db"}}, "rules": [
+            {"from": [{"source": {"namespaces": ["shop"], "notIpBlocks": ["10.9.0.0/16"]}}], "to": [{"operation": {"methods": ["GET"]}}]},
+            {"when": [{"key": "source.ip", "values": ["10.0.0.3"]}]}]})),
+        istio(
+            json!({"targetRefs": [{"kind": "Service", "name": "api"}], "action": "DENY", "rules": [
+            {"to": [{"operation": {"notPaths": ["/a"], "ports": ["80"]}}], "when": [{"key": "source.entity", "notValues": ["host"]}]}]}),
+        ),
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "p", "namespace": "data"}, "spec": {
+            "podSelector": {"matchExpressions": [{"key": "app", "operator": "In", "values": ["db"]}]},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"from": [{"namespaceSelector": {"matchLabels": {"team": "red"}}}], "ports": [{"port": 80, "protocol": "TCP"}]}],
+            "egress": [{"to": [{"ipBlock": {"cidr": "198.51.100.0/24", "except": ["198.51.100.9/32"]}}]}]}}),
+    ];
+    let mut tried = 0;
+    for policy in &policies {
+        let sound = with(&policy.to_string());
+        assert_eq!(errors(&sound), [""; 0]);
+        let sound = let_through(&sound);
+        let mut found = Vec::new();
+        places(policy, "", &mut found);
+        for at in found.iter().filter(|at| at.starts_with("/spec") || at.starts_with("/metadata")) {
+            let was = policy.pointer(at).unwrap();
+            let mut wrong: Vec<Value> = [json!(7.5), json!([[7]]), json!({"odd": 7}), json!(true)]
+                .into_iter()
+                .filter(|value| std::mem::discriminant(value) != std::mem::discriminant(was))
+                .collect();
+            if let (Value::Object(map), true) =
+                (was, at.starts_with("/spec") && !at.ends_with("/matchLabels"))
+            {
+                let mut more = map.clone();
+                more.insert("odd".to_owned(), json!("x"));
+                wrong.push(Value::Object(more));
+            }
+            for value in wrong {
+                let mut broken = policy.clone();
+                *broken.pointer_mut(at).unwrap() = value.clone();
+                let loaded = with(&broken.to_string());
+                assert!(!errors(&loaded).is_empty(), "{at}: {value}");
+                let opened = sound.iter().zip(let_through(&loaded)).any(|(was, is)| is && !was);
+                assert!(!opened, "{at}: {value}");
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried > 250, "{tried}");
 }

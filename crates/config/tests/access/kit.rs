@@ -111,12 +111,15 @@ impl Asked<'_> {
             headers: self.headers,
             source: None,
         });
+        // as if the service had an endpoint that is no workload
+        let of_api = matches!(self.to, "10.0.0.2" | "198.51.100.7");
+        let services: &[(&str, &str)] = if of_api { &[("data", "api")] } else { &[] };
         let call = Call {
             caller: party(self.from),
             called: party(self.to),
             port: self.port,
             transport: self.transport,
-            services: &[("data", "api")],
+            services,
             sni: self.sni,
             request: request.as_ref(),
         };
