@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use crate::authorization::Authorization;
 use crate::decode::{Unread, decode};
 use crate::document::{self, Node, Value};
+use crate::instance::{self, Instance};
 use crate::mesh_config::{self, MeshConfig};
 use crate::network_policy::NetworkPolicy;
 use crate::policy_item;
@@ -86,7 +87,8 @@ pub(crate) struct Identity {
 #[derive(Debug)]
 pub(crate) enum Typed {
     Service(Arc<Written<core::Service>>),
-    Pod(Arc<Written<core::Pod>>),
+    /// `None`: it has finished, and its addresses are free again.
+    Pod(Arc<Written<Option<Arc<Instance>>>>),
     EndpointSlice(Arc<Written<EndpointSlice>>),
     HttpRoute(Arc<Written<gateway::HttpRoute>>),
     GrpcRoute(Arc<Written<gateway::GrpcRoute>>),
@@ -295,7 +297,11 @@ impl Reader<'_> {
                 Typed::MeshConfig(Arc::new(read.replace(body).0))
             }
             "Service" => Typed::Service(self.read()?.into()),
-            "Pod" => Typed::Pod(self.read()?.into()),
+            "Pod" => {
+                let read = self.read::<core::Pod>()?;
+                let instance = instance::of_pod(&read, self.place, &mut self.problems);
+                Typed::Pod(Arc::new(read.replace(instance.map(Arc::new)).0))
+            }
             "EndpointSlice" => Typed::EndpointSlice(self.read()?.into()),
             "HTTPRoute" => Typed::HttpRoute(self.read_spec()?),
             "GRPCRoute" => Typed::GrpcRoute(self.read_spec()?),

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::authorization::Authorization;
+use crate::instance::Instance;
 use crate::item::{Identity, Item, Typed};
 use crate::mesh_config::MeshConfig;
 use crate::network_policy::NetworkPolicy;
@@ -20,7 +21,7 @@ pub(crate) use crate::item::{Object, Place};
 #[derive(Debug, Default)]
 pub(crate) struct Objects {
     pub services: Vec<Object<core::Service>>,
-    pub pods: Vec<Object<core::Pod>>,
+    pub pods: Vec<Object<Option<Arc<Instance>>>>,
     pub slices: Vec<Object<EndpointSlice>>,
     pub http_routes: Vec<Object<gateway::HttpRoute>>,
     pub grpc_routes: Vec<Object<gateway::GrpcRoute>>,
