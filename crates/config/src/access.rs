@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use beeway_model::access::{AccessPolicy, Direction, Effect, Node, Provider, Scope};
+use beeway_model::access::{
+    AccessPolicy, AccessRule, Direction, Effect, Field, IdentityMatch, Node, Provider, Scope,
+    TRUST_DOMAIN, Text,
+};
 
 use crate::Options;
 use crate::catalog::Catalog;
@@ -34,11 +37,15 @@ pub(crate) fn policies(
 ) -> Vec<Listed> {
     let root = objects.mesh_configs.first().and_then(|c| c.body.root_namespace.as_deref());
     let root = root.unwrap_or(crate::ROOT_NAMESPACE);
+    let domain = objects.mesh_configs.first().and_then(|c| c.body.trust_domain.as_deref());
     let mut listed: Vec<((&str, &str), Listed)> = Vec::new();
     for object in &objects.authorizations {
         let Some(mut policy) = object.body.policy.clone() else { continue };
         if let Scope::Workloads(namespace, _) = &mut policy.scope {
             namespace.take_if(|namespace| namespace == root);
+        }
+        if let Some(domain) = domain {
+            policy.rules.iter_mut().for_each(|rule| rename_domain(rule, domain));
         }
         if let Effect::Custom(provider) = &policy.effect
             && !providers.iter().any(|known| known.name == *provider)
@@ -82,6 +89,28 @@ pub(crate) fn policies(
     // Stable: an AuthorizationPolicy comes before a NetworkPolicy of the same name.
     listed.sort_by_key(|(key, _)| *key);
     listed.into_iter().map(|(_, listed)| listed).collect()
+}
+
+/// Has a rule name the mesh's trust domain as the model does, where it says `domain`.
+fn rename_domain(rule: &mut AccessRule, domain: &str) {
+    let rename = |text: &mut String| {
+        if let Some(rest) = text.strip_prefix(domain)
+            && (rest.is_empty() || rest.starts_with('/'))
+        {
+            *text = format!("{TRUST_DOMAIN}{rest}");
+        }
+    };
+    let lists = rule.sources.iter_mut().chain(&mut rule.operations);
+    for clause in lists.flatten().chain(&mut rule.conditions) {
+        let Field::Caller(wanted) = &mut clause.field else { continue };
+        for wanted in wanted {
+            if let IdentityMatch::Principal(text) | IdentityMatch::TrustDomain(text) = wanted
+                && let Text::Exact(text) | Text::Prefix(text) = text
+            {
+                rename(text);
+            }
+        }
+    }
 }
 
 /// The nodes of the cluster, in order of name.

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use beeway_model::access::{CheckedBody, HttpCheck, Provider, ProviderKind, Text};
+use beeway_model::access::{CheckedBody, HttpCheck, Provider, ProviderKind, TRUST_DOMAIN, Text};
 use beeway_model::{ClusterId, Protocol};
 use serde::Deserialize;
 
@@ -29,6 +29,8 @@ pub(crate) struct MeshConfig {
     providers: Vec<Written>,
     /// Policies of this namespace are for the whole mesh.
     pub root_namespace: Option<String>,
+    /// What policies may call the mesh's trust domain, if that is not the default.
+    pub trust_domain: Option<String>,
 }
 
 /// A provider whose service has not been looked up.
@@ -115,15 +117,17 @@ pub(crate) fn read(text: &str, place: &Place, problems: &mut Vec<Problem>) -> Me
             return MeshConfig::default();
         }
     };
+    let named = |key| node.text(key).filter(|name| !name.is_empty()).map(str::to_owned);
     let mut config = MeshConfig {
-        root_namespace: node.text("rootNamespace").filter(|n| !n.is_empty()).map(str::to_owned),
+        root_namespace: named("rootNamespace"),
+        trust_domain: named("trustDomain").filter(|domain| domain != TRUST_DOMAIN),
         ..MeshConfig::default()
     };
-    if node.text("trustDomain").is_some_and(|domain| domain != "cluster.local") {
-        let reason = "trustDomain is not supported yet: principals are of cluster.local, and rules \
-                      that name others never match";
+    if let Some(domain) = &config.trust_domain {
+        let reason =
+            format!("trustDomain is not supported yet: {domain} is another name of {TRUST_DOMAIN}");
         let line = Some(before + node.line_of("trustDomain"));
-        problems.push(Problem { line, ..place.error(PATH, reason) });
+        problems.push(Problem { line, ..place.warning(PATH, reason) });
     }
     let entries = match node.get("extensionProviders").map(|node| &node.value) {
         Some(Value::List(entries)) => &entries[..],

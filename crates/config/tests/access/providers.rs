@@ -210,3 +210,21 @@ fn the_root_namespace_may_be_another() {
     assert!(!GET.allowed(&with(&format!("{config}{deny}")).mesh));
     assert!(GET.allowed(&with(&deny).mesh));
 }
+
+#[test]
+fn the_trust_domain_may_have_another_name() {
+    let config = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\n\
+                  data:\n  mesh: |\n    trustDomain: td\n---\n";
+    for (source, denied) in [
+        ("principals: [td/ns/shop/sa/web-sa]", true),
+        ("principals: ['td/ns/shop/*']", true),
+        ("trustDomains: [td]", true),
+        ("principals: [cluster.local/ns/shop/sa/web-sa]", true),
+        ("principals: [tds/ns/shop/sa/web-sa]", false),
+    ] {
+        let spec = format!("action: DENY\nrules: [{{from: [{{source: {{{source}}}}}]}}]");
+        let deny = policy("security.istio.io/v1", "AuthorizationPolicy", "data", &spec);
+        let loaded = with(&format!("{config}{deny}"));
+        assert_eq!(!GET.allowed(&loaded.mesh), denied, "{source}");
+    }
+}
