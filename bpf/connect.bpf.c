@@ -9,8 +9,12 @@
  *
  * What is not a service address passes untouched. A service without endpoints refuses; so does one
  * that needs the proxy when that is away.
+ *
+ * Policies on connections are asked here. One that is denied is refused as if nobody listened
+ * (ECONNREFUSED), which every client understands; what cannot be known yet is led to the proxy, if it
+ * is not HTTP, whose requests are judged one by one.
  */
-#include "balance.h"
+#include "verdict.h"
 
 #define PASS 1
 #define REFUSE 0
@@ -19,6 +23,8 @@ static __always_inline void put_address(struct bpf_sock_addr *ctx, const void *i
 {
 	const u32 *word = ip;
 
+	/* the verifier takes no pointer into the context that was computed before */
+	barrier_var(ctx);
 	if (v6) {
 		ctx->user_ip6[0] = word[0];
 		ctx->user_ip6[1] = word[1];
@@ -46,6 +52,99 @@ static __always_inline void get_address(struct bpf_sock_addr *ctx, struct addres
 	a->family = v6 ? 6 : 4;
 }
 
+/* Who connects, by where it runs: a process can bind a foreign address, but not leave its cgroup
+ * without being root of the host. False when that is not known. */
+static __always_inline bool find_caller(struct bpf_sock_addr *ctx, struct address *caller)
+{
+	struct home key = { .id = bpf_get_current_cgroup_id(), .kind = HOME_CGROUP };
+	struct address *known = bpf_map_lookup_elem(&homes, &key);
+	u32 level;
+
+	if (known)
+		goto found;
+	bpf_for(level, 1, CGROUP_DEPTH) {
+		struct address *outer;
+
+		key.id = bpf_get_current_ancestor_cgroup_id(level);
+		if (!key.id)
+			break;
+		outer = bpf_map_lookup_elem(&homes, &key);
+		if (outer)
+			known = outer;
+	}
+	if (known)
+		goto found;
+	key.id = bpf_get_netns_cookie(ctx);
+	key.kind = HOME_NAMESPACE;
+	known = bpf_map_lookup_elem(&homes, &key);
+	if (!known)
+		return false;
+found:
+	*caller = *known;
+	return true;
+}
+
+/* The address that a socket is bound to; family 0: to none yet. */
+static __always_inline void get_source(struct bpf_sock_addr *ctx, struct address *a)
+{
+	struct bpf_sock *sk = ctx->sk;
+	u32 ip, *word = (u32 *)a->ip;
+
+	if (!sk)
+		return;
+	if (sk->family == AF_INET) {
+		map_ip4(a->ip, OWN(sk->src_ip4));
+		a->family = word[3] ? 4 : 0;
+		return;
+	}
+	word[0] = OWN(sk->src_ip6[0]);
+	word[1] = OWN(sk->src_ip6[1]);
+	word[2] = OWN(sk->src_ip6[2]);
+	word[3] = OWN(sk->src_ip6[3]);
+	a->family = word[0] || word[1] || word[2] || word[3] ? 6 : 0;
+}
+
+/* Whether policies let a connection, or a datagram, pass to an endpoint. */
+static __always_inline enum access
+judge_call(struct bpf_sock_addr *ctx, struct generation *g, const struct address *endpoint,
+	   u32 transport, u32 opaque)
+{
+	struct scratch *s = claim_scratch();
+	enum access access;
+	struct verdict *v;
+
+	if (!s)
+		return ACCESS_UNSURE;
+	v = &s->verdict;
+	__builtin_memset(v, 0, sizeof(*v));
+	v->endpoint = *endpoint;
+	v->endpoint.family = is_ip4(endpoint->ip) ? 4 : 6;
+	v->transport = transport;
+	get_source(ctx, &v->source);
+	/* one that is known by where it runs has the address that is known of it */
+	if (!find_caller(ctx, &v->caller))
+		v->caller = v->source;
+	else if (!v->source.family && is_ip4(v->caller.ip) == is_ip4(endpoint->ip))
+		v->source = v->caller;
+	access = judge_connection(g, s, v, opaque);
+	release_scratch(s);
+	return access;
+}
+
+static __always_inline int refuse(u32 counter)
+{
+	add(counter, 1);
+	bpf_set_retval(-ECONNREFUSED);
+	return REFUSE;
+}
+
+/* What cannot be known here is denied: no proxy carries datagrams. */
+static __always_inline bool
+denies_datagram(struct bpf_sock_addr *ctx, struct generation *g, const struct address *to)
+{
+	return g->guarded && judge_call(ctx, g, to, IPPROTO_UDP, true) != ACCESS_PASS;
+}
+
 /* So that an answer from `endpoint` is seen as one from `service`. */
 static __always_inline void
 remember_datagram(u64 cookie, const struct endpoint *endpoint, const struct address *service)
@@ -61,7 +160,7 @@ remember_datagram(u64 cookie, const struct endpoint *endpoint, const struct addr
 static __always_inline int send_datagram(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct generation *g = current_generation();
-	struct address asked = {};
+	struct address asked = {}, to = {};
 	struct endpoint *endpoint;
 	struct frontend *f;
 	u64 cookie;
@@ -69,14 +168,16 @@ static __always_inline int send_datagram(struct bpf_sock_addr *ctx, bool v6)
 	get_address(ctx, &asked, v6);
 	f = g ? find_frontend(g, asked.ip, asked.port, IPPROTO_UDP) : NULL;
 	if (!f)
-		return PASS;
+		return g && denies_datagram(ctx, g, &asked) ? refuse(COUNT_DENIED) : PASS;
 	cookie = bpf_get_socket_cookie(ctx);
 	/* the same socket keeps its endpoint: its cookie is the draw */
 	endpoint = pick_endpoint(g, f->cluster, mix(cookie));
-	if (!endpoint || (!v6 && !is_ip4(endpoint->ip))) {
-		bpf_set_retval(-ECONNREFUSED);
-		return REFUSE;
-	}
+	if (!endpoint || (!v6 && !is_ip4(endpoint->ip)))
+		return refuse(COUNT_CONNECT_REFUSED);
+	copy_ip(to.ip, endpoint->ip);
+	to.port = endpoint->port;
+	if (f->guarded || denies_datagram(ctx, g, &to))
+		return refuse(COUNT_DENIED);
 	remember_datagram(cookie, endpoint, &asked);
 	put_address(ctx, endpoint->ip, endpoint->port, v6);
 	return PASS;
@@ -111,56 +212,89 @@ static __always_inline bool find_proxy(const struct address *asked, bool v6, str
 	return get_listener(LISTENER_V4, to);
 }
 
-static __always_inline int refuse_connect(u32 counter)
+/* Where a connection leads, and how. */
+struct target {
+	struct address to;
+	u32 protocol;
+	u32 failed;		/* counter of why it leads nowhere */
+};
+
+static __always_inline void
+lead_to_proxy(const struct address *asked, bool v6, struct target *t)
 {
-	add(counter, 1);
-	bpf_set_retval(-ECONNREFUSED);
-	return REFUSE;
+	t->protocol = PROTOCOL_PROXY;
+	if (!find_proxy(asked, v6, &t->to))
+		t->failed = COUNT_NO_LISTENER;
 }
 
-/* Where a connection to a service leads; the counter of why not, or 0. */
-static __always_inline u32 find_target(struct generation *g, const struct frontend *f,
-				       const struct address *asked, bool v6, struct address *to)
+/* Asks the policies on connections to t->to. Requests are judged one by one later. */
+static __always_inline void
+judge_target(struct bpf_sock_addr *ctx, struct generation *g, const struct frontend *f,
+	     const struct address *asked, bool v6, struct target *t)
+{
+	bool opaque = t->protocol == PROTOCOL_OPAQUE;
+	enum access access = ACCESS_UNSURE;
+
+	if (!f || !f->guarded)
+		access = judge_call(ctx, g, &t->to, IPPROTO_TCP, opaque);
+	if (access == ACCESS_DENIED)
+		t->failed = COUNT_DENIED;
+	else if (access == ACCESS_UNSURE && opaque)
+		lead_to_proxy(asked, v6, t);
+}
+
+static __always_inline void
+find_target(struct bpf_sock_addr *ctx, struct generation *g, const struct frontend *f,
+	    const struct address *asked, bool v6, struct target *t)
 {
 	struct endpoint *endpoint;
 
+	t->protocol = f->protocol;
 	if (f->protocol == PROTOCOL_PROXY)
-		return find_proxy(asked, v6, to) ? 0 : COUNT_NO_LISTENER;
+		return lead_to_proxy(asked, v6, t);
 	endpoint = pick_endpoint(g, f->cluster, bpf_get_prandom_u32());
-	if (!endpoint || !endpoint->port || (!v6 && !is_ip4(endpoint->ip)))
-		return COUNT_CONNECT_REFUSED;
-	copy_ip(to->ip, endpoint->ip);
-	to->port = endpoint->port;
-	return 0;
+	if (!endpoint || !endpoint->port || (!v6 && !is_ip4(endpoint->ip))) {
+		t->failed = COUNT_CONNECT_REFUSED;
+		return;
+	}
+	copy_ip(t->to.ip, endpoint->ip);
+	t->to.port = endpoint->port;
 }
 
 static __always_inline int connect_stream(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct generation *g = current_generation();
-	struct address asked = {}, to = {};
+	struct address asked = {};
+	struct target t = {};
 	struct frontend *f;
 	struct conn *conn;
-	u32 failed;
 
 	get_address(ctx, &asked, v6);
 	f = g ? find_frontend(g, asked.ip, asked.port, IPPROTO_TCP) : NULL;
-	if (!f)
+	if (f)
+		find_target(ctx, g, f, &asked, v6, &t);
+	else
+		t.to = asked;
+	if (g && g->guarded && !t.failed && t.protocol != PROTOCOL_PROXY)
+		judge_target(ctx, g, f, &asked, v6, &t);
+	if (t.failed)
+		return refuse(t.failed);
+	/* nobody has a service of this address, and nobody minds */
+	if (!f && t.protocol == PROTOCOL_OPAQUE)
 		return PASS;
-	failed = find_target(g, f, &asked, v6, &to);
-	if (failed)
-		return refuse_connect(failed);
 	conn = bpf_sk_storage_get(&conns, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!conn)
-		return refuse_connect(COUNT_FULL);
+		return refuse(COUNT_FULL);
 	__builtin_memset(conn, 0, sizeof(*conn));
 	conn->cookie = bpf_get_socket_cookie(ctx);
 	conn->side = SIDE_CLIENT;
-	conn->protocol = f->protocol;
+	conn->protocol = t.protocol;
 	conn->service = asked;
-	conn->endpoint = to;
+	conn->endpoint = t.to;
 	conn->endpoint.family = asked.family;
-	put_address(ctx, to.ip, to.port, v6);
-	add(f->protocol == PROTOCOL_PROXY ? COUNT_ANCHORED : COUNT_CONNECT, 1);
+	find_caller(ctx, &conn->caller);
+	put_address(ctx, t.to.ip, t.to.port, v6);
+	add(t.protocol == PROTOCOL_PROXY ? COUNT_ANCHORED : COUNT_CONNECT, 1);
 	return PASS;
 }
 

@@ -13,6 +13,9 @@ struct layouts {
 	struct endpoint endpoint;
 	struct member member;
 	struct workload workload;
+	struct guard guard;
+	struct range range;
+	enum identity identity;
 	struct table table;
 	struct paths paths;
 	struct run run;
@@ -23,6 +26,8 @@ struct layouts {
 	struct action action;
 	struct share share;
 	struct answer answer;
+	struct home home;
+	enum home_kind home_kind;
 	struct frame frame;
 	struct event event;
 	enum limits limits;

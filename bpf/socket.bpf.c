@@ -53,6 +53,8 @@ static __always_inline void client_established(struct bpf_sock_ops *ctx)
 	if (conn->protocol != PROTOCOL_HTTP)
 		return;
 	conn->source = local;
+	if (!conn->caller.family)
+		conn->caller = local;
 	if (!enrol(ctx, conn->cookie))
 		return;
 	announce(ctx, sk, conn->cookie, &local, &remote);
@@ -233,6 +235,8 @@ examine(struct sk_msg_md *msg, struct conn *conn, struct generation *g, struct r
 		v->service = conn->service;
 		v->endpoint = conn->endpoint;
 		v->source = conn->source;
+		v->caller = conn->caller;
+		v->transport = IPPROTO_TCP;
 		v->draw = r->draw;
 		judge(g, s, &h, v);
 		lane = v->lane;

@@ -139,4 +139,16 @@ proxy_status! {
     connections_refused,
     /// Connections reset because there was no endpoint for them, or none that took them.
     connections_failed,
+    /// Connections reset because a policy forbids them: at once, or when the policy came.
+    connections_denied,
+    /// Requests, and copies for mirrors, that a policy forbids.
+    denied,
+    /// Questions to external authorizers.
+    authorizer_asked,
+    /// Those of them without an answer.
+    authorizer_failed,
+    /// Matches of AUDIT policies.
+    audited,
+    /// Matches of policies in dry run.
+    dry_run,
 }

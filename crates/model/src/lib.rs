@@ -15,6 +15,8 @@ pub mod request;
 pub mod route;
 pub mod router;
 pub mod stream;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use access::{AccessPolicy, Identity, Node, Provider};
 pub use mesh::{

@@ -1,5 +1,7 @@
 //! What a request costs in the detour, without a kernel: `lane [connections] [requests] [bytes]
-//! [engine]`. With `engine` nothing is forwarded the short way.
+//! [engine] [policies] [concerned]`. With `engine` nothing is forwarded the short way. With `policies`
+//! there are 1,000 of them that are not about the service's endpoint, with `concerned` ten more that
+//! are, and look at the path.
 //!
 //! Frames go over loopback TCP. The driver and the server share core 1, the proxy has core 0; what
 //! counts is the processor time of the proxy's thread for each request, and with one connection the
@@ -11,6 +13,9 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
+use beeway_model::access::{
+    AccessRule, Clause, Direction, Effect, Field, LabelSelector, Layer, PathTest, Scope,
+};
 use beeway_model::*;
 use beeway_proxy::frame::{FLAG_END, FLAG_REQUEST, Frame, KIND_DATA};
 use beeway_proxy::{FRAME_BYTES, Kernel, Options, Proxy, Turn, Worker};
@@ -50,15 +55,22 @@ impl Kernel for Empty {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (words, numbers): (Vec<_>, Vec<_>) =
-        std::env::args().skip(1).partition(|argument| argument == "engine");
-    let options = Options { plain: words.is_empty() };
+        std::env::args().skip(1).partition(|argument| argument.parse::<usize>().is_err());
+    let has = |wanted: &str| words.iter().any(|word| word == wanted);
+    let options = Options { plain: !has("engine") };
     let mut numbers = numbers.iter().map(|n| n.parse::<usize>());
     let connections = numbers.next().transpose()?.unwrap_or(1);
     let requests = numbers.next().transpose()?.unwrap_or(100_000);
     let length = numbers.next().transpose()?.unwrap_or(128);
     let service: SocketAddr = "10.0.0.1:80".parse()?;
     pin(1)?;
-    let mesh = mesh(service, serve(length)?);
+    let mut mesh = mesh(service, serve(length)?);
+    if has("policies") {
+        mesh.access.extend((0..1000).map(|n| policy(n, "elsewhere")));
+    }
+    if has("concerned") {
+        mesh.access.extend((0..10).map(|n| policy(n, "default")));
+    }
     let ((bus, bus_theirs), (injector, injector_theirs)) = (pair()?, pair()?);
     let worker = Worker { bus: bus_theirs, injector: injector_theirs };
     let (_keep, mesh) = tokio::sync::watch::channel(Arc::new(mesh));
@@ -228,6 +240,29 @@ fn mesh(service: SocketAddr, address: SocketAddr) -> Mesh {
             name: "shop:80".into(),
             endpoints: vec![endpoint],
         }],
+        workloads: vec![Workload {
+            namespace: "default".into(),
+            name: "shop".into(),
+            labels: Default::default(),
+            addresses: vec![address.ip()],
+            service_account: "default".into(),
+            node: None,
+        }],
         ..Mesh::default()
+    }
+}
+
+/// A policy that denies what nobody asks for.
+fn policy(n: usize, namespace: &str) -> AccessPolicy {
+    let path = Field::Path(vec![PathTest::parse(&format!("/admin/{n}/*"))]);
+    let conditions = vec![Clause { field: path, negated: false }];
+    AccessPolicy {
+        name: format!("AuthorizationPolicy {namespace}/{n}"),
+        layer: Layer::Authorization,
+        direction: Direction::Ingress,
+        scope: Scope::Workloads(Some(namespace.to_owned()), LabelSelector::default()),
+        effect: Effect::Deny,
+        dry_run: false,
+        rules: vec![AccessRule { conditions, ..AccessRule::default() }],
     }
 }

@@ -14,6 +14,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
+use crate::access::{self, Refusal, Stop};
 use crate::body::RequestBody;
 use crate::call::Call;
 use crate::deadline::Deadline;
@@ -23,6 +24,7 @@ use crate::limits::{RETRIES_ALWAYS, RETRY_SHARE};
 use crate::plain::Handed;
 use crate::record::Flags;
 use crate::upstream::{Upstream, Upstream2};
+use crate::view::View;
 use crate::worker::Core;
 
 /// Of rules that say nothing of it.
@@ -30,6 +32,13 @@ pub(crate) static USUAL_RETRY: LazyLock<Retry> = LazyLock::new(Retry::default);
 
 /// What came of sending, as the HTTP library says it.
 type Sent = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
+
+/// Who has answered.
+pub(crate) enum Answered {
+    Endpoint(Response<Incoming>),
+    /// The endpoint may not be asked. With what is left of the request.
+    Refused(Box<Refusal>, RequestBody),
+}
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -45,16 +54,23 @@ pub(crate) enum NoAnswer {
 /// All tries of one request.
 pub(crate) struct Tries<'a> {
     call: &'a Rc<Call>,
+    view: &'a View,
     cluster: &'a Cluster,
+    protocol: Protocol,
     retry: &'a Retry,
+    /// Policies say whether an endpoint may be asked.
+    judged: bool,
     deadline: Deadline,
     /// Endpoints that have failed.
     failed: Vec<SocketAddr>,
+    /// The head that was sent, if it is wanted.
+    pub sent: Option<Parts>,
 }
 
 /// What one try has led to.
 enum Tried {
     Answer(Response<Incoming>),
+    Refused(Box<Refusal>, RequestBody),
     Failed(Failure),
     /// What the endpoint said is not HTTP.
     Garbage,
@@ -70,10 +86,27 @@ enum Lapsed {
 }
 
 impl<'a> Tries<'a> {
-    pub fn new(call: &'a Rc<Call>, cluster: &'a Cluster, policy: &'a Policy) -> Tries<'a> {
+    pub fn new(
+        call: &'a Rc<Call>,
+        view: &'a View,
+        cluster: &'a Cluster,
+        policy: &'a Policy,
+    ) -> Tries<'a> {
         let retry = policy.retry.as_ref().unwrap_or(&USUAL_RETRY);
         let deadline = Deadline::new(call.limit(policy.timeout));
-        Tries { call, cluster, retry, deadline, failed: Vec::new() }
+        let (protocol, failed) = (cluster.protocol, Vec::new());
+        Tries { call, view, cluster, protocol, retry, judged: true, deadline, failed, sent: None }
+    }
+
+    /// For a request of the proxy's own, which no policy is about, in a protocol of its choice.
+    pub fn of_ours(
+        call: &'a Rc<Call>,
+        view: &'a View,
+        cluster: &'a Cluster,
+        protocol: Protocol,
+        policy: &'a Policy,
+    ) -> Tries<'a> {
+        Tries { protocol, judged: false, ..Tries::new(call, view, cluster, policy) }
     }
 
     /// What is left of the time for the answer.
@@ -86,7 +119,7 @@ impl<'a> Tries<'a> {
         &mut self,
         mut head: Parts,
         mut body: RequestBody,
-    ) -> Result<Response<Incoming>, NoAnswer> {
+    ) -> Result<Answered, NoAnswer> {
         if let (Some(source), true) = (&self.call.source, self.retry.attempts > 0) {
             source.keep();
         }
@@ -136,6 +169,7 @@ impl<'a> Tries<'a> {
                 let status = response.status().as_u16();
                 Failure::Answered { status, grpc_status: grpc::status_of(response.headers()) }
             }
+            Tried::Refused(refusal, _) => refusal.as_failure(self.call.grpc),
             Tried::Failed(failure) => *failure,
             Tried::Garbage => Failure::Reset { sent: true },
             Tried::TimedOut | Tried::ClientBody => return None,
@@ -173,12 +207,13 @@ impl<'a> Tries<'a> {
             .map_err(|_| self.timed_out())
     }
 
-    fn settle(&self, tried: Tried) -> Result<Response<Incoming>, NoAnswer> {
+    fn settle(&self, tried: Tried) -> Result<Answered, NoAnswer> {
         if let Some(source) = &self.call.source {
             source.let_go();
         }
         match tried {
-            Tried::Answer(response) => Ok(response),
+            Tried::Answer(response) => Ok(Answered::Endpoint(response)),
+            Tried::Refused(refusal, body) => Ok(Answered::Refused(refusal, body)),
             Tried::TimedOut => Err(self.timed_out()),
             Tried::ClientBody => Err(NoAnswer::ClientBody),
             Tried::Garbage => {
@@ -230,10 +265,7 @@ impl<'a> Tries<'a> {
 
     async fn once(&mut self, address: SocketAddr, request: Request<RequestBody>) -> Tried {
         let mut limit = Deadline::new(self.retry.per_try_timeout);
-        let tried = match self.cluster.protocol {
-            Protocol::Http2 => self.once_http2(address, request, &mut limit).await,
-            _ => self.once_http1(address, request, &mut limit).await,
-        };
+        let tried = self.judged(address, request, &mut limit).await;
         let broken = self.call.source.as_ref().is_some_and(|source| source.is_broken());
         match tried {
             // A connection of HTTP/2 fails in another way than for its own reasons.
@@ -241,6 +273,46 @@ impl<'a> Tries<'a> {
             Ok(tried) => tried,
             Err(Lapsed::Request) => Tried::TimedOut,
             Err(Lapsed::Try) => Tried::Failed(Failure::TimedOut { sent: true }),
+        }
+    }
+
+    /// Sends a request to an endpoint that may be asked.
+    async fn judged(
+        &mut self,
+        address: SocketAddr,
+        request: Request<RequestBody>,
+        limit: &mut Deadline,
+    ) -> Result<Tried, Lapsed> {
+        if !self.judged {
+            return self.unjudged(address, request, limit).await;
+        }
+        let (call, view, protocol) = (self.call, self.view, self.protocol);
+        let (mut head, mut body) = request.into_parts();
+        let admitted = access::admit(call, view, address, (&mut head, protocol), &mut body);
+        let changes = match self.limited(limit, admitted).await? {
+            Ok(changes) => changes,
+            Err(Stop::Refused(refusal)) => return Ok(Tried::Refused(refusal, body)),
+            Err(Stop::ClientBody) => return Ok(Tried::ClientBody),
+        };
+        if let Some(sent) = &mut self.sent {
+            sent.clone_from(&head);
+        }
+        let mut tried = self.unjudged(address, Request::from_parts(head, body), limit).await;
+        if let Ok(Tried::Answer(answer)) = &mut tried {
+            changes.apply(answer.headers_mut());
+        }
+        tried
+    }
+
+    async fn unjudged(
+        &mut self,
+        address: SocketAddr,
+        request: Request<RequestBody>,
+        limit: &mut Deadline,
+    ) -> Result<Tried, Lapsed> {
+        match self.protocol {
+            Protocol::Http2 => self.once_http2(address, request, limit).await,
+            _ => self.once_http1(address, request, limit).await,
         }
     }
 
@@ -318,7 +390,7 @@ impl<'a> Tries<'a> {
     ) -> Result<Tried, Lapsed> {
         let core = self.call.client.core.clone();
         loop {
-            let shared = core.pool.borrow_mut().shared(address);
+            let shared = core.pool.borrow_mut().shared(address, self.call.aside);
             let reused = shared.is_some();
             let mut upstream = match shared {
                 Some(upstream) => upstream,
@@ -326,7 +398,7 @@ impl<'a> Tries<'a> {
                     let connected = Upstream2::connect(address, &core.counters);
                     match self.limited(limit, connected).await? {
                         Ok(upstream) => {
-                            core.pool.borrow_mut().share(address, &upstream);
+                            core.pool.borrow_mut().share(address, self.call.aside, &upstream);
                             upstream
                         }
                         Err(error) => return Ok(no_connection(address, &error)),

@@ -2,11 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -18,6 +19,8 @@ use crate::limits::{MIRROR_BUFFER, REPLAY_BYTES};
 pub(crate) enum RequestBody {
     /// Nothing follows the head.
     Empty,
+    /// All of it; empty when taken.
+    Own(Bytes),
     /// What the client sends, for the try of this number.
     Source { source: Rc<Source>, attempt: u32 },
     /// A mirror's copy.
@@ -38,6 +41,8 @@ pub(crate) struct Source {
     state: Cell<Reading>,
     /// The newest try does not want the rest.
     left: Cell<bool>,
+    /// The newest try has asked for some of it.
+    asked_for: Cell<bool>,
     /// Bytes read.
     pub received: Cell<u64>,
     /// Bytes that this try has taken.
@@ -113,6 +118,7 @@ impl RequestBody {
             keeping: Cell::new(false),
             state: Cell::new(Reading::Open),
             left: Cell::new(false),
+            asked_for: Cell::new(false),
             received: Cell::new(0),
             taken: Cell::new(0),
             reader: RefCell::default(),
@@ -152,12 +158,44 @@ impl Source {
         let attempt = self.attempt.get() + 1;
         self.attempt.set(attempt);
         self.left.set(false);
+        self.asked_for.set(false);
         self.next.set(0);
         self.taken.set(0);
         if let Some(reader) = self.reader.take() {
             reader.wake();
         }
         Some(RequestBody::Source { source: self.clone(), attempt })
+    }
+
+    /// Reads ahead to the end, or as far as `enough` bytes; whoever reads next gets the same
+    /// again. Whether that is all comes with it.
+    pub async fn ahead(&self, attempt: u32, enough: usize) -> Result<(Bytes, bool), BodyError> {
+        let (mut read, mut trailers) = (BytesMut::new(), None);
+        let whole = loop {
+            let kept = self.next.get() < self.kept.borrow().len();
+            if !kept && self.state.get() == Reading::Ended {
+                break true;
+            }
+            if read.len() >= enough {
+                break false;
+            }
+            match poll_fn(|cx| self.poll(cx, attempt)).await.transpose()? {
+                None => break true,
+                Some(frame) => match frame.into_data() {
+                    Ok(data) => read.extend_from_slice(&data),
+                    Err(other) => trailers = other.into_trailers().ok(),
+                },
+            }
+        };
+        let read = read.freeze();
+        let rest = self.kept.take().into_iter().skip(self.next.get());
+        let ahead = (!read.is_empty()).then(|| Piece::Data(read.clone())).into_iter();
+        let ahead: Vec<Piece> = ahead.chain(trailers.map(Piece::Trailers)).chain(rest).collect();
+        self.kept_bytes.set(ahead.iter().map(Piece::cost).sum());
+        self.kept.replace(ahead);
+        self.next.set(0);
+        self.taken.set(0);
+        Ok((read, whole))
     }
 
     /// Whether what the client has sent is no body.
@@ -174,6 +212,11 @@ impl Source {
         ended
     }
 
+    /// Whether the newest try has asked for some of it.
+    pub fn is_asked_for(&self) -> bool {
+        self.asked_for.get()
+    }
+
     /// A copy of all that is read from now on, for a mirror.
     pub fn tee(&self) -> RequestBody {
         let length = self.body.borrow().size_hint().exact();
@@ -186,6 +229,7 @@ impl Source {
         if attempt != self.attempt.get() {
             return Poll::Ready(Some(Err(BodyError::Superseded)));
         }
+        self.asked_for.set(true);
         let kept = self.kept.borrow().get(self.next.get()).cloned();
         if let Some(piece) = kept {
             self.next.set(self.next.get() + 1);
@@ -375,8 +419,10 @@ impl Body for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Item>> {
-        match &*self {
+        match self.get_mut() {
             RequestBody::Empty => Poll::Ready(None),
+            RequestBody::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
+            RequestBody::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             RequestBody::Source { source, attempt } => source.poll(cx, *attempt),
             RequestBody::Tee(tee) => tee.poll(cx),
         }
@@ -385,6 +431,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             RequestBody::Empty => true,
+            RequestBody::Own(bytes) => bytes.is_empty(),
             RequestBody::Source { source, attempt } => {
                 source.state.get() == Reading::Ended
                     && source.attempt.get() == *attempt
@@ -399,6 +446,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             RequestBody::Empty => SizeHint::with_exact(0),
+            RequestBody::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
             RequestBody::Source { source, .. } => {
                 let unread = source.body.borrow().size_hint().exact();
                 let read = source.received.get() - source.taken.get();

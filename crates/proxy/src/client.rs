@@ -16,6 +16,8 @@ pub(crate) struct Client {
     pub core: Rc<Core>,
     /// The client's address.
     pub source: IpAddr,
+    /// And port.
+    pub port: u16,
     /// What it connected to.
     pub service: SocketAddr,
     /// The connection by bus; `None`: it is a socket of ours.
@@ -32,6 +34,7 @@ impl Client {
         Client {
             core: stream.core.clone(),
             source: stream.source.ip(),
+            port: stream.source.port,
             service: SocketAddr::new(stream.service.ip(), stream.service.port),
             stream: Some(stream.clone()),
             slot: one_by_one.then(Slot::default),
@@ -40,10 +43,11 @@ impl Client {
     }
 
     /// The client at the other end of a socket.
-    pub fn of_socket(core: &Rc<Core>, source: IpAddr, service: SocketAddr) -> Client {
+    pub fn of_socket(core: &Rc<Core>, client: SocketAddr, service: SocketAddr) -> Client {
         Client {
             core: core.clone(),
-            source,
+            source: client.ip().to_canonical(),
+            port: client.port(),
             service,
             stream: None,
             slot: None,
@@ -70,6 +74,7 @@ impl Client {
         Client {
             core: self.core.clone(),
             source: self.source,
+            port: self.port,
             service: self.service,
             stream: None,
             slot: None,

@@ -17,8 +17,9 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
+use crate::access::{Refusal, Standing};
 use crate::answer::{self, AnswerBody};
-use crate::attempt::{NoAnswer, Tries};
+use crate::attempt::{Answered, NoAnswer, Tries};
 use crate::body::RequestBody;
 use crate::call::Call;
 use crate::chosen::Chosen;
@@ -106,7 +107,8 @@ struct Exchange<'a> {
 /// What to remember of a request when its answer comes.
 struct Expected {
     legacy: bool,
-    upgrade: bool,
+    /// The request asked for one: its head as it was sent, and what the endpoint speaks.
+    tunnel: Option<(Parts, Protocol)>,
     cors: Fields,
 }
 
@@ -238,23 +240,32 @@ impl<'a> Exchange<'a> {
             }
             _ => None,
         };
-        let expected = Expected {
-            legacy: parts.version == Version::HTTP_10,
-            upgrade: upgrade.is_some(),
-            cors,
-        };
+        let expected = Expected { legacy: parts.version == Version::HTTP_10, tunnel: None, cors };
+        let unread = Unread::of(&parts, &body);
+        let tunnel = upgrade.is_some();
         self.prepare(&mut parts, upgrade, &body, cluster.protocol);
         for wanted in &self.chosen.policy.mirrors {
             let http2 = cluster.protocol == Protocol::Http2;
             mirror::send(self.call, self.view, wanted, (&parts, http2), self.chosen.policy);
         }
-        let mut tries = Tries::new(self.call, cluster, self.chosen.policy);
+        let mut tries = Tries::new(self.call, self.view, cluster, self.chosen.policy);
+        tries.sent = tunnel.then(|| parts.clone());
         match tries.send(parts, body).await {
-            Ok(response) => {
+            Ok(Answered::Endpoint(response)) => {
+                let tunnel = tries.sent.take().map(|head| (head, cluster.protocol));
                 let deadline = tries.into_deadline();
                 let http2 = response.version() == Version::HTTP_2;
                 let body = |body| AnswerBody::endpoint(body, http2, deadline, self.call);
-                self.answer_of(response.map(body), expected).await
+                self.answer_of(response.map(body), Expected { tunnel, ..expected }).await
+            }
+            Ok(Answered::Refused(refusal, body)) => {
+                let closes = unread.drain(body).await;
+                let mut answer = self.answer_of(self.refused(*refusal), expected).await;
+                if closes {
+                    let close = HeaderValue::from_static("close");
+                    answer.headers_mut().insert(header::CONNECTION, close);
+                }
+                answer
             }
             Err(why) => self.failed(why, cluster.endpoints.is_empty()),
         }
@@ -358,6 +369,18 @@ impl<'a> Exchange<'a> {
         answer::own(status, text.into(), self.call)
     }
 
+    /// The answer in the place of an endpoint that may not be asked.
+    fn refused(&self, refusal: Refusal) -> Answer {
+        self.call.flag(refusal.flags);
+        self.call.note(|record| {
+            record.policy = refusal.denied.policy;
+            record.detail = refusal.denied.detail;
+        });
+        let mut answer = answer::own(refusal.status, refusal.body, self.call);
+        answer.headers_mut().extend(refusal.headers);
+        answer
+    }
+
     async fn answer_of(&self, response: Response<AnswerBody>, expected: Expected) -> Answer {
         let (mut parts, body) = response.into_parts();
         if headers::has_transfer_coding(&parts.headers) {
@@ -377,8 +400,11 @@ impl<'a> Exchange<'a> {
         cors::allow(&mut parts.headers, &expected.cors);
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             let upstream = self.call.slot.take();
-            if let (true, Some(upstream)) = (expected.upgrade, upstream) {
-                *self.call.client.tunnel.borrow_mut() = Some(Tunnel(upstream));
+            if let (Some(asked), Some(upstream)) = (expected.tunnel, upstream) {
+                let client = &self.call.client;
+                let endpoint = upstream.address;
+                let standing = Standing::tunnel(client.aside(), self.view, endpoint, asked);
+                *client.tunnel.borrow_mut() = Some(Tunnel { upstream, standing });
                 self.call.note(|record| record.status = parts.status.as_u16());
                 self.call.finish(true);
                 parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -496,12 +522,38 @@ async fn refuse(
     asked: Asked,
 ) -> Answer {
     let Asked { parts, body } = asked;
-    let unread = !http_body::Body::is_end_stream(&body);
-    let continues = parts.headers.contains_key(header::EXPECT);
-    let drained = !continues && unread && Limited::new(body, DRAIN_BYTES).collect().await.is_ok();
+    let closes = Unread::of(&parts, &body).drain(body).await;
     let mut answer = answer::own(status, text.into(), call);
-    if unread && !drained && parts.version != Version::HTTP_2 {
+    if closes {
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     answer
+}
+
+/// What of a request's body is to be read when no endpoint reads it.
+struct Unread {
+    /// There is something.
+    some: bool,
+    /// The client waits until it is told to send it.
+    waits: bool,
+    /// It is of one request among others.
+    http2: bool,
+}
+
+impl Unread {
+    fn of(parts: &Parts, body: &RequestBody) -> Unread {
+        Unread {
+            some: !http_body::Body::is_end_stream(body),
+            waits: parts.headers.contains_key(header::EXPECT),
+            http2: parts.version == Version::HTTP_2,
+        }
+    }
+
+    /// Reads it as far as that is reasonable. Whether the connection must end because that was not
+    /// all.
+    async fn drain(self, body: RequestBody) -> bool {
+        let wanted = self.some && !self.waits;
+        let drained = wanted && Limited::new(body, DRAIN_BYTES).collect().await.is_ok();
+        self.some && !drained && !self.http2
+    }
 }

@@ -80,7 +80,7 @@ pub(crate) fn websocket(headers: &HeaderMap) -> Option<HeaderValue> {
 
 /// Whether a field says where a message begins, ends or goes, or is about one connection: rules do
 /// not change those (Envoy refuses Host and pseudo fields; the rest would break its framing).
-fn is_of_message(name: &HeaderName) -> bool {
+pub(crate) fn is_of_message(name: &HeaderName) -> bool {
     HOP_BY_HOP.contains(name) || *name == header::CONTENT_LENGTH || *name == header::HOST
 }
 

@@ -19,6 +19,7 @@
 //! What rules ask for besides a backend is carried out here; what it means is the model's
 //! ([`beeway_model::action`]).
 
+mod access;
 mod answer;
 mod attempt;
 mod body;

@@ -128,6 +128,13 @@ pub const RETRIES_ALWAYS: u32 = 16;
 /// The same, as a share of the requests under way: one in so many (Envoy's retry budget, 20 %).
 pub const RETRY_SHARE: u32 = 5;
 
+/// Bytes of a request's body that are held for an external authorizer, whatever its configuration
+/// says (Envoy's buffer limit). A longer body is cut if it may be, and answered 413 if not.
+pub const AUTHORIZER_BODY: usize = 1 << 20;
+
+/// Answer of an external authorizer, its body. Longer: it has not answered.
+pub const AUTHORIZER_ANSWER: usize = 64 * 1024;
+
 /// Bytes of a request or an answer that HTTP/2 lets the other side send ahead.
 pub const HTTP2_STREAM_WINDOW: u32 = 256 * 1024;
 

@@ -11,7 +11,7 @@ use http::{Uri, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use crate::attempt::Tries;
+use crate::attempt::{Answered, Tries};
 use crate::body::RequestBody;
 use crate::call::Call;
 use crate::exchange::http2_target;
@@ -53,9 +53,10 @@ pub(crate) fn send(
     core.counters.mirrored.add(1);
     let mirroring = Mirroring::new(core);
     tokio::task::spawn_local(async move {
-        let mut tries = Tries::new(&copy, view.mesh.cluster(id), &policy);
+        let mut tries = Tries::new(&copy, &view, view.mesh.cluster(id), &policy);
         match tries.send(head, body).await {
-            Ok(answer) => discard(&copy, answer.into_body()).await,
+            Ok(Answered::Endpoint(answer)) => discard(&copy, answer.into_body()).await,
+            Ok(Answered::Refused(..)) => {}
             Err(why) => tracing::debug!(?why, "a mirrored request has failed"),
         }
         drop(mirroring);

@@ -52,6 +52,8 @@ flags! {
     UPSTREAM_PROTOCOL_ERROR = 13 "UPE",
     /// What the client said is not HTTP: 400.
     DOWNSTREAM_PROTOCOL_ERROR = 14 "DPE",
+    /// An external authorizer denied it, or could not be asked.
+    UNAUTHORIZED_EXTERNAL_SERVICE = 15 "UAEX",
 }
 
 impl Flags {
@@ -123,6 +125,15 @@ pub struct Record {
     pub received: u64,
     /// Bytes of the answer's body.
     pub sent: u64,
+    /// Why the answer is not the endpoint's, as Envoy has it (`%RESPONSE_CODE_DETAILS%`); empty: it
+    /// is, or there is no more to say than the flags do.
+    pub detail: String,
+    /// Name of the policy that let the last try pass or did not; empty: none is about it.
+    pub policy: String,
+    /// Names of policies that only report (AUDIT) and match.
+    pub audit: Vec<String>,
+    /// Names of policies in dry run that match.
+    pub dry_run: Vec<String>,
 }
 
 impl Record {
@@ -146,6 +157,10 @@ impl Record {
             flags: Flags::default(),
             received: 0,
             sent: 0,
+            detail: String::new(),
+            policy: String::new(),
+            audit: Vec::new(),
+            dry_run: Vec::new(),
         }
     }
 }

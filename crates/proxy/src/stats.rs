@@ -92,6 +92,18 @@ counters! {
     connections_refused,
     /// Connections reset because there was no endpoint for them, or none that took them.
     connections_failed,
+    /// Connections reset because a policy forbids them: at once, or when the policy came.
+    connections_denied,
+    /// Requests, and copies for mirrors, not sent to an endpoint because a policy forbids it.
+    denied,
+    /// Questions to external authorizers.
+    authorizer_asked,
+    /// Those of them without an answer, whatever followed.
+    authorizer_failed,
+    /// Matches of policies that only report (AUDIT).
+    audited,
+    /// Matches of policies in dry run.
+    dry_run,
 }
 
 impl Counters {

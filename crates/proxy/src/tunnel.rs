@@ -6,28 +6,35 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::access::Standing;
 use crate::limits::TUNNEL_BUFFER;
 use crate::upstream::Upstream;
 
 /// The endpoint's side of an upgraded connection.
-pub(crate) struct Tunnel(pub Upstream);
+pub(crate) struct Tunnel {
+    pub upstream: Upstream,
+    pub standing: Standing,
+}
 
 impl Tunnel {
     /// Copies until the endpoint closes or the client is gone; that the client has no more to send
-    /// is passed on. `read`: bytes from the client that
-    /// came after its request.
+    /// is passed on. `read`: bytes from the client that came after its request. An error when it
+    /// becomes forbidden, too.
     pub async fn run<C>(self, mut client: C, read: Bytes) -> io::Result<()>
     where
         C: AsyncRead + AsyncWrite + Unpin,
     {
-        let Tunnel(mut upstream) = self;
+        let Tunnel { mut upstream, standing } = self;
         std::future::poll_fn(|cx| upstream.poll_over(cx)).await;
         let raw = upstream.into_raw();
         let mut endpoint = raw.socket;
         endpoint.write_all(&read).await?;
         client.write_all(&raw.read).await?;
         client.flush().await?;
-        copy(client, &mut endpoint).await
+        tokio::select! {
+            copied = copy(client, &mut endpoint) => copied,
+            forbidden = standing.forbidden() => Err(forbidden),
+        }
     }
 }
 

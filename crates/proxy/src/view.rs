@@ -1,23 +1,31 @@
 //! A mesh with an index: what a request needs is found without walking lists.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use beeway_model::{Mesh, ServicePort, Transport, Workload};
+use beeway_model::access::Party;
+use beeway_model::{Identity, Mesh, ServicePort, Transport, Workload};
 use rustc_hash::FxHashMap;
 
-/// Equals what [`Mesh::frontend`] and [`Mesh::workload_at`] say; the first entry wins.
+use crate::access::{Policies, Prospect};
+
+/// Equals what [`Mesh::frontend`], [`Mesh::workload_at`] and [`Mesh::identity_at`] say; the first
+/// entry wins.
 #[derive(Debug)]
 pub(crate) struct View {
     pub mesh: Arc<Mesh>,
     frontends: FxHashMap<(IpAddr, u16), Place>,
     workloads: FxHashMap<IpAddr, usize>,
+    /// Addresses of nodes, and whether it is this one.
+    nodes: FxHashMap<IpAddr, bool>,
+    /// `None`: there is no policy at all.
+    policies: Option<Policies>,
 }
 
 /// Indices of a service and of one of its ports.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place {
-    service: usize,
+    pub service: usize,
     port: usize,
 }
 
@@ -41,7 +49,14 @@ impl View {
                 workloads.entry(*address).or_insert(w);
             }
         }
-        View { mesh, frontends, workloads }
+        let mut nodes = FxHashMap::default();
+        for node in &mesh.nodes {
+            for address in &node.addresses {
+                nodes.entry(*address).or_insert(node.local);
+            }
+        }
+        let policies = (!mesh.access.is_empty()).then(|| Policies::new(&mesh));
+        View { mesh, frontends, workloads, nodes, policies }
     }
 
     /// Where the TCP service port at an address is.
@@ -62,5 +77,30 @@ impl View {
     /// Who owns an address.
     pub fn workload_at(&self, address: IpAddr) -> Option<&Workload> {
         self.workloads.get(&address).map(|w| &self.mesh.workloads[*w])
+    }
+
+    /// Who calls, or is called, by the address that the other side sees; and the workload's index.
+    pub fn party(&self, address: IpAddr) -> (Party<'_>, Option<usize>) {
+        let known = address.to_canonical();
+        let workload = self.workloads.get(&known).copied();
+        let identity = match (workload, self.nodes.get(&known)) {
+            (Some(w), _) => Identity::Workload(&self.mesh.workloads[w]),
+            (None, Some(true)) => Identity::Host,
+            (None, Some(false)) => Identity::RemoteNode,
+            (None, None) if known.is_loopback() => Identity::Host,
+            (None, None) => Identity::World,
+        };
+        (Party { address, identity }, workload)
+    }
+
+    /// The call of an endpoint by who asked for a service; `None`: no policy is about it.
+    pub fn prospect(
+        &self,
+        caller: IpAddr,
+        endpoint: SocketAddr,
+        service: SocketAddr,
+    ) -> Option<Prospect<'_>> {
+        let policies = self.policies.as_ref()?;
+        Prospect::of(self, policies, caller, endpoint, service)
     }
 }

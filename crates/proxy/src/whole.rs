@@ -9,6 +9,7 @@ use std::rc::Rc;
 use beeway_model::{Connection, Protocol, route_stream};
 use tokio::net::{TcpSocket, TcpStream};
 
+use crate::access::Standing;
 use crate::client::Client;
 use crate::hello::{self, Hello};
 use crate::limits::{CONNECT_TIMEOUT, SOCKET_BUFFER};
@@ -37,19 +38,26 @@ async fn carry(
 ) -> io::Result<()> {
     let hello = match protocol(core, service) {
         Some(Protocol::Http | Protocol::Http2) => {
-            let client = Client::of_socket(core, client.ip().to_canonical(), service);
+            let client = Client::of_socket(core, client, service);
             return serve_socket(client, Orderly(socket)).await;
         }
         Some(Protocol::Tls) => hello::read(&mut socket).await?,
         Some(Protocol::Opaque) | None => Hello::default(),
     };
-    let mut server = match route(core, client, service, hello.name.as_deref()) {
-        Some(endpoint) => connect(core, endpoint).await,
-        None => Err(io::Error::other("there is no endpoint for it")),
+    let counters = &core.counters;
+    let endpoint = route(core, client, service, hello.name.as_deref())
+        .ok_or_else(|| io::Error::other("there is no endpoint for it"))
+        .inspect_err(|_| counters.connections_failed.add(1))?;
+    let client = Client::of_socket(core, client, service);
+    let mut standing = Standing::connection(client, endpoint, hello.name);
+    standing.admit().await.map_err(|denied| standing.reset(&denied))?;
+    let mut server =
+        connect(core, endpoint).await.inspect_err(|_| counters.connections_failed.add(1))?;
+    let carried = Carried { up: &counters.bytes_in, down: &counters.bytes_out };
+    tokio::select! {
+        carried = splice(&mut socket, &mut server, hello.bytes, &carried) => carried?,
+        forbidden = standing.forbidden() => return Err(forbidden),
     }
-    .inspect_err(|_| core.counters.connections_failed.add(1))?;
-    let carried = Carried { up: &core.counters.bytes_in, down: &core.counters.bytes_out };
-    splice(&mut socket, &mut server, hello.bytes, &carried).await?;
     end_in_order(&socket);
     end_in_order(&server);
     Ok(())

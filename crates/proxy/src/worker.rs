@@ -231,6 +231,11 @@ impl Core {
         self.view.borrow().clone()
     }
 
+    /// Tells of each newer mesh than one that [`Core::view`] gives after this.
+    pub fn changes(&self) -> watch::Receiver<Arc<Mesh>> {
+        self.mesh.borrow().clone()
+    }
+
     /// The stream that a piece belongs to, a new one if the connection is new.
     fn stream_of(self: &Rc<Self>, piece: &Piece<'_>) -> Option<Rc<Stream>> {
         let frame = &piece.frame;

@@ -80,7 +80,8 @@ fn line(output: &mut impl Write, record: &Record) -> io::Result<()> {
     output.write_all(b"\n")
 }
 
-/// Keys of Istio's default format that apply, and `attempts` and `lane`.
+/// Keys of Istio's default format that apply, `attempts` and `lane`, and where policies have
+/// something to say which ones.
 #[derive(Serialize)]
 struct Line<'a> {
     start_time: String,
@@ -90,6 +91,8 @@ struct Line<'a> {
     protocol: &'a str,
     response_code: u16,
     response_flags: String,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    response_code_details: &'a str,
     bytes_received: u64,
     bytes_sent: u64,
     /// Milliseconds.
@@ -102,6 +105,15 @@ struct Line<'a> {
     downstream_local_address: String,
     attempts: u32,
     lane: &'a str,
+    /// The policy that decided.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    policy: &'a str,
+    /// AUDIT policies that match.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    audit: &'a [String],
+    /// Policies in dry run that match.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    dry_run: &'a [String],
 }
 
 impl<'a> From<&'a Record> for Line<'a> {
@@ -115,6 +127,7 @@ impl<'a> From<&'a Record> for Line<'a> {
             protocol: record.protocol,
             response_code: record.status,
             response_flags: record.flags.to_string(),
+            response_code_details: &record.detail,
             bytes_received: record.received,
             bytes_sent: record.sent,
             duration: record.duration.as_micros() as f64 / 1000.0,
@@ -126,6 +139,9 @@ impl<'a> From<&'a Record> for Line<'a> {
             downstream_local_address: record.service.to_string(),
             attempts: record.attempts,
             lane: "detour",
+            policy: &record.policy,
+            audit: &record.audit,
+            dry_run: &record.dry_run,
         }
     }
 }

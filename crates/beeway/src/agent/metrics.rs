@@ -130,6 +130,7 @@ impl Collector for Reader {
         let (name, help) = ("detour_mirrors_dropped", "Copies not sent: too many under way");
         counter(&mut encoder, name, help, stats.mirrors_dropped)?;
         connections(&mut encoder, &stats)?;
+        policies(&mut encoder, &stats)?;
         let mut flags = encoder.encode_descriptor(
             "detour_response_flags",
             "Requests by what went wrong, in the letters that Envoy has for it",
@@ -202,8 +203,23 @@ fn connections(encoder: &mut DescriptorEncoder<'_>, stats: &Stats) -> Result<(),
         ("unknown", stats.connections_unknown),
         ("limit", stats.connections_refused),
         ("no_endpoint", stats.connections_failed),
+        ("policy", stats.connections_denied),
     ] {
         ConstCounter::new(count).encode(broken.encode_family(&[("reason", why)])?)?;
+    }
+    Ok(())
+}
+
+/// What policies have made of calls by detour.
+fn policies(encoder: &mut DescriptorEncoder<'_>, stats: &Stats) -> Result<(), std::fmt::Error> {
+    for (name, help, value) in [
+        ("detour_denied", "Requests and copies that a policy forbids", stats.denied),
+        ("detour_audited", "Matches of AUDIT policies", stats.audited),
+        ("detour_dry_run", "Matches of policies in dry run", stats.dry_run),
+        ("authorizer_checks", "Questions to external authorizers", stats.authorizer_asked),
+        ("authorizer_failures", "Questions without an answer", stats.authorizer_failed),
+    ] {
+        counter(encoder, name, help, value)?;
     }
     Ok(())
 }

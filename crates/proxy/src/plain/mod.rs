@@ -20,12 +20,13 @@ mod request;
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use beeway_model::{Cluster, Decision, Outcome, Protocol, route};
 
 use rustc_hash::FxHashMap;
 
+use crate::access::Prospect;
 use crate::call::conclude;
 use crate::chosen::Chosen;
 use crate::frame::{FLAG_REQUEST, Piece};
@@ -88,10 +89,10 @@ impl Untold {
         Untold { core: core.clone(), record, taken: false }
     }
 
-    /// When the request came, if that is recorded. The caller tells of it.
-    pub fn take(&mut self) -> Option<(SystemTime, Instant)> {
+    /// The record, if there is one, and when it began. The caller tells of it.
+    pub fn take(&mut self) -> Option<(Box<Record>, Instant)> {
         self.taken = true;
-        self.record.take().map(|(record, began)| (record.start, began))
+        self.record.take()
     }
 }
 
@@ -212,6 +213,12 @@ impl Routed {
         Some(Routed { view, place, decision, address })
     }
 
+    /// The policies that are about it, if there are any.
+    fn prospect(&self, stream: &Stream) -> Option<Prospect<'_>> {
+        let service = SocketAddr::new(stream.service.ip(), stream.service.port);
+        self.view.prospect(stream.source.ip(), self.address, service)
+    }
+
     fn chosen(&self) -> Chosen<'_> {
         Chosen::of(self.view.port(self.place), &self.decision)
     }
@@ -260,11 +267,18 @@ pub(crate) fn take(core: &Rc<Core>, stream: &Rc<Stream>, piece: &Piece<'_>) -> b
     let mut record = core.recorder.is_some().then(|| routed.record(stream, &asked));
     let mut out = plain.out.borrow_mut();
     let mut room = [0; 36];
-    let Some(id) = asked.write(&chosen, &mut room, &mut out) else {
+    let prospect = routed.prospect(stream);
+    let Some((id, access)) = asked.write(&chosen, prospect.as_ref(), &mut room, &mut out) else {
         return false;
     };
     if let Some(record) = &mut record {
         id.clone_into(&mut record.request_id);
+    }
+    if let (Some(prospect), Some(access)) = (&prospect, &access) {
+        prospect.count(access, &core.counters);
+        if let Some(record) = &mut record {
+            prospect.note(access, record);
+        }
     }
     core.counters.requests.add(1);
     core.counters.bytes_in.add(piece.data.len() as u64);

@@ -2,11 +2,13 @@
 
 use std::mem::MaybeUninit;
 
-use beeway_model::Policy;
+use beeway_model::access::Access;
 use beeway_model::action::grpc::is_grpc;
+use beeway_model::{Policy, Request};
 use httparse::Status;
 
 use super::fields::{self, Fields};
+use crate::access::Prospect;
 use crate::chosen::Chosen;
 use crate::headers::{self, FORWARDED_PROTO, REQUEST_ID};
 
@@ -108,13 +110,15 @@ pub(super) fn is_plain_rule(chosen: &Chosen<'_>) -> bool {
 
 impl<'a> Asked<'a> {
     /// Makes the request one from here to an endpoint, and writes it to `out`. `room` is for the
-    /// identity of one that has none. Returns that; `None`: what the request becomes is not plain.
+    /// identity of one that has none. Returns that and what policies say; `None`: what the request
+    /// becomes is not plain, or somebody must be asked, or it is forbidden.
     pub fn write<'b>(
         mut self,
         chosen: &Chosen<'b>,
+        prospect: Option<&Prospect<'_>>,
         room: &'b mut [u8; 36],
         out: &mut Vec<u8>,
-    ) -> Option<&'b str>
+    ) -> Option<(&'b str, Option<Access>)>
     where
         'a: 'b,
     {
@@ -133,6 +137,18 @@ impl<'a> Asked<'a> {
             fields.edit(&own.request_headers);
         }
         fields.edit(&chosen.policy.request_headers);
+        let request = Request {
+            method: self.method,
+            scheme: "http",
+            authority: authority.unwrap_or(self.host),
+            target,
+            headers: &fields.0,
+            source: None,
+        };
+        let access = prospect.map(|prospect| prospect.judge(None, Some(&request)));
+        if access.as_ref().is_some_and(|access| !access.allowed || !access.ask.is_empty()) {
+            return None;
+        }
         out.clear();
         for part in [self.method, " ", target, " HTTP/1.1\r\n"] {
             out.extend_from_slice(part.as_bytes());
@@ -140,7 +156,7 @@ impl<'a> Asked<'a> {
         fields.write(out);
         out.extend_from_slice(b"\r\n");
         out.extend_from_slice(self.body);
-        Some(id)
+        Some((id, access))
     }
 }
 

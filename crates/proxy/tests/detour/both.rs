@@ -1,9 +1,8 @@
 //! The short way and the engine do the same: each request takes both, and what the endpoint, the
 //! client and the access log have seen is compared.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -12,106 +11,11 @@ use beeway_model::{Mesh, Policy};
 use beeway_proxy::{Options, Record, Recorder};
 
 use crate::kit::{Answer, Kit, forward, mesh, rule};
+use crate::script::{Endpoint, OK, Said, Then, says};
 use crate::upstream;
 
 const PATIENCE: Duration = Duration::from_secs(8);
 pub const GET: &str = "GET /a?b HTTP/1.1\r\nHost: shop\r\nX-Request-ID: 1\r\n\r\n";
-pub const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-
-/// What an endpoint does with one request.
-#[derive(Clone)]
-pub struct Said {
-    /// Written one after the other, with a pause between them.
-    pub pieces: Vec<String>,
-    pub then: Then,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-pub enum Then {
-    Keep,
-    Close,
-    Reset,
-}
-
-pub fn says(pieces: &[&str], then: Then) -> Said {
-    Said { pieces: pieces.iter().map(|piece| piece.to_string()).collect(), then }
-}
-
-/// An endpoint that says these things, one for each request, and [`OK`] after them.
-pub struct Endpoint {
-    pub address: SocketAddr,
-    connections: Arc<AtomicUsize>,
-    pub requests: Arc<Mutex<Vec<String>>>,
-}
-
-impl Endpoint {
-    pub fn new(script: Vec<Said>) -> Endpoint {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let requests = Arc::new(Mutex::new(Vec::new()));
-        let (script, next) = (Arc::new(script), Arc::new(AtomicUsize::new(0)));
-        let (seen, connections) = (requests.clone(), Arc::new(AtomicUsize::new(0)));
-        let count = connections.clone();
-        std::thread::spawn(move || {
-            for socket in listener.incoming() {
-                count.fetch_add(1, Ordering::SeqCst);
-                let (script, next, seen) = (script.clone(), next.clone(), seen.clone());
-                let socket = socket.unwrap();
-                std::thread::spawn(move || converse(socket, &script, &next, &seen));
-            }
-        });
-        Endpoint { address, connections, requests }
-    }
-
-    pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::SeqCst)
-    }
-}
-
-fn converse(
-    mut socket: TcpStream,
-    script: &[Said],
-    next: &AtomicUsize,
-    seen: &Mutex<Vec<String>>,
-) -> Option<()> {
-    socket.set_nodelay(true).unwrap();
-    loop {
-        let mut request = upstream::head(&mut socket);
-        if request.is_empty() {
-            return None;
-        }
-        let mut body = vec![0; length_of(&request)];
-        socket.read_exact(&mut body).ok()?;
-        request += std::str::from_utf8(&body).unwrap();
-        seen.lock().unwrap().push(request);
-        let usual = says(&[OK], Then::Keep);
-        let said = script.get(next.fetch_add(1, Ordering::SeqCst)).unwrap_or(&usual);
-        for (index, piece) in said.pieces.iter().enumerate() {
-            if index > 0 {
-                std::thread::sleep(Duration::from_millis(30));
-            }
-            socket.write_all(piece.as_bytes()).ok()?;
-        }
-        match said.then {
-            Then::Keep => {}
-            Then::Close => return None,
-            Then::Reset => {
-                let gone = nix::libc::linger { l_onoff: 1, l_linger: 0 };
-                nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Linger, &gone)
-                    .unwrap();
-                return None;
-            }
-        }
-    }
-}
-
-fn length_of(head: &str) -> usize {
-    let length = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().unwrap())
-    });
-    length.unwrap_or(0)
-}
 
 #[derive(Default)]
 struct Log(Mutex<Vec<Record>>);
@@ -125,10 +29,10 @@ impl Recorder for Log {
 /// All that can be seen of some requests.
 #[derive(Debug, PartialEq)]
 pub struct Seen {
-    by_endpoint: Vec<String>,
-    by_client: Vec<String>,
-    recorded: Vec<String>,
-    counted: String,
+    pub by_endpoint: Vec<String>,
+    pub by_client: Vec<String>,
+    pub recorded: Vec<String>,
+    pub counted: String,
 }
 
 /// A head with its fields in alphabetical order: their order among different names means nothing
@@ -174,10 +78,13 @@ fn broken_off(kit: &mut Kit, cookie: u64) -> String {
     format!("broken off: {}", bytes.split_once("\r\n\r\n").map_or("", |(_, body)| body))
 }
 
-fn take(plain: bool, policy: &Option<Policy>, requests: &[&str], script: &[Said]) -> (Seen, u64) {
+/// A mesh around an endpoint.
+type Around<'a> = &'a dyn Fn(SocketAddr) -> Mesh;
+
+fn take(plain: bool, mesh: Around<'_>, requests: &[&str], script: &[Said]) -> (Seen, u64) {
     let endpoint = Endpoint::new(script.to_vec());
     let log = Arc::new(Log::default());
-    let mesh = mesh_of(endpoint.address, policy);
+    let mesh = mesh(endpoint.address);
     let mut kit = Kit::with(Options { plain }, mesh, Some(log.clone()));
     let mut by_client = Vec::new();
     for request in requests {
@@ -201,14 +108,15 @@ fn take(plain: bool, policy: &Option<Policy>, requests: &[&str], script: &[Said]
     });
     let stats = kit.proxy.stats();
     let counted = format!(
-        "requests {} answered {} errors {} retries {} aborted {} in {} flags {:?}",
+        "requests {} answered {} errors {} retries {} aborted {} in {} flags {:?} policies {:?}",
         stats.requests,
         stats.answered,
         stats.upstream_errors,
         stats.retries,
         stats.aborted,
         stats.bytes_in,
-        stats.flags
+        stats.flags,
+        (stats.denied, stats.audited, stats.dry_run)
     );
     (Seen { by_endpoint: by_endpoint.collect(), by_client, recorded, counted }, stats.plain)
 }
@@ -216,7 +124,8 @@ fn take(plain: bool, policy: &Option<Policy>, requests: &[&str], script: &[Said]
 fn line(record: &Record) -> String {
     let r = record;
     format!(
-        "{} {} {} {} {} id {} rule {} to {} {} tries {} in {} out {} {} [{}] {:?} from {}",
+        "{} {} {} {} {} id {} rule {} to {} {} tries {} in {} out {} {} [{}] {:?} from {} \
+         by {} {} audit {:?} dry {:?}",
         r.method,
         r.authority,
         r.path,
@@ -232,7 +141,11 @@ fn line(record: &Record) -> String {
         r.status,
         r.flags,
         r.duration < PATIENCE,
-        r.source
+        r.source,
+        r.policy,
+        r.detail,
+        r.audit,
+        r.dry_run
     )
 }
 
@@ -249,8 +162,14 @@ pub fn mesh_of(endpoint: SocketAddr, policy: &Option<Policy>) -> Mesh {
 /// Both ways give the same; so many of the requests really took the short way.
 #[track_caller]
 pub fn same(policy: &Option<Policy>, requests: &[&str], script: &[Said], short: u64) -> Seen {
-    let (seen, plain) = take(true, policy, requests, script);
-    let (wanted, none) = take(false, policy, requests, script);
+    same_in(&|endpoint| mesh_of(endpoint, policy), requests, script, short)
+}
+
+/// [`same`], in another mesh.
+#[track_caller]
+pub fn same_in(mesh: Around<'_>, requests: &[&str], script: &[Said], short: u64) -> Seen {
+    let (seen, plain) = take(true, mesh, requests, script);
+    let (wanted, none) = take(false, mesh, requests, script);
     assert_eq!(seen, wanted, "{requests:?}");
     assert_eq!((plain, none), (short, 0), "{requests:?} {seen:?}");
     seen
@@ -299,7 +218,8 @@ fn several_requests_on_one_connection() {
 
 #[test]
 fn an_identity_is_made_up() {
-    let (seen, plain) = take(true, &None, &["GET / HTTP/1.1\r\nHost: shop\r\n\r\n"], &[]);
+    let around = |endpoint| mesh_of(endpoint, &None);
+    let (seen, plain) = take(true, &around, &["GET / HTTP/1.1\r\nHost: shop\r\n\r\n"], &[]);
     assert_eq!(plain, 1);
     let fields = seen.by_endpoint[0].split(" | ");
     let id = fields.filter_map(|line| line.strip_prefix("x-request-id: ")).next().unwrap();

@@ -15,6 +15,8 @@ use zerocopy::{FromBytes, IntoBytes};
 
 /// Where the one service of the mesh is.
 pub const SERVICE: &str = "10.0.0.1:80";
+/// Where requests come from, unless the test says otherwise: the workload `buyer`.
+const SOURCE: &str = "10.9.9.9:4000";
 const PATIENCE: Duration = Duration::from_secs(8);
 
 /// Both ends of a TCP connection.
@@ -122,6 +124,9 @@ pub struct Kit {
     pub injector_theirs: TcpStream,
     pub mesh: watch::Sender<Arc<Mesh>>,
     pub received: HashMap<u64, Received>,
+    /// Who sends the next request, and what it was that he connected to.
+    pub source: SocketAddr,
+    pub service: SocketAddr,
     sent: HashMap<u64, u64>,
 }
 
@@ -157,7 +162,9 @@ impl Kit {
         let proxy =
             Proxy::start_with(options, vec![worker], kernel.clone(), receiver, recorder).unwrap();
         let (received, sent) = Default::default();
-        Kit { proxy, kernel, bus, injector, injector_theirs: theirs, mesh: sender, received, sent }
+        let (source, service) = (SOURCE.parse().unwrap(), SERVICE.parse().unwrap());
+        let (injector_theirs, mesh) = (theirs, sender);
+        Kit { proxy, kernel, bus, injector, injector_theirs, mesh, received, source, service, sent }
     }
 
     /// A frame, in the order of the connection's bytes.
@@ -170,8 +177,8 @@ impl Kit {
             cookie,
             offset: *offset,
             draw,
-            source: "10.9.9.9:4000".parse::<SocketAddr>().unwrap().into(),
-            service: SERVICE.parse::<SocketAddr>().unwrap().into(),
+            source: self.source.into(),
+            service: self.service.into(),
             ..Frame::default()
         };
         *offset += payload.len() as u64;

@@ -5,8 +5,9 @@ use std::time::Duration;
 use beeway_model::Policy;
 use beeway_proxy::Options;
 
-use crate::both::{Endpoint, GET, OK, Then, mesh_of, same, says};
+use crate::both::{GET, mesh_of, same};
 use crate::kit::{Kit, mesh};
+use crate::script::{Endpoint, OK, Then, says};
 use crate::upstream;
 
 const HEAD: &str = "HEAD /a HTTP/1.1\r\nHost: shop\r\nX-Request-ID: 1\r\n\r\n";

@@ -24,16 +24,21 @@ pub type Answer = Response<BoxBody<Bytes, hyper::Error>>;
 /// - `/echo` sends the body back, `/length/N` N bytes, `/chunked` two pieces of unknown length,
 ///   `/trailers` trailers, `/empty` 204, `/same` 304; anything else its name and the request head.
 pub fn http(name: &'static str) -> SocketAddr {
-    start(name, false)
+    start(name, "127.0.0.1", false)
+}
+
+/// The same at an address of its own.
+pub fn http_at(name: &'static str, address: &str) -> SocketAddr {
+    start(name, address, false)
 }
 
 /// The same with HTTP/2.
 pub fn http2(name: &'static str) -> SocketAddr {
-    start(name, true)
+    start(name, "127.0.0.1", true)
 }
 
-fn start(name: &'static str, http2: bool) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+fn start(name: &'static str, address: &str, http2: bool) -> SocketAddr {
+    let listener = TcpListener::bind((address, 0)).unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -69,6 +74,18 @@ pub fn scripted<F>(
 where
     F: Future<Output = Answer> + Send + 'static,
 {
+    narrow(window, u32::MAX, script)
+}
+
+/// The same, with at most so many requests at once on a connection.
+pub fn narrow<F>(
+    window: u32,
+    streams: u32,
+    script: impl Fn(usize, Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+) -> SocketAddr
+where
+    F: Future<Output = Answer> + Send + 'static,
+{
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
@@ -86,6 +103,7 @@ where
                 });
                 let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                     .initial_stream_window_size(window)
+                    .max_concurrent_streams(streams)
                     .serve_connection(TokioIo::new(socket), service);
                 tokio::spawn(connection);
             }
@@ -132,7 +150,7 @@ pub fn full(body: Bytes) -> Answer {
     Response::new(Full::new(body).map_err(|never| match never {}).boxed())
 }
 
-fn pieces(frames: impl IntoIterator<Item = Frame<Bytes>>) -> Answer {
+pub fn pieces(frames: impl IntoIterator<Item = Frame<Bytes>>) -> Answer {
     Response::new(Pieces(frames.into_iter().collect()).boxed())
 }
 
