@@ -24,7 +24,7 @@ pub struct Checked {
 
 /// Reads a directory and compiles it as the agent would.
 pub fn read(directory: &Path) -> Result<Checked> {
-    let loaded = beeway_config::load_dir(directory, &Options::default())
+    let loaded = beeway_config::check_dir(directory, &Options::default())
         .context("read the configuration")?;
     let mut problems = loaded.problems;
     let tables = match tables::compile(&loaded.mesh, 1) {

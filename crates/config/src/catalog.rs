@@ -247,6 +247,19 @@ impl Catalog {
         }
     }
 
+    /// What the endpoints of a cluster speak.
+    pub(crate) fn spoken(&self, id: ClusterId) -> Protocol {
+        self.clusters[id.0].protocol
+    }
+
+    /// The same when gRPC is sent there, which says it where nothing else does.
+    pub(crate) fn asked_by_grpc(&mut self, id: ClusterId) -> Protocol {
+        if self.unsaid.contains(&id) {
+            self.clusters[id.0].protocol = Protocol::Http2;
+        }
+        self.spoken(id)
+    }
+
     /// Notes that a rule sends gRPC, for clusters of which nothing else is said.
     pub(crate) fn speaks_http2(&mut self, rule: &Rule) {
         let backends = match &rule.action {

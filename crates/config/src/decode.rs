@@ -165,6 +165,19 @@ impl<'de> Deserializer<'de> for &'de Node {
         visitor.visit_newtype_struct(self).map_err(|error| error.at(self.line))
     }
 
+    /// Only from a mapping: what serde derives would take a sequence for the fields in their order.
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        _fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Misfit> {
+        match &self.value {
+            Value::List(_) => Err(Misfit::invalid_type(Unexpected::Seq, &visitor).at(self.line)),
+            _ => self.visit(visitor),
+        }
+    }
+
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         _name: &'static str,
@@ -180,7 +193,7 @@ impl<'de> Deserializer<'de> for &'de Node {
 
     serde::forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit
-        unit_struct seq tuple tuple_struct map struct identifier ignored_any
+        unit_struct seq tuple tuple_struct map identifier ignored_any
     }
 }
 
@@ -269,6 +282,7 @@ mod tests {
             ("name: 1\n", 1, "invalid type: integer `1`, expected a string"),
             ("name: x\ninner:\n- port: 70000\n", 3, "invalid value: integer `70000`, expected u16"),
             ("a: x\ninner:\n- port: 7\n", 1, "missing field `name`"),
+            ("name: x\ninner:\n- [7]\n", 3, "invalid type: sequence, expected struct Inner"),
             ("name: x\ninner:\n- 5\n", 3, "invalid type: integer `5`, expected struct Inner"),
         ] {
             let misfit = sample(text).unwrap_err();

@@ -13,8 +13,13 @@ use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::authorization::Authorization;
 use crate::decode::{Unread, decode};
 use crate::document::{self, Node, Value};
+use crate::instance::{self, Instance};
+use crate::mesh_config::{self, MeshConfig};
+use crate::network_policy::NetworkPolicy;
+use crate::policy_item;
 use crate::problem::{Problem, Severity};
 use crate::{gateway, istio};
 
@@ -72,17 +77,18 @@ pub(crate) struct Item {
 /// What no two objects have in common.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Identity {
-    group: String,
-    kind: String,
-    namespace: String,
-    name: String,
+    pub group: String,
+    pub kind: String,
+    pub namespace: String,
+    pub name: String,
 }
 
 /// An object of one of the kinds that are read.
 #[derive(Debug)]
 pub(crate) enum Typed {
     Service(Arc<Written<core::Service>>),
-    Pod(Arc<Written<core::Pod>>),
+    /// `None`: it has finished, and its addresses are free again.
+    Pod(Arc<Written<Option<Arc<Instance>>>>),
     EndpointSlice(Arc<Written<EndpointSlice>>),
     HttpRoute(Arc<Written<gateway::HttpRoute>>),
     GrpcRoute(Arc<Written<gateway::GrpcRoute>>),
@@ -91,8 +97,19 @@ pub(crate) enum Typed {
     DestinationRule(Arc<Written<istio::DestinationRule>>),
     ServiceEntry(Arc<Written<istio::ServiceEntry>>),
     WorkloadEntry(Arc<Written<istio::WorkloadEntry>>),
-    /// A kind whose form is checked, and that says nothing else.
-    Checked,
+    Namespace(Arc<Written<core::Namespace>>),
+    Node(Arc<Written<core::Node>>),
+    MeshConfig(Arc<Written<MeshConfig>>),
+    Authorization(Arc<Written<Authorization>>),
+    NetworkPolicy(Arc<Written<NetworkPolicy>>),
+}
+
+impl<T> Written<T> {
+    /// The same object with another body, and the one that it had.
+    pub(crate) fn replace<U>(self, body: U) -> (Written<U>, T) {
+        let Written { namespace, name, labels, annotations, created, deleted, body: old } = self;
+        (Written { namespace, name, labels, annotations, created, deleted, body }, old)
+    }
 }
 
 impl<T> Object<T> {
@@ -128,6 +145,11 @@ impl Place {
         Problem { severity, file: self.file.to_path_buf(), line, object, reason }
     }
 
+    /// The line of the file for one of the document.
+    pub(crate) fn line(&self, line: usize) -> usize {
+        self.before + line
+    }
+
     /// File and line.
     pub(crate) fn position(&self) -> String {
         format!("{}:{}", self.file.display(), self.before + self.node.line)
@@ -138,9 +160,15 @@ impl Place {
         Self { file: file.clone(), before, ..self.clone() }
     }
 
-    fn of(node: Node) -> Self {
+    /// What is written there.
+    pub(crate) fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// A place in no file yet, with what it is called in problems.
+    pub(crate) fn of(node: Node, label: &str) -> Self {
         let file = Arc::from(Path::new(""));
-        Self { file, before: 0, label: Arc::from(""), node: Arc::new(node) }
+        Self { file, before: 0, label: Arc::from(label), node: Arc::new(node) }
     }
 }
 
@@ -151,6 +179,10 @@ pub(crate) fn read(text: &str) -> Vec<Item> {
         None => {}
         Some(Ok(node)) => document_items(node, &mut items),
         Some(Err(malformed)) => {
+            if let Some(closed) = policy_item::salvage(text, &malformed) {
+                items.push(closed);
+                return items;
+            }
             let problem = Problem {
                 severity: Severity::Error,
                 file: PathBuf::new(),
@@ -158,7 +190,7 @@ pub(crate) fn read(text: &str) -> Vec<Item> {
                 object: None,
                 reason: malformed.reason,
             };
-            let place = Place::of(Node { line: malformed.line, value: Value::Null });
+            let place = Place::of(Node { line: malformed.line, value: Value::Null }, "");
             items.push(Item { identity: None, place, problems: vec![problem], typed: None });
         }
     }
@@ -184,7 +216,7 @@ const GATEWAY_VERSIONS: [&str; 2] = ["v1", "v1beta1"];
 
 fn document_items(node: Node, items: &mut Vec<Item>) {
     let (Some(version), Some(kind)) = (node.text("apiVersion"), node.text("kind")) else {
-        let place = Place::of(node);
+        let place = Place::of(node, "");
         let problem = place.error("", "not a Kubernetes object: no apiVersion or no kind");
         items.push(Item { identity: None, place, problems: vec![problem], typed: None });
         return;
@@ -199,7 +231,10 @@ fn document_items(node: Node, items: &mut Vec<Item>) {
 }
 
 fn item(node: Node, group: String, version: &str, kind: String) -> Item {
-    let mut place = Place::of(node);
+    if let Some(policy) = policy_item::Kind::of(&group, &kind) {
+        return policy_item::read(policy, node, version, None);
+    }
+    let mut place = Place::of(node, "");
     let metadata = place.node.get("metadata");
     let name = metadata.and_then(|m| m.text("name")).unwrap_or_default().to_owned();
     let cluster_wide = group.is_empty() && matches!(&*kind, "Namespace" | "Node");
@@ -217,7 +252,10 @@ fn item(node: Node, group: String, version: &str, kind: String) -> Item {
         "gateway.networking.k8s.io" => &GATEWAY_VERSIONS,
         _ => &["v1"],
     };
-    let refused = if let Some(problem) = unread_kind(&place, &group, &kind) {
+    let mesh_config = (&*group, &*kind) == ("", "ConfigMap")
+        && (&*namespace, &*name) == (mesh_config::NAMESPACE, mesh_config::NAME);
+    let unread = (!mesh_config).then(|| unread_kind(&place, &group, &kind)).flatten();
+    let refused = if let Some(problem) = unread {
         Some(problem)
     } else if !versions.contains(&version) {
         let reason = format!("version {version} of {kind} is not supported; it is not applied");
@@ -246,10 +284,24 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn typed(&mut self) -> Option<Typed> {
         Some(match &*self.identity.kind {
-            "Namespace" => self.read::<core::Namespace>().map(|_| Typed::Checked)?,
-            "Node" => self.read::<core::Node>().map(|_| Typed::Checked)?,
+            "Namespace" => Typed::Namespace(self.read()?.into()),
+            "Node" => Typed::Node(self.read()?.into()),
+            "ConfigMap" => {
+                let read = self.read::<core::ConfigMap>()?;
+                let text = read.body.data.as_ref().and_then(|data| data.get(mesh_config::KEY));
+                let body = mesh_config::read(
+                    text.map_or("", String::as_str),
+                    self.place,
+                    &mut self.problems,
+                );
+                Typed::MeshConfig(Arc::new(read.replace(body).0))
+            }
             "Service" => Typed::Service(self.read()?.into()),
-            "Pod" => Typed::Pod(self.read()?.into()),
+            "Pod" => {
+                let read = self.read::<core::Pod>()?;
+                let instance = instance::of_pod(&read, self.place, &mut self.problems);
+                Typed::Pod(Arc::new(read.replace(instance.map(Arc::new)).0))
+            }
             "EndpointSlice" => Typed::EndpointSlice(self.read()?.into()),
             "HTTPRoute" => Typed::HttpRoute(self.read_spec()?),
             "GRPCRoute" => Typed::GrpcRoute(self.read_spec()?),
@@ -263,15 +315,8 @@ impl Reader<'_> {
 
     fn read_spec<T: DeserializeOwned>(&mut self) -> Option<Arc<Written<T>>> {
         let read = self.read::<Resource<T>>()?;
-        Some(Arc::new(Written {
-            namespace: read.namespace,
-            name: read.name,
-            labels: read.labels,
-            annotations: read.annotations,
-            created: read.created,
-            deleted: read.deleted,
-            body: read.body.spec,
-        }))
+        let (read, resource) = read.replace(());
+        Some(Arc::new(read.replace(resource.spec).0))
     }
 
     fn read<T: DeserializeOwned>(&mut self) -> Option<Written<T>> {

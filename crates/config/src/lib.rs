@@ -7,9 +7,15 @@
 //!
 //! Whatever is wrong costs as little as it can: a bad document, that document; a bad port, that
 //! port; but a *condition* that is not understood costs its whole object, because a rule must not
-//! hold for more than was written. Nothing is left out without a [`Problem`].
+//! hold for more than was written; and a *policy* that is not understood closes what it selects
+//! (`policy_item`). Nothing is left out without a [`Problem`].
 
+mod access;
+mod access_check;
+mod authorization;
+mod authorization_rule;
 mod catalog;
+mod contradiction;
 mod cors;
 mod decode;
 mod directory;
@@ -24,7 +30,12 @@ mod istio;
 mod item;
 mod layer;
 mod loader;
+mod mesh_config;
+mod named_port;
+mod namespaces;
+mod network_policy;
 mod objects;
+mod policy_item;
 mod problem;
 mod route_action;
 mod route_filter;
@@ -52,6 +63,9 @@ pub use directory::read_dir;
 pub use loader::Loader;
 pub use problem::{Problem, Severity};
 
+/// Policies of this namespace are for the whole mesh, as in Istio.
+const ROOT_NAMESPACE: &str = "istio-system";
+
 /// What the result depends on besides the files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
@@ -75,14 +89,35 @@ pub fn load(files: &[(PathBuf, String)], options: &Options) -> Loaded {
     Loader::new(options.clone()).load(files.to_vec())
 }
 
-fn mesh(objects: &Objects, options: &Options, mut problems: Vec<Problem>) -> Loaded {
+/// [`load`], with what is odd about policies that can be read among the problems: rules that can
+/// never match, and fields that ports ignore which do not speak HTTP.
+pub fn check(files: &[(PathBuf, String)], options: &Options) -> Loaded {
+    let mut loader = Loader::new(options.clone());
+    loader.thorough = true;
+    loader.load(files.to_vec())
+}
+
+fn mesh(
+    objects: &Objects,
+    options: &Options,
+    thorough: bool,
+    mut problems: Vec<Problem>,
+) -> Loaded {
     let instances = instance::Instances::of(objects, &mut problems);
     let mut catalog = services::catalog(objects, &instances, options, &mut problems);
     subsets::apply(objects, &mut catalog, &mut problems);
     virtual_service::attach(objects, &mut catalog, &mut problems);
     gateway_route::attach(objects, &mut catalog, &mut problems);
+    let providers = mesh_config::providers(objects, &mut catalog, &mut problems);
+    let policies = access::policies(objects, &instances, &catalog, &providers, &mut problems);
     let mut mesh = catalog.finish(&mut problems);
     mesh.workloads = instances.workloads();
+    mesh.nodes = access::nodes(objects, options, &mut problems);
+    mesh.providers = providers;
+    if thorough {
+        access_check::check(&policies, &mesh, &instances, &mut problems);
+    }
+    mesh.access = policies.into_iter().map(|listed| listed.policy).collect();
     problems.sort_by(|a, b| {
         (&a.file, a.line, a.severity, &a.object, &a.reason)
             .cmp(&(&b.file, b.line, b.severity, &b.object, &b.reason))
@@ -94,4 +129,9 @@ fn mesh(objects: &Objects, options: &Options, mut problems: Vec<Problem>) -> Loa
 /// [`read_dir`], then [`load`].
 pub fn load_dir(dir: &Path, options: &Options) -> io::Result<Loaded> {
     Ok(load(&read_dir(dir)?, options))
+}
+
+/// [`read_dir`], then [`check`].
+pub fn check_dir(dir: &Path, options: &Options) -> io::Result<Loaded> {
+    Ok(check(&read_dir(dir)?, options))
 }

@@ -17,6 +17,8 @@ use crate::{Loaded, Options, document, mesh};
 #[derive(Debug, Default)]
 pub struct Loader {
     options: Options,
+    /// Policies are looked at for what is odd about them.
+    pub(crate) thorough: bool,
     files: HashMap<PathBuf, File>,
     /// Of files whose text cannot have changed while theirs is the same.
     stamps: HashMap<PathBuf, Stamp>,
@@ -63,7 +65,7 @@ impl Loader {
         }
         let (objects, problems) = collector.finish();
         self.files = files.into_iter().collect();
-        mesh(&objects, &self.options, problems)
+        mesh(&objects, &self.options, self.thorough, problems)
     }
 
     /// Reads the files that [`read_dir`](crate::read_dir) would, but for those that are the same as

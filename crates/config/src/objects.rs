@@ -7,7 +7,11 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
+use crate::authorization::Authorization;
+use crate::instance::Instance;
 use crate::item::{Identity, Item, Typed};
+use crate::mesh_config::MeshConfig;
+use crate::network_policy::NetworkPolicy;
 use crate::problem::Problem;
 use crate::{gateway, istio};
 
@@ -17,7 +21,7 @@ pub(crate) use crate::item::{Object, Place};
 #[derive(Debug, Default)]
 pub(crate) struct Objects {
     pub services: Vec<Object<core::Service>>,
-    pub pods: Vec<Object<core::Pod>>,
+    pub pods: Vec<Object<Option<Arc<Instance>>>>,
     pub slices: Vec<Object<EndpointSlice>>,
     pub http_routes: Vec<Object<gateway::HttpRoute>>,
     pub grpc_routes: Vec<Object<gateway::GrpcRoute>>,
@@ -26,6 +30,11 @@ pub(crate) struct Objects {
     pub destination_rules: Vec<Object<istio::DestinationRule>>,
     pub service_entries: Vec<Object<istio::ServiceEntry>>,
     pub workload_entries: Vec<Object<istio::WorkloadEntry>>,
+    pub namespaces: Vec<Object<core::Namespace>>,
+    pub nodes: Vec<Object<core::Node>>,
+    pub mesh_configs: Vec<Object<MeshConfig>>,
+    pub authorizations: Vec<Object<Authorization>>,
+    pub network_policies: Vec<Object<NetworkPolicy>>,
 }
 
 /// Takes in the items of all files, in the order of files and documents.
@@ -93,7 +102,15 @@ impl Objects {
             Typed::WorkloadEntry(written) => {
                 self.workload_entries.push(Object::new(place, written));
             }
-            Typed::Checked => {}
+            Typed::Namespace(written) => self.namespaces.push(Object::new(place, written)),
+            Typed::Node(written) => self.nodes.push(Object::new(place, written)),
+            Typed::MeshConfig(written) => self.mesh_configs.push(Object::new(place, written)),
+            Typed::Authorization(written) => {
+                self.authorizations.push(Object::new(place, written));
+            }
+            Typed::NetworkPolicy(written) => {
+                self.network_policies.push(Object::new(place, written));
+            }
         }
     }
 
@@ -111,5 +128,9 @@ impl Objects {
         by_name(&mut self.destination_rules);
         by_name(&mut self.service_entries);
         by_name(&mut self.workload_entries);
+        by_name(&mut self.namespaces);
+        by_name(&mut self.nodes);
+        by_name(&mut self.authorizations);
+        by_name(&mut self.network_policies);
     }
 }

@@ -69,7 +69,7 @@ pub(crate) fn listed(
 }
 
 fn backings(instance: &Instance, port: &istio::EntryPort) -> Vec<Backing> {
-    let named = instance.named_ports.get(&port.name).copied();
+    let named = instance.port(&port.name, None);
     let target = named.or(port.target_port).unwrap_or(port.number);
     instance.addresses.iter().map(|address| Backing::of(instance, *address, target)).collect()
 }

@@ -186,7 +186,7 @@ fn of_port(
 
 /// Where an instance listens for a service port; `None`: it has no port of that name.
 fn target_port(port: &core::ServicePort, number: u16, instance: &Instance) -> Option<u16> {
-    let named = |name: &str| instance.named_ports.get(name).copied();
+    let named = |name: &str| instance.port(name, None);
     // A WorkloadEntry names its ports after those of the service.
     let own = (instance.kind == InstanceKind::WorkloadEntry)
         .then(|| port.name.as_deref().and_then(named))

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use beeway_config::{Loaded, Options, Severity, load, load_dir, read_dir};
+use beeway_config::{Loaded, Options, Severity, check_dir, load, load_dir, read_dir};
+use beeway_model::access::{Access, Call, Party, evaluate};
 use beeway_model::{Mesh, Outcome, Protocol, Request, Transport, route};
 
 fn workspace() -> PathBuf {
@@ -110,6 +111,78 @@ fn the_canary_file_takes_the_place_of_the_other() {
     let draws = (0..1000u32).map(|n| n * (u32::MAX / 1000));
     let v3 = draws.filter(|d| ask(&mesh, "load", ("reviews", "/"), &[], *d) == "reviews-v3");
     assert_eq!(v3.count(), 99);
+}
+
+#[test]
+fn authorization_is_clean_and_reads_as_it_says() {
+    let dir = workspace().join("examples/authorization");
+    let options = Options { node: Some("node-1".to_owned()) };
+    let Loaded { mesh, problems } = check_dir(&dir, &options).unwrap();
+    assert_eq!(problems, []);
+    assert_eq!(mesh.access.len(), 11);
+    let (web, orders, db) = ("10.244.1.10", "10.244.1.20", "10.244.1.30");
+    let (prometheus, outside, node) = ("10.244.1.40", "203.0.113.5", "192.0.2.11");
+    for (from, to, port, asked, allowed) in [
+        (outside, web, 8080, "GET /", true),
+        (outside, web, 8080, "POST /", false),
+        (node, web, 8080, "GET /", true),
+        (prometheus, web, 8080, "GET /", true),
+        (outside, web, 8081, "GET /", false),
+        (web, orders, 8080, "GET /orders/7", true),
+        (web, orders, 8080, "POST /orders", true),
+        (web, orders, 8080, "POST /orders/7", false),
+        (web, orders, 8080, "POST /orders/7/cancel", false),
+        (db, orders, 8080, "GET /orders", false),
+        (prometheus, orders, 8080, "GET /orders", false),
+        (prometheus, orders, 9090, "GET /metrics", true),
+        (prometheus, orders, 9090, "GET /orders", false),
+        (outside, orders, 8080, "GET /orders", false),
+        (orders, db, 5432, "", true),
+        (web, db, 5432, "", false),
+        (outside, db, 5432, "", false),
+        (db, "198.51.100.2", 8005, "", true),
+        (db, "198.51.100.2", 8011, "", false),
+        (db, "198.51.100.1", 8005, "", false),
+        (db, web, 8080, "GET /", false),
+    ] {
+        let access = access(&mesh, (from, to, port), asked);
+        assert_eq!(access.allowed, allowed, "{from} {to}:{port} {asked}: {access:?}");
+    }
+    let dry_run = access(&mesh, (outside, web, 8080), "GET /").dry_run;
+    assert_eq!(dry_run.len(), 1);
+}
+
+/// What policies say of a call, to all services before its endpoint: `METHOD TARGET`, or a
+/// connection.
+fn access(mesh: &Mesh, (from, to, port): (&str, &str, u16), asked: &str) -> Access {
+    let party = |address: &str| {
+        let address = address.parse().unwrap();
+        Party { address, identity: mesh.identity_at(address) }
+    };
+    let address = (to.parse::<std::net::IpAddr>().unwrap(), port).into();
+    let before = mesh.services.iter().filter(|service| {
+        let clusters = service.ports.iter().map(|port| mesh.cluster(port.cluster));
+        clusters.flat_map(|cluster| &cluster.endpoints).any(|e| e.address == address)
+    });
+    let services: Vec<(&str, &str)> = before.map(|s| (&*s.namespace, &*s.name)).collect();
+    let request = asked.split_once(' ').map(|(method, target)| Request {
+        method,
+        scheme: "http",
+        authority: "any",
+        target,
+        headers: &[],
+        source: None,
+    });
+    let call = Call {
+        caller: party(from),
+        called: party(to),
+        port,
+        transport: Transport::Tcp,
+        services: &services,
+        sni: None,
+        request: request.as_ref(),
+    };
+    evaluate(mesh.access.iter().enumerate(), &call)
 }
 
 /// A file that asks for all that can be asked for.

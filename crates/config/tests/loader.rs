@@ -7,7 +7,7 @@ use beeway_config::{Loader, Options, load};
 type Files = Vec<(PathBuf, String)>;
 
 /// Documents that depend on one another, stand in one another's way, or are broken.
-const DOCUMENTS: [&str; 14] = [
+const DOCUMENTS: [&str; 21] = [
     "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  clusterIP: 10.96.0.1\n  \
      selector: {app: a}\n  ports: [{name: http, port: 80}]\n",
     "apiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec:\n  clusterIP: 10.96.0.2\n  \
@@ -35,6 +35,20 @@ const DOCUMENTS: [&str; 14] = [
     "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: s, \
      namespace: other}\nspec:\n  parentRefs: [{group: '', kind: Service, name: b, namespace: \
      default}]\n  rules: [{backendRefs: [{name: a, namespace: default, port: 80}]}]\n",
+    "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\nspec:\n  \
+     selector: {matchLabels: {app: a}}\n  action: CUSTOM\n  provider: {name: x}\n  rules: [{}]\n",
+    "# the same name again\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+     metadata: {name: p}\nspec:\n  rules:\n  - from: [{source: {}}]\n",
+    "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: q}\nspec: [\n",
+    "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: n}\nspec:\n  \
+     podSelector: {}\n  ingress:\n  - from: [{namespaceSelector: {matchLabels: {team: x}}}]\n    \
+     ports: [{port: http}, {port: 0}]\n",
+    "apiVersion: v1\nkind: Namespace\nmetadata: {name: other, labels: {team: x}}\n",
+    "apiVersion: v1\nkind: Node\nmetadata: {name: n}\nstatus:\n  addresses: \
+     [{type: InternalIP, address: 192.0.2.1}, {type: InternalIP, address: x}]\n",
+    "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  \
+     mesh: |\n    extensionProviders:\n    - name: x\n      envoyExtAuthzHttp: \
+     {service: a.default.svc.cluster.local, port: 80}\n",
     "a: [1\n",
     "# nothing\n",
     "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n",

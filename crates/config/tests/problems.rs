@@ -56,8 +56,8 @@ fn kinds_that_are_not_read_are_reported() {
     for (version, kind, said) in [
         (
             "security.istio.io/v1",
-            "AuthorizationPolicy",
-            "2: error: AuthorizationPolicy default/x: this version does NOT enforce it: what it forbids is allowed",
+            "RequestAuthentication",
+            "2: error: RequestAuthentication default/x: this version does NOT enforce it: what it forbids is allowed",
         ),
         (
             "security.istio.io/v1",
@@ -65,9 +65,9 @@ fn kinds_that_are_not_read_are_reported() {
             "2: error: PeerAuthentication default/x: this version does NOT enforce it: what it forbids is allowed",
         ),
         (
-            "networking.k8s.io/v1",
-            "NetworkPolicy",
-            "2: error: NetworkPolicy default/x: this version does NOT enforce it: what it forbids is allowed",
+            "cilium.io/v2",
+            "CiliumNetworkPolicy",
+            "2: error: CiliumNetworkPolicy default/x: this version does NOT enforce it: what it forbids is allowed",
         ),
         (
             "example.com/v1",

@@ -73,7 +73,8 @@ pub enum Effect {
 /// One alternative of a policy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct AccessRule {
-    /// Alternatives for who calls, each a list of clauses that must all hold. Empty: anybody.
+    /// Alternatives for who is at the other end (who calls; of egress, who is called), each a list
+    /// of clauses that must all hold. Empty: anybody.
     pub sources: Vec<Vec<Clause>>,
     /// Alternatives for what is asked. Empty: anything.
     pub operations: Vec<Vec<Clause>>,

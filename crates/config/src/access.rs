@@ -1,0 +1,145 @@
+//! Policies of all documents → the mesh's, with what depends on the rest of the configuration.
+
+use std::net::IpAddr;
+
+use beeway_model::access::{
+    AccessPolicy, AccessRule, Direction, Effect, Field, IdentityMatch, Node, Provider, Scope,
+    TRUST_DOMAIN, Text,
+};
+
+use crate::Options;
+use crate::catalog::Catalog;
+use crate::instance::Instances;
+use crate::item::Place;
+use crate::named_port::Pods;
+use crate::namespaces::Namespaces;
+use crate::objects::Objects;
+use crate::problem::Problem;
+
+/// A policy, and where it is from.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    pub policy: AccessPolicy,
+    pub place: Place,
+    /// Where its rules are in the document.
+    pub rules: &'static str,
+    /// Its rules are those that are written.
+    pub readable: bool,
+}
+
+/// Every policy, in order of namespace and name.
+pub(crate) fn policies(
+    objects: &Objects,
+    instances: &Instances,
+    catalog: &Catalog,
+    providers: &[Provider],
+    problems: &mut Vec<Problem>,
+) -> Vec<Listed> {
+    let root = objects.mesh_configs.first().and_then(|c| c.body.root_namespace.as_deref());
+    let root = root.unwrap_or(crate::ROOT_NAMESPACE);
+    let domain = objects.mesh_configs.first().and_then(|c| c.body.trust_domain.as_deref());
+    let mut listed: Vec<((&str, &str), Listed)> = Vec::new();
+    for object in &objects.authorizations {
+        let Some(mut policy) = object.body.policy.clone() else { continue };
+        if let Scope::Workloads(namespace, _) = &mut policy.scope {
+            namespace.take_if(|namespace| namespace == root);
+        }
+        if let Some(domain) = domain {
+            policy.rules.iter_mut().for_each(|rule| rename_domain(rule, domain));
+        }
+        if let Effect::Custom(provider) = &policy.effect
+            && !providers.iter().any(|known| known.name == *provider)
+        {
+            let reason = format!(
+                "there is no provider `{provider}` that can be asked, therefore CLOSED: what a \
+                 rule matches is denied"
+            );
+            problems.push(object.place.error("spec.provider", reason));
+            policy.effect = Effect::Deny;
+        }
+        let (place, readable) = (object.place.clone(), object.body.readable);
+        let key = (object.namespace.as_str(), object.name.as_str());
+        let rules = "spec.rules";
+        if object.body.closes_services
+            && let Scope::Workloads(namespace, _) = &policy.scope
+        {
+            let of = catalog.services.iter();
+            let of = of.filter(|s| namespace.as_ref().is_none_or(|name| *name == s.namespace));
+            let of = of.map(|service| (service.namespace.clone(), service.name.clone()));
+            let policy = AccessPolicy { scope: Scope::Services(of.collect()), ..policy.clone() };
+            listed.push((key, Listed { policy, place: place.clone(), rules, readable }));
+        }
+        listed.push((key, Listed { policy, place, rules, readable }));
+    }
+    if !objects.network_policies.is_empty() {
+        let mut namespaces = Namespaces::of(objects, instances);
+        let mut pods = Pods::of(instances);
+        for object in &objects.network_policies {
+            let key = (object.namespace.as_str(), object.name.as_str());
+            for policy in object.body.policies(&mut namespaces, &mut pods) {
+                let rules = match policy.direction {
+                    Direction::Ingress => "spec.ingress",
+                    Direction::Egress => "spec.egress",
+                };
+                let (place, readable) = (object.place.clone(), object.body.readable);
+                listed.push((key, Listed { policy, place, rules, readable }));
+            }
+        }
+    }
+    // Stable: an AuthorizationPolicy comes before a NetworkPolicy of the same name.
+    listed.sort_by_key(|(key, _)| *key);
+    listed.into_iter().map(|(_, listed)| listed).collect()
+}
+
+/// Has a rule name the mesh's trust domain as the model does, where it says `domain`.
+fn rename_domain(rule: &mut AccessRule, domain: &str) {
+    let rename = |text: &mut String| {
+        if let Some(rest) = text.strip_prefix(domain)
+            && (rest.is_empty() || rest.starts_with('/'))
+        {
+            *text = format!("{TRUST_DOMAIN}{rest}");
+        }
+    };
+    let lists = rule.sources.iter_mut().chain(&mut rule.operations);
+    for clause in lists.flatten().chain(&mut rule.conditions) {
+        let Field::Caller(wanted) = &mut clause.field else { continue };
+        for wanted in wanted {
+            if let IdentityMatch::Principal(text) | IdentityMatch::TrustDomain(text) = wanted
+                && let Text::Exact(text) | Text::Prefix(text) = text
+            {
+                rename(text);
+            }
+        }
+    }
+}
+
+/// The nodes of the cluster, in order of name.
+pub(crate) fn nodes(
+    objects: &Objects,
+    options: &Options,
+    problems: &mut Vec<Problem>,
+) -> Vec<Node> {
+    let mut nodes = Vec::new();
+    for object in &objects.nodes {
+        let status = object.body.status.as_ref();
+        let listed = status.and_then(|status| status.addresses.as_deref()).unwrap_or_default();
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        for (at, listed) in listed.iter().enumerate() {
+            if !matches!(&*listed.type_, "InternalIP" | "ExternalIP") {
+                continue;
+            }
+            match listed.address.parse::<IpAddr>() {
+                Ok(address) if addresses.contains(&address) => {}
+                Ok(address) => addresses.push(address),
+                Err(_) => {
+                    let path = format!("status.addresses.{at}");
+                    let reason = format!("`{}` is not an IP address; ignored", listed.address);
+                    problems.push(object.place.error(&path, reason));
+                }
+            }
+        }
+        let local = options.node.as_ref() == Some(&object.name);
+        nodes.push(Node { name: object.name.clone(), addresses, local });
+    }
+    nodes
+}
