@@ -118,6 +118,7 @@ fn mesh(
         access_check::check(&policies, &mesh, &instances, &mut problems);
     }
     mesh.access = policies.into_iter().map(|listed| listed.policy).collect();
+    beeway_model::access::add_direct(&mut mesh);
     problems.sort_by(|a, b| {
         (&a.file, a.line, a.severity, &a.object, &a.reason)
             .cmp(&(&b.file, b.line, b.severity, &b.object, &b.reason))
