@@ -7,6 +7,7 @@
 //! [`router::route`] decides for the same request and the same draw.
 
 pub mod action;
+pub mod kafka;
 pub mod mesh;
 mod pattern;
 pub mod policy;
@@ -15,6 +16,9 @@ pub mod route;
 pub mod router;
 pub mod stream;
 
+pub use kafka::{
+    KafkaAllow, KafkaCaller, KafkaGrant, KafkaName, KafkaPolicy, KafkaRule, kafka_grant,
+};
 pub use mesh::{
     Cluster, ClusterId, Endpoint, Mesh, Protocol, Service, ServicePort, Transport, Workload,
 };
