@@ -332,7 +332,7 @@ impl Catalog {
                 ports: ports.collect(),
             });
         }
-        Mesh { services, clusters: self.clusters, workloads: Vec::new() }
+        Mesh { services, clusters: self.clusters, ..Mesh::default() }
     }
 }
 

@@ -51,7 +51,7 @@ fn mesh(protocol: Protocol, cluster: usize, stream_rules: Vec<StreamRule>) -> Me
                 endpoints: endpoints.iter().map(endpoint).collect(),
             })
             .collect(),
-        workloads: Vec::new(),
+        ..Mesh::default()
     }
 }
 

@@ -1,11 +1,12 @@
 //! What a mesh *is*: services, workloads, clusters and routes, and the reference router that says
-//! where a request goes.
+//! where a request goes. [`access`] says who may send it.
 //!
 //! Everything here is a plain value and every function is pure. The configuration crate builds a
 //! [`Mesh`]; the table compiler, the detour proxy and `beeway explain` read it. Whatever another
 //! implementation (the table interpreter, the kernel program) decides must equal what
 //! [`router::route`] decides for the same request and the same draw.
 
+pub mod access;
 pub mod action;
 pub mod kafka;
 pub mod mesh;
@@ -16,6 +17,7 @@ pub mod route;
 pub mod router;
 pub mod stream;
 
+pub use access::{AccessPolicy, Identity, Node};
 pub use kafka::{
     KafkaAllow, KafkaCaller, KafkaGrant, KafkaName, KafkaPolicy, KafkaRule, kafka_grant,
 };

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
+use crate::access::{AccessPolicy, Node};
 use crate::kafka::KafkaPolicy;
 use crate::route::Rule;
 use crate::stream::StreamRule;
@@ -18,6 +19,10 @@ pub struct Mesh {
     pub clusters: Vec<Cluster>,
     /// Everything that can call or be called, in order of namespace and name.
     pub workloads: Vec<Workload>,
+    /// Nodes of the cluster, as far as their addresses are known.
+    pub nodes: Vec<Node>,
+    /// Who may call whom, in order of namespace and name.
+    pub access: Vec<AccessPolicy>,
     /// What may be asked of Kafka brokers, in order of namespace and name.
     pub kafka: Vec<KafkaPolicy>,
 }

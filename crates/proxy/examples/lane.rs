@@ -228,6 +228,6 @@ fn mesh(service: SocketAddr, address: SocketAddr) -> Mesh {
             name: "shop:80".into(),
             endpoints: vec![endpoint],
         }],
-        workloads: Vec::new(),
+        ..Mesh::default()
     }
 }

@@ -386,7 +386,7 @@ mod tests {
             addresses: vec!["10.96.0.1".parse().unwrap(), "fd00::60".parse().unwrap()],
             ports: vec![port],
         };
-        Mesh { services: vec![service], clusters: clusters.collect(), workloads: Vec::new() }
+        Mesh { services: vec![service], clusters: clusters.collect(), ..Mesh::default() }
     }
 
     fn rule(m: Match, backends: &[(Option<usize>, u32)]) -> Rule {

@@ -313,7 +313,7 @@ mod tests {
         };
         let clusters =
             vec![Cluster { protocol: Protocol::Http, name: String::new(), endpoints: Vec::new() }];
-        let mesh = Mesh { services: vec![service], clusters, workloads: Vec::new() };
+        let mesh = Mesh { services: vec![service], clusters, ..Mesh::default() };
         crate::tables::compile(&mesh, 1).unwrap()
     }
 

@@ -71,6 +71,7 @@ pub fn mesh(rules: Option<Vec<Rule>>) -> Mesh {
             cluster("none", &[]),
         ],
         workloads: workloads(),
+        ..Mesh::default()
     }
 }
 

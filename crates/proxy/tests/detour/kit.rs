@@ -376,6 +376,7 @@ pub fn mesh(endpoints: &[SocketAddr], rules: Option<Vec<Rule>>) -> Mesh {
             service_account: "default".into(),
             node: None,
         }],
+        ..Mesh::default()
     }
 }
 

@@ -115,7 +115,7 @@ fn mesh(clusters: Vec<Cluster>, rules: Vec<Rule>) -> Mesh {
         service_account: "default".into(),
         node: None,
     };
-    Mesh { services: vec![service], clusters, workloads: vec![workload] }
+    Mesh { services: vec![service], clusters, workloads: vec![workload], ..Mesh::default() }
 }
 
 fn cluster(index: usize, protocol: Protocol, addresses: &[SocketAddr]) -> Cluster {

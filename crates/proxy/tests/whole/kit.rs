@@ -193,6 +193,7 @@ pub fn mesh(protocol: Protocol, endpoints: &[SocketAddr], rules: Vec<StreamRule>
             service_account: "default".into(),
             node: None,
         }],
+        ..Mesh::default()
     }
 }
 
