@@ -22,6 +22,7 @@ mod hostname;
 mod instance;
 mod istio;
 mod item;
+mod kafka;
 mod layer;
 mod loader;
 mod objects;
@@ -83,6 +84,7 @@ fn mesh(objects: &Objects, options: &Options, mut problems: Vec<Problem>) -> Loa
     gateway_route::attach(objects, &mut catalog, &mut problems);
     let mut mesh = catalog.finish(&mut problems);
     mesh.workloads = instances.workloads();
+    mesh.kafka = kafka::policies(objects, &mesh, &mut problems);
     problems.sort_by(|a, b| {
         (&a.file, a.line, a.severity, &a.object, &a.reason)
             .cmp(&(&b.file, b.line, b.severity, &b.object, &b.reason))

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use crate::item::{Identity, Item, Typed};
+use crate::item::{Identity, Item, Typed, Written};
 use crate::problem::Problem;
-use crate::{gateway, istio};
+use crate::{gateway, istio, kafka};
 
 pub(crate) use crate::item::{Object, Place};
 
@@ -26,6 +26,7 @@ pub(crate) struct Objects {
     pub destination_rules: Vec<Object<istio::DestinationRule>>,
     pub service_entries: Vec<Object<istio::ServiceEntry>>,
     pub workload_entries: Vec<Object<istio::WorkloadEntry>>,
+    pub kafka_policies: Vec<Object<kafka::Spec>>,
 }
 
 /// Takes in the items of all files, in the order of files and documents.
@@ -48,6 +49,9 @@ impl<'a> Collector<'a> {
                     let reason =
                         format!("defined before at {first}; that one stands, this one is ignored");
                     self.problems.push(place.error("", reason));
+                    if let Some(Typed::KafkaPolicy(written)) = &item.typed {
+                        self.close(place, written);
+                    }
                     continue;
                 }
                 self.seen.insert(identity, place.clone());
@@ -61,6 +65,15 @@ impl<'a> Collector<'a> {
                 self.objects.add(place, typed);
             }
         }
+    }
+
+    /// A policy that is not applied closes what it selects.
+    fn close(&mut self, place: Place, policy: &Written<kafka::Spec>) {
+        let body = kafka::Spec { rules: Vec::new(), ..policy.body.clone() };
+        self.problems.push(kafka::closed_problem(&place, &body));
+        let (namespace, name) = (policy.namespace.clone(), policy.name.clone());
+        let written = Written { namespace, name, body, ..Written::default() };
+        self.objects.kafka_policies.push(Object::new(place, &Arc::new(written)));
     }
 
     /// Everything taken in, and what is wrong with it.
@@ -93,6 +106,9 @@ impl Objects {
             Typed::WorkloadEntry(written) => {
                 self.workload_entries.push(Object::new(place, written));
             }
+            Typed::KafkaPolicy(written) => {
+                self.kafka_policies.push(Object::new(place, written));
+            }
             Typed::Checked => {}
         }
     }
@@ -111,5 +127,6 @@ impl Objects {
         by_name(&mut self.destination_rules);
         by_name(&mut self.service_entries);
         by_name(&mut self.workload_entries);
+        by_name(&mut self.kafka_policies);
     }
 }

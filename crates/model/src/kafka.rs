@@ -230,6 +230,11 @@ pub const KAFKA_APIS: [(i16, &str); 64] = [
     (79, "ShareAcknowledge"),
 ];
 
+/// Whether requests of an API name topics, or may. Those that the list knows nothing of may.
+pub fn kafka_names_topics(api: i16) -> bool {
+    !matches!(api, 10..=18 | 22 | 25 | 26 | 36 | 42 | 60 | 71 | 72)
+}
+
 /// The number of an API by its name, whatever its case.
 pub fn kafka_api(name: &str) -> Option<i16> {
     let found = KAFKA_APIS.iter().find(|(_, known)| known.eq_ignore_ascii_case(name));
