@@ -3,13 +3,12 @@
 //! It is an allow-list, so what cannot be understood is left out of it, and closes: a rule alone
 //! where only that is wrong, else the whole policy, which then still selects what it selects.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use beeway_model::kafka::{KAFKA_CONSUME, KAFKA_PRODUCE, kafka_api, kafka_names_topics};
 use beeway_model::{
     KafkaAllow, KafkaCaller, KafkaName, KafkaPolicy, KafkaRule, Mesh, Protocol, SourceMatch,
-    Transport,
 };
 use serde::Deserialize;
 
@@ -223,7 +222,8 @@ fn is_topic(name: &str) -> bool {
     (1..=TOPIC_BYTES).contains(&name.len()) && name.bytes().all(legal)
 }
 
-/// The TCP ports that lead to an address: their names, and whether they speak Kafka.
+/// The TCP ports that lead to an address: their names, and whether what they lead to is said to speak
+/// Kafka.
 #[derive(Debug, Default)]
 struct Ports {
     by_address: HashMap<IpAddr, BTreeMap<String, bool>>,
@@ -231,16 +231,16 @@ struct Ports {
 
 impl Ports {
     fn of(mesh: &Mesh) -> Ports {
+        let ports = || mesh.services.iter().flat_map(|s| s.ports.iter().map(move |port| (s, port)));
+        let speaking = ports().filter(|(_, port)| port.protocol == Protocol::Kafka);
+        let speaking: HashSet<_> =
+            speaking.flat_map(|(_, port)| mesh.tcp_endpoints(port)).collect();
         let mut by_address: HashMap<IpAddr, BTreeMap<String, bool>> = HashMap::new();
-        for service in &mesh.services {
-            for port in service.ports.iter().filter(|port| port.transport == Transport::Tcp) {
-                let name =
-                    format!("port {} of {}/{}", port.number, service.namespace, service.name);
-                let kafka = port.protocol == Protocol::Kafka;
-                for endpoint in &mesh.cluster(port.cluster).endpoints {
-                    let ports = by_address.entry(endpoint.address.ip()).or_default();
-                    ports.insert(name.clone(), kafka);
-                }
+        for (service, port) in ports() {
+            let name = format!("port {} of {}/{}", port.number, service.namespace, service.name);
+            for endpoint in mesh.tcp_endpoints(port) {
+                let kafka = speaking.contains(&endpoint);
+                by_address.entry(endpoint.ip()).or_default().insert(name.clone(), kafka);
             }
         }
         Ports { by_address }

@@ -7,11 +7,11 @@
 //! what he says of himself, and proves nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
-use crate::mesh::{Mesh, Workload};
+use crate::mesh::{Mesh, Protocol, ServicePort, Transport, Workload};
 use crate::route::SourceMatch;
 
 /// What may be asked of some brokers.
@@ -82,11 +82,34 @@ impl Mesh {
         self.kafka.iter().filter(|policy| policy.selects(workload))
     }
 
-    /// The addresses of all workloads that a policy selects.
-    pub fn kafka_brokers(&self) -> BTreeSet<IpAddr> {
+    /// Where brokers that a policy selects speak Kafka: endpoints of ports that say so. Whichever way
+    /// a connection comes there, policies hold.
+    pub fn kafka_brokers(&self) -> BTreeSet<SocketAddr> {
         let selected = |w: &&Workload| self.kafka.iter().any(|policy| policy.selects(w));
-        let brokers = self.workloads.iter().filter(selected);
-        brokers.flat_map(|w| &w.addresses).map(IpAddr::to_canonical).collect()
+        let selected = self.workloads.iter().filter(selected).flat_map(|w| &w.addresses);
+        let selected: BTreeSet<IpAddr> = selected.map(IpAddr::to_canonical).collect();
+        if selected.is_empty() {
+            return BTreeSet::new();
+        }
+        let ports = self.services.iter().flat_map(|service| &service.ports);
+        ports
+            .filter(|port| port.protocol == Protocol::Kafka)
+            .flat_map(|port| self.tcp_endpoints(port))
+            .filter(|endpoint| selected.contains(&endpoint.ip()))
+            .collect()
+    }
+
+    /// All endpoints that connections to a TCP port may be led to, in canonical form.
+    pub fn tcp_endpoints<'a>(
+        &'a self,
+        port: &'a ServicePort,
+    ) -> impl Iterator<Item = SocketAddr> + 'a {
+        let backends = port.stream_rules.iter().flat_map(|rule| &rule.backends);
+        let clusters = std::iter::once(port.cluster).chain(backends.filter_map(|b| b.cluster));
+        let endpoints = clusters
+            .filter(|_| port.transport == Transport::Tcp)
+            .flat_map(|id| &self.cluster(id).endpoints);
+        endpoints.map(|e| SocketAddr::new(e.address.ip().to_canonical(), e.address.port()))
     }
 }
 

@@ -119,7 +119,7 @@ pub fn answer(mesh: &Mesh, tables: &Tables, asked: &Asked<'_>) -> Explanation {
     let http = match asked.port.protocol {
         Protocol::Http => true,
         Protocol::Http2 => to_proxy,
-        Protocol::Tls | Protocol::Opaque => false,
+        Protocol::Tls | Protocol::Kafka | Protocol::Opaque => false,
     };
     let rule = decided.rule.filter(|_| http).map(|index| {
         let rule = &rules.unwrap_or_default()[index];
