@@ -139,4 +139,10 @@ proxy_status! {
     connections_refused,
     /// Connections reset because there was no endpoint for them, or none that took them.
     connections_failed,
+    /// Requests to Kafka brokers that policies select.
+    kafka_requests,
+    /// Those of them that were refused.
+    kafka_refused,
+    /// Connections to such brokers that were closed for a request.
+    kafka_closed,
 }

@@ -92,6 +92,13 @@ counters! {
     connections_refused,
     /// Connections reset because there was no endpoint for them, or none that took them.
     connections_failed,
+    /// Requests to Kafka brokers that policies select.
+    kafka_requests,
+    /// Those of them that were refused, as a whole or for some of their topics.
+    kafka_refused,
+    /// Connections to such brokers that were closed because a request could not be understood, or
+    /// not be answered.
+    kafka_closed,
 }
 
 impl Counters {

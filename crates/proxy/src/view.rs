@@ -1,6 +1,7 @@
 //! A mesh with an index: what a request needs is found without walking lists.
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use beeway_model::{Mesh, ServicePort, Transport, Workload};
@@ -12,6 +13,7 @@ pub(crate) struct View {
     pub mesh: Arc<Mesh>,
     frontends: FxHashMap<(IpAddr, u16), Place>,
     workloads: FxHashMap<IpAddr, usize>,
+    brokers: BTreeSet<SocketAddr>,
 }
 
 /// Indices of a service and of one of its ports.
@@ -41,7 +43,8 @@ impl View {
                 workloads.entry(*address).or_insert(w);
             }
         }
-        View { mesh, frontends, workloads }
+        let brokers = mesh.kafka_brokers();
+        View { mesh, frontends, workloads, brokers }
     }
 
     /// Where the TCP service port at an address is.
@@ -57,6 +60,12 @@ impl View {
     /// The TCP service port at an address.
     pub fn frontend(&self, address: IpAddr, port: u16) -> Option<&ServicePort> {
         self.place(address, port).map(|place| self.port(place))
+    }
+
+    /// Whether a Kafka broker listens there that policies select.
+    pub fn is_broker(&self, endpoint: SocketAddr) -> bool {
+        let (ip, port) = (endpoint.ip().to_canonical(), endpoint.port());
+        self.brokers.contains(&SocketAddr::new(ip, port))
     }
 
     /// Who owns an address.

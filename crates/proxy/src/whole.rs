@@ -11,6 +11,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use crate::client::Client;
 use crate::hello::{self, Hello};
+use crate::kafka;
 use crate::limits::{CONNECT_TIMEOUT, SOCKET_BUFFER};
 use crate::listen::{Orderly, Taken, end_in_order, prepare};
 use crate::service::serve_socket;
@@ -41,15 +42,25 @@ async fn carry(
             return serve_socket(client, Orderly(socket)).await;
         }
         Some(Protocol::Tls) => hello::read(&mut socket).await?,
-        Some(Protocol::Opaque) | None => Hello::default(),
+        Some(Protocol::Kafka | Protocol::Opaque) | None => Hello::default(),
     };
-    let mut server = match route(core, client, service, hello.name.as_deref()) {
-        Some(endpoint) => connect(core, endpoint).await,
+    let endpoint = route(core, client, service, hello.name.as_deref());
+    let server = match endpoint {
+        Some(endpoint) => connect(core, endpoint).await.map(|server| (endpoint, server)),
         None => Err(io::Error::other("there is no endpoint for it")),
+    };
+    let (broker, mut server) = server.inspect_err(|_| core.counters.connections_failed.add(1))?;
+    if core.view().is_broker(broker) {
+        let ends = kafka::Ends { client, service, broker };
+        return kafka::carry(core, ends, &mut socket, &mut server, hello.bytes).await;
     }
-    .inspect_err(|_| core.counters.connections_failed.add(1))?;
     let carried = Carried { up: &core.counters.bytes_in, down: &core.counters.bytes_out };
-    splice(&mut socket, &mut server, hello.bytes, &carried).await?;
+    tokio::select! {
+        carried = splice(&mut socket, &mut server, hello.bytes, &carried) => carried?,
+        () = core.changed_until(|view| view.is_broker(broker)) => {
+            return Err(io::Error::other("its requests are to be judged from now on"));
+        }
+    }
     end_in_order(&socket);
     end_in_order(&server);
     Ok(())
@@ -67,7 +78,10 @@ fn route(
     sni: Option<&str>,
 ) -> Option<SocketAddr> {
     let view = core.view();
-    let port = view.frontend(service.ip(), service.port())?;
+    let Some(port) = view.frontend(service.ip(), service.port()) else {
+        // brokers are judged by their own addresses too
+        return view.is_broker(service).then_some(service);
+    };
     let source = view.workload_at(client.ip().to_canonical());
     let connection = Connection { destination: service.ip(), sni, source };
     let cluster = route_stream(port, &connection, fastrand::u32(..))?;
