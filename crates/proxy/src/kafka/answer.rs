@@ -64,7 +64,6 @@ impl Metadata {
         wire.take(if (8..=10).contains(&version) { 4 } else { 0 })?;
         wire.take(if version >= 13 { 2 } else { 0 })?;
         wire.tags()?;
-        wire.end()?;
         Ok(Metadata { flexible: wire.flexible, list, topics })
     }
 

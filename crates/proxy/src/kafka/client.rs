@@ -130,7 +130,7 @@ impl Filter<'_> {
         }
         self.core.counters.kafka_requests.add(1);
         if refused {
-            stream.pass(0, None).await?;
+            stream.pass_rest(None).await?;
             let message = refusal::refusal(&request);
             return Ok(match self.refuse(&request, refusal::error(&request), message) {
                 Decision::Instead(next) => self.answer(next),
@@ -140,7 +140,7 @@ impl Filter<'_> {
         if !sent {
             return Ok(self.answer(self.end("it has no records")));
         }
-        stream.pass(0, Some(broker)).await?;
+        stream.pass_rest(Some(broker)).await?;
         Ok(true)
     }
 
@@ -212,5 +212,10 @@ impl Stream<'_, '_> {
         self.source.pass(n, to).await?;
         (self.left, self.read) = (self.left - n, 0);
         Ok(())
+    }
+
+    /// The same with what is left of the message.
+    async fn pass_rest(&mut self, to: Option<&mut WriteHalf<'_>>) -> io::Result<()> {
+        self.pass(self.left - self.read, to).await
     }
 }

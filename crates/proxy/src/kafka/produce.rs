@@ -40,7 +40,7 @@ pub(crate) enum Step {
         records: usize,
     },
     Other,
-    /// Nothing follows.
+    /// Nothing follows that matters.
     End,
 }
 
@@ -74,7 +74,6 @@ impl Produce {
             }
             Stage::Topic if self.topics == 0 => {
                 wire.tags()?;
-                wire.end()?;
                 Ok((Step::End, Stage::End))
             }
             Stage::Topic => {

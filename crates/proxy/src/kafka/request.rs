@@ -102,14 +102,12 @@ impl Head {
 }
 
 impl Request {
-    /// Reads a request after its size.
+    /// Reads a request after its size. Bytes may follow its end, as they may for a broker: librdkafka
+    /// 2.16 leaves three behind when it asks for all topics.
     pub fn read(bytes: &[u8]) -> Read<Request> {
         let mut wire = Wire::new(bytes);
         let head = Head::read(&mut wire)?;
         let (topics, detail) = body(&head, &mut wire)?;
-        if !matches!(topics, Topics::None | Topics::All) {
-            wire.end()?;
-        }
         Ok(Request { head, topics, detail })
     }
 }
@@ -223,7 +221,6 @@ fn metadata(version: i16, wire: &mut Wire<'_>) -> Read<(Topics, Detail)> {
     // allow_auto_topic_creation, include_cluster_.. and include_topic_authorized_operations
     wire.take([4..=13, 8..=10, 8..=13].iter().filter(|since| since.contains(&version)).count())?;
     wire.tags()?;
-    wire.end()?;
     let all = count.is_none() || (version == 0 && count == Some(0));
     let topics = if all { Topics::All } else { Topics::Named(topics) };
     Ok((topics, Detail::Metadata { list, each }))
@@ -282,15 +279,10 @@ fn offset_fetch(version: i16, wire: &mut Wire<'_>) -> Read<(Topics, Detail)> {
         ..=7 => group(wire)?,
         _ => drop(wire.list(group)?),
     }
-    finish_offset_fetch(version, wire)?;
-    let detail = if version >= 8 { Detail::Groups(groups) } else { Detail::Other };
-    Ok((if all { Topics::All } else { Topics::Named(topics) }, detail))
-}
-
-fn finish_offset_fetch(version: i16, wire: &mut Wire<'_>) -> Read<()> {
     wire.take(if version >= 7 { 1 } else { 0 })?;
     wire.tags()?;
-    wire.end()
+    let detail = if version >= 8 { Detail::Groups(groups) } else { Detail::Other };
+    Ok((if all { Topics::All } else { Topics::Named(topics) }, detail))
 }
 
 fn find_coordinator(version: i16, wire: &mut Wire<'_>) -> Read<(Topics, Detail)> {

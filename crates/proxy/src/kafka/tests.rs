@@ -232,14 +232,14 @@ fn topics_are_found_in_every_version() {
 }
 
 #[test]
-fn a_request_that_is_cut_off_or_goes_on_is_not_read() {
+fn a_request_that_is_cut_off_is_not_read() {
     for (api, version, bytes, _) in requests() {
         for end in 0..bytes.len() {
             assert!(Request::read(&bytes[..end]).is_err(), "{api:?} {version} {end}");
         }
-        let more = [&bytes[..], &[0]].concat();
-        let read = Request::read(&more);
-        assert_eq!(read, Err(Fault::Broken("bytes follow its end")), "{api:?} {version}");
+        // what follows is of no interest to brokers either
+        let more = Request::read(&[&bytes[..], &[0, 9]].concat());
+        assert_eq!(more, Request::read(&bytes), "{api:?} {version}");
     }
 }
 

@@ -158,14 +158,6 @@ impl<'a> Wire<'a> {
         }
         Ok(())
     }
-
-    /// Nothing may follow.
-    pub fn end(&self) -> Read<()> {
-        match self.at == self.bytes.len() && self.beyond == 0 {
-            true => Ok(()),
-            false => Err(Fault::Broken("bytes follow its end")),
-        }
-    }
 }
 
 /// Appends how many elements follow.
