@@ -154,10 +154,10 @@ impl KafkaGrant<'_> {
 
     /// Whether a request may name a topic. `None`: one whose name is not known.
     pub fn allows_topic(&self, topic: Option<&str>) -> bool {
-        let named = |allow: &&KafkaAllow| {
+        let named = |allow: &KafkaAllow| {
             topic.is_some_and(|topic| allow.topics.iter().any(|wanted| wanted.holds(topic)))
         };
-        self.allows.iter().any(|allow| allow.topics.is_empty() || named(&allow))
+        self.allows.iter().any(|allow| allow.topics.is_empty() || named(allow))
     }
 }
 

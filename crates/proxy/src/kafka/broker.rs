@@ -19,7 +19,7 @@ const SESSION_BYTES: usize = 64;
 
 impl Filter<'_> {
     /// Serves answers until the broker has no more, or a refusal ends the connection.
-    pub async fn from_broker(
+    pub async fn serve_answers(
         &self,
         source: &mut Source<'_>,
         client: &mut WriteHalf<'_>,

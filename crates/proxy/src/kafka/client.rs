@@ -16,7 +16,7 @@ use crate::limits::KAFKA_HELD;
 
 impl Filter<'_> {
     /// Serves requests until there are no more, or one ends the connection.
-    pub async fn from_client(
+    pub async fn serve_requests(
         &self,
         source: &mut Source<'_>,
         broker: &mut WriteHalf<'_>,

@@ -77,8 +77,8 @@ pub(crate) async fn carry(
     let (mut asked, mut answered) =
         (Source::new(from_client, first), Source::new(from_broker, Vec::new()));
     {
-        let mut up = pin!(filter.from_client(&mut asked, &mut to_broker));
-        let mut down = pin!(filter.from_broker(&mut answered, &mut to_client));
+        let mut up = pin!(filter.serve_requests(&mut asked, &mut to_broker));
+        let mut down = pin!(filter.serve_answers(&mut answered, &mut to_client));
         tokio::select! {
             ended = &mut up => {
                 ended?;
@@ -89,6 +89,7 @@ pub(crate) async fn carry(
     }
     end_in_order(client);
     end_in_order(broker);
+    let _ = broker.shutdown().await;
     // What it has sent in vain must not turn into a reset that takes what it has not read yet.
     let _ = tokio::time::timeout(LINGER, drain(client)).await;
     Ok(())

@@ -1,5 +1,6 @@
 //! Connections that are carried as a whole: real sockets on both sides.
 
+mod kafka;
 mod kit;
 
 use std::io::{ErrorKind, Read, Write};
