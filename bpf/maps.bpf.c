@@ -13,6 +13,9 @@ struct layouts {
 	struct endpoint endpoint;
 	struct member member;
 	struct workload workload;
+	struct guard guard;
+	struct range range;
+	enum identity identity;
 	struct table table;
 	struct paths paths;
 	struct run run;

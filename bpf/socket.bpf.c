@@ -233,6 +233,8 @@ examine(struct sk_msg_md *msg, struct conn *conn, struct generation *g, struct r
 		v->service = conn->service;
 		v->endpoint = conn->endpoint;
 		v->source = conn->source;
+		v->caller = conn->source;
+		v->transport = IPPROTO_TCP;
 		v->draw = r->draw;
 		judge(g, s, &h, v);
 		lane = v->lane;

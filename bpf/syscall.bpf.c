@@ -201,6 +201,8 @@ int decide(struct decision_query *query)
 	v.service = query->verdict.service;
 	v.endpoint = query->verdict.endpoint;
 	v.source = query->verdict.source;
+	v.caller = query->verdict.caller;
+	v.transport = IPPROTO_TCP;
 	v.draw = query->verdict.draw;
 	reason = parse_head(s, length, &h);
 	if (reason) {

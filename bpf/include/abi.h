@@ -12,7 +12,7 @@
 #define BEEWAY_ABI_H
 
 enum limits {
-	ABI_VERSION = 8,	/* changes with any layout; pins of another version are not adopted */
+	ABI_VERSION = 9,	/* changes with any layout; pins of another version are not adopted */
 	HEAP_WORDS = 1 << 20,	/* 4 MiB a generation */
 	HEAP_SLACK = 64,	/* so that a record at the last index stays inside */
 	HEAD_BYTES = 8192,	/* request head that the kernel judges; larger ones detour */
@@ -66,6 +66,8 @@ enum reason {
 	REASON_NO_SERVICE,	/* the service is gone from the configuration */
 	REASON_BACKEND_MISSING,	/* the rule names a backend that does not exist */
 	REASON_BAD_CHUNK,	/* the framing of a chunked body is broken */
+	REASON_DENIED,		/* a policy denies it */
+	REASON_POLICY,		/* what policies say of it is for userspace to find out */
 	REASONS,
 };
 
@@ -86,6 +88,7 @@ enum counter {
 	COUNT_ANCHORED,		/* connections to a service that were led to the proxy */
 	COUNT_NO_LISTENER,	/* connections refused because the proxy did not listen */
 	COUNT_HELD,		/* connections held until they lead to the proxy */
+	COUNT_DENIED,		/* connections and datagrams that a policy denied */
 	COUNTERS,
 };
 
@@ -112,6 +115,8 @@ struct generation {
 	unsigned int member_mask;
 	unsigned int workloads;		/* struct workload slots: who owns an address */
 	unsigned int workload_mask;
+	unsigned int guarded;		/* there are policies */
+	unsigned int zero;		/* always; but the verifier does not know, see pick_endpoint() */
 	unsigned int used;		/* words of the heap in use */
 	unsigned int abi;		/* ABI_VERSION */
 	unsigned int heap[HEAP_WORDS + HEAP_SLACK];
@@ -125,6 +130,7 @@ struct frontend {
 	unsigned char protocol;		/* enum protocol */
 	unsigned int cluster;		/* struct cluster that connect() chooses from */
 	unsigned int table;		/* struct table; 0: every request goes to `cluster` */
+	unsigned int guarded;		/* policies name this service: userspace asks them */
 };
 
 /* Endpoints, with running totals of their weights. */
@@ -152,10 +158,29 @@ struct member {
 	unsigned int cluster;
 };
 
-/* `number` is from 1; 0 is an empty slot. */
+/*
+ * Who somebody is, as a number: workloads that no rule and no policy could tell apart have the same
+ * one. Nobody has that of the world: it stands for whoever is not found.
+ */
+enum identity { IDENTITY_WORLD, IDENTITY_HOST, IDENTITY_REMOTE_NODE, IDENTITY_WORKLOADS };
+
+/* Who owns an address. `number` 0 is an empty slot. */
 struct workload {
 	unsigned char ip[16];
-	unsigned int number;
+	unsigned int number;	/* enum identity; workloads from IDENTITY_WORKLOADS */
+	unsigned int guard;	/* struct guard: what is asked of who calls it; 0: nothing */
+	unsigned int leave;	/* struct group: whom it may call; 0: everybody */
+};
+
+/*
+ * What policies say of calls to a workload. The candidates of their groups lead to ACTION_PASS,
+ * ACTION_ANSWER (denied) or ACTION_DETOUR (userspace finds out); so does the table, whose last rule
+ * always holds.
+ */
+struct guard {
+	unsigned int network;		/* struct group: all connections; 0: everybody may */
+	unsigned int connections;	/* struct group: those that are not HTTP; 0: everybody may */
+	unsigned int requests;		/* struct table: requests; 0: everybody may */
 };
 
 /*
@@ -231,6 +256,12 @@ enum subject {
 	SUBJECT_HEADER,		/* the value of a header field */
 	SUBJECT_QUERY,		/* the value of a query parameter, as sent */
 	SUBJECT_SOURCE,		/* the caller */
+	SUBJECT_CALLED,		/* who is called */
+	SUBJECT_SOURCE_ADDRESS,	/* the caller's address */
+	SUBJECT_REMOTE_ADDRESS,	/* the same, unless x-forwarded-for names another */
+	SUBJECT_CALLED_ADDRESS,	/* the endpoint's address */
+	SUBJECT_PORT,		/* the endpoint's port: transport << 16 | port, a number of 128 bits */
+	SUBJECT_PATH,		/* the path */
 };
 
 enum comparison {
@@ -238,7 +269,10 @@ enum comparison {
 	COMPARE_EXACT,		/* it has this value */
 	COMPARE_PREFIX,		/* it begins with this value */
 	COMPARE_REGEX,		/* a struct machine accepts it */
-	COMPARE_MEMBER,		/* the caller is in a set of workloads */
+	COMPARE_MEMBER,		/* a party's number is in a set */
+	COMPARE_SUFFIX,		/* it ends with this value */
+	COMPARE_NOT_EMPTY,	/* it is there, and not empty */
+	COMPARE_RANGES,		/* it is in one of these ranges */
 };
 
 struct predicate {
@@ -247,11 +281,20 @@ struct predicate {
 	unsigned int name_hash;		/* of a header's lower-case name */
 	unsigned int name;		/* bytes in the heap */
 	unsigned int name_length;
-	unsigned int value;		/* bytes; struct machine; words of a bit set by workload number */
-	unsigned int value_length;	/* bytes; words of the bit set */
+	unsigned int value;		/* bytes; struct machine; words of a bit set by number;
+					 * struct range, ascending and apart */
+	unsigned int value_length;	/* bytes; words of the bit set; ranges */
 };
 
-enum action_kind { ACTION_FORWARD, ACTION_ANSWER, ACTION_DETOUR };
+/* Numbers of 128 bits; an address is one in network byte order. */
+struct range {
+	unsigned long long from_high;
+	unsigned long long from_low;
+	unsigned long long to_high;	/* the last one */
+	unsigned long long to_low;
+};
+
+enum action_kind { ACTION_FORWARD, ACTION_ANSWER, ACTION_DETOUR, ACTION_PASS };
 
 struct action {
 	unsigned int kind;
@@ -277,7 +320,9 @@ struct answer {
  * Answers that no rule names: heap words 1.. hold the indices of prepared answers, in this order
  * (word 0 of the heap is never used).
  */
-enum prepared { ANSWER_NO_ENDPOINT = 1, ANSWER_BACKEND_MISSING, ANSWER_NO_PROXY, ANSWER_END };
+enum prepared {
+	ANSWER_NO_ENDPOINT = 1, ANSWER_BACKEND_MISSING, ANSWER_NO_PROXY, ANSWER_DENIED, ANSWER_END
+};
 
 /* --- what the kernel and the userspace proxy say to each other ------------------------------ */
 

@@ -57,7 +57,10 @@ static __always_inline u32 hash_address(const void *ip, u32 extra)
 	hash = (hash ^ x[2]) * 0x9E3779B1u;
 	hash ^= hash >> 15;
 	hash = (hash ^ x[3]) * 0x9E3779B1u;
-	return hash ^ (hash >> 15);
+	hash ^= hash >> 15;
+	/* addresses differ in their last bytes, which are high up here, and slots in low bits */
+	hash *= 0x9E3779B1u;
+	return hash ^ (hash >> 16);
 }
 
 /* Maps a draw onto 0..total; the model's `scale`. */
@@ -100,29 +103,57 @@ is_member(struct generation *g, u32 cluster, const struct address *endpoint)
 	return false;
 }
 
-/* Number of the workload that owns an address, 0 when unknown. */
-static __always_inline u32 find_workload(struct generation *g, const void *ip)
+/* The struct workload of who owns an address; 0 when unknown. Kept apart so that the verifier looks
+ * at it once. */
+__weak __noinline u32 find_workload(struct generation *g, const struct address *a)
 {
-	u32 hash = hash_address(ip, 0);
+	u32 hash;
 
+	if (!g || !a)
+		return 0;
+	hash = hash_address(a->ip, 0);
 	for (int i = 0; i < PROBES; i++) {
 		u32 slot = (hash + i) & g->workload_mask;
-		struct workload *w = AT(g, workload, g->workloads + slot * WORDS_OF(workload));
+		u32 index = g->workloads + slot * WORDS_OF(workload);
+		struct workload *w = AT(g, workload, index);
 
 		if (!w->number)
 			return 0;
-		if (same_ip(w->ip, ip))
-			return w->number;
+		if (same_ip(w->ip, a->ip))
+			return index;
 	}
 	return 0;
 }
 
-/* The endpoint of a cluster that a draw chooses: the first whose running total is above it. */
+static __always_inline bool is_loopback(const void *ip)
+{
+	const u32 *x = ip;
+
+	if (is_ip4(ip))
+		return (bpf_ntohl(x[3]) >> 24) == 127;
+	return !x[0] && !x[1] && !x[2] && x[3] == bpf_htonl(1);
+}
+
+/* The number of who owns an address (enum identity). */
+static __always_inline u32 identity_of(struct generation *g, const struct address *a)
+{
+	u32 workload = find_workload(g, a);
+
+	if (workload)
+		return AT(g, workload, workload)->number;
+	return is_loopback(a->ip) ? IDENTITY_HOST : IDENTITY_WORLD;
+}
+
+/*
+ * The endpoint of a cluster that a draw chooses: the first whose running total is above it. The search
+ * begins at a zero that the verifier does not know, so that what it knows after a step is nothing new:
+ * with a plain zero it follows each of 2^20 ways.
+ */
 static __always_inline struct endpoint *
 pick_endpoint(struct generation *g, u32 cluster, u32 draw)
 {
 	struct cluster *c = AT(g, cluster, cluster);
-	u32 low = 0, high = c->count, point = scale(draw, c->total), i;
+	u32 low = g->zero, high = c->count, point = scale(draw, c->total), i;
 
 	if (!cluster || !c->count)
 		return NULL;

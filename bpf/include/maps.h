@@ -140,14 +140,18 @@ struct verdict {
 	/* in */
 	struct address service;
 	struct address endpoint;
-	struct address source;
+	struct address source;	/* the caller's address; family 0: not known */
+	struct address caller;	/* the address by which the caller is known; family 0: it is not */
 	u32 draw;
+	u32 transport;		/* IPPROTO_TCP or IPPROTO_UDP */
 	/* out */
 	u32 lane;		/* LANE_NATIVE, LANE_DETOUR or LANE_ANSWERED */
 	u32 reason;
 	u32 rule;		/* + 1; 0: none */
 	u32 answer;		/* struct answer */
-	u32 certain;		/* no rules at all: any further request is native too */
+	u32 access;		/* what policies say: enum access */
+	u32 guarded;		/* there are some that say something */
+	u32 certain;		/* neither rules nor policies: any further request is native too */
 };
 
 /* Where a head is taken apart. Claimed for one run: sk_msg programs can be preempted. */
@@ -158,14 +162,19 @@ struct scratch {
 	u32 name_hash;		/* of the field name just read */
 	u32 cursor;
 	u32 value_length;	/* of the query parameter just found */
-	u32 query;		/* of the request under judgement */
+	u32 path;		/* of the request under judgement */
+	u32 path_length;
+	u32 query;
 	u32 query_length;
 	u64 known;		/* predicates of the group that have been looked at, a bit each */
 	u64 held;		/* those of them that hold */
+	u64 high;		/* number of 128 bits that in_ranges() looks for */
+	u64 low;
 	u32 order;		/* of the best candidate so far */
 	u32 candidate;		/* its heap index; 0: none */
 	u32 unsure;		/* userspace must say whether it holds */
-	u32 from;		/* bytes of the head that walk() reads: up to `to` */
+	u32 from;		/* bytes of the head that walk() reads, or what in_ranges() has left: up
+				 * to `to` */
 	u32 to;
 	u32 offset;		/* of an answer: bytes followed so far */
 	struct verdict verdict;

@@ -117,6 +117,8 @@ value_holds(struct generation *g, struct predicate *p, struct scratch *s, u32 at
 	switch (p->comparison) {
 	case COMPARE_PRESENT:
 		return YES;
+	case COMPARE_NOT_EMPTY:
+		return length ? YES : NO;
 	case COMPARE_EXACT:
 		if (length != p->value_length)
 			return NO;
@@ -124,6 +126,11 @@ value_holds(struct generation *g, struct predicate *p, struct scratch *s, u32 at
 	case COMPARE_PREFIX:
 		if (length < p->value_length)
 			return NO;
+		break;
+	case COMPARE_SUFFIX:
+		if (length < p->value_length)
+			return NO;
+		at += length - p->value_length;
 		break;
 	case COMPARE_REGEX:
 		m = AT(g, machine, p->value);
@@ -143,12 +150,16 @@ value_holds(struct generation *g, struct predicate *p, struct scratch *s, u32 at
 }
 
 /* A field that occurs twice is joined by userspace, not here. */
-static __always_inline enum truth
-header_holds(struct generation *g, struct predicate *p, struct scratch *s)
-{
-	u32 seen = 0, value = 0, length = 0;
+#define TWICE HEAD_LINES
 
-	for (u32 i = 0; i < HEAD_LINES; i++) {
+/* The line of a field, from 1; 0 for none. */
+__weak __noinline u32 find_field(struct generation *g, const struct predicate *p, struct scratch *s)
+{
+	u32 found = 0, i;
+
+	if (!g || !p || !s)
+		return 0;
+	bpf_for(i, 0, HEAD_LINES) {
 		struct line *l = &s->lines[i & (HEAD_LINES - 1)];
 
 		if (i >= s->lines_used)
@@ -157,14 +168,22 @@ header_holds(struct generation *g, struct predicate *p, struct scratch *s)
 			continue;
 		if (!same_bytes(g, p->name, s, l->name, p->name_length))
 			continue;
-		if (seen++)
-			break;
-		value = l->value;
-		length = l->value_length;
+		if (found)
+			return TWICE + 1;
+		found = i + 1;
 	}
-	if (seen > 1)
-		return UNSURE;
-	return seen ? value_holds(g, p, s, value, length) : NO;
+	return found;
+}
+
+static __always_inline enum truth
+header_holds(struct generation *g, struct predicate *p, struct scratch *s)
+{
+	u32 found = find_field(g, p, s);
+	struct line *l = &s->lines[(found - 1) & (HEAD_LINES - 1)];
+
+	if (!found)
+		return NO;
+	return found > TWICE ? UNSURE : value_holds(g, p, s, l->value, l->value_length);
 }
 
 /* Finds the first parameter of a name, undecoded; the value's offset and s->value_length, or 0. */
@@ -207,13 +226,74 @@ query_holds(struct generation *g, struct predicate *p, struct scratch *s)
 }
 
 static __always_inline enum truth
-source_holds(struct generation *g, struct predicate *p, const struct verdict *v)
+member_holds(struct generation *g, struct predicate *p, u32 number)
 {
-	u32 number = find_workload(g, v->source.ip);
-
-	if (!number || number / 32 >= p->value_length)
+	if (number / 32 >= p->value_length)
 		return NO;
 	return g->heap[(p->value + number / 32) & (HEAP_WORDS - 1)] >> (number % 32) & 1 ? YES : NO;
+}
+
+/*
+ * Whether s->high and s->low are in one of a predicate's ranges: the first that does not end before
+ * them decides. What a search narrows down is in s, where the verifier forgets what it was.
+ */
+__weak __noinline int in_ranges(struct generation *g, const struct predicate *p, struct scratch *s)
+{
+	struct range *r;
+	u32 i;
+
+	if (!g || !p || !s)
+		return false;
+	s->from = 0;
+	s->to = p->value_length;
+	bpf_for(i, 0, 20) {
+		u32 middle = (s->from + s->to) / 2;
+
+		if (s->from >= s->to)
+			break;
+		r = AT(g, range, p->value + middle * WORDS_OF(range));
+		if (r->to_high > s->high || (r->to_high == s->high && r->to_low >= s->low))
+			s->to = middle;
+		else
+			s->from = middle + 1;
+	}
+	if (s->from >= p->value_length)
+		return false;
+	r = AT(g, range, p->value + s->from * WORDS_OF(range));
+	return r->from_high < s->high || (r->from_high == s->high && r->from_low <= s->low);
+}
+
+static __always_inline enum truth
+address_holds(struct generation *g, struct predicate *p, struct scratch *s, const struct address *a)
+{
+	const u32 *ip = (const u32 *)a->ip;
+
+	if (!a->family)
+		return UNSURE;
+	s->high = (u64)bpf_ntohl(ip[0]) << 32 | bpf_ntohl(ip[1]);
+	s->low = (u64)bpf_ntohl(ip[2]) << 32 | bpf_ntohl(ip[3]);
+	return in_ranges(g, p, s) ? YES : NO;
+}
+
+static __always_inline enum truth
+port_holds(struct generation *g, struct predicate *p, struct scratch *s, const struct verdict *v)
+{
+	s->high = 0;
+	s->low = (u64)v->transport << 16 | v->endpoint.port;
+	return in_ranges(g, p, s) ? YES : NO;
+}
+
+/* Who stands in x-forwarded-for is read by userspace. */
+static __always_inline enum truth
+remote_holds(struct generation *g, struct predicate *p, struct scratch *s, const struct verdict *v)
+{
+	return find_field(g, p, s) ? UNSURE : address_holds(g, p, s, &v->source);
+}
+
+static __always_inline enum truth
+source_holds(struct generation *g, struct predicate *p, const struct verdict *v)
+{
+	return v->caller.family ? member_holds(g, p, identity_of(g, &v->caller)) : UNSURE;
 }
 
 /* One predicate; kept apart so that the verifier looks at it once. */
@@ -232,6 +312,18 @@ predicate_holds(struct generation *g, u32 index, struct scratch *s, const struct
 		return query_holds(g, p, s);
 	case SUBJECT_SOURCE:
 		return source_holds(g, p, v);
+	case SUBJECT_CALLED:
+		return member_holds(g, p, identity_of(g, &v->endpoint));
+	case SUBJECT_SOURCE_ADDRESS:
+		return address_holds(g, p, s, &v->source);
+	case SUBJECT_REMOTE_ADDRESS:
+		return remote_holds(g, p, s, v);
+	case SUBJECT_CALLED_ADDRESS:
+		return address_holds(g, p, s, &v->endpoint);
+	case SUBJECT_PORT:
+		return port_holds(g, p, s, v);
+	case SUBJECT_PATH:
+		return value_holds(g, p, s, s->path, s->path_length);
 	}
 	return UNSURE;
 }
@@ -276,12 +368,12 @@ candidate_holds(struct generation *g, u32 predicates, struct candidate *c, struc
 
 /* Takes the first candidate of a group that holds, if it comes before the one taken so far. */
 __weak __noinline int
-consider(struct generation *g, u32 group, struct scratch *s, struct head *h, const struct verdict *v)
+consider(struct generation *g, u32 group, struct scratch *s, u32 method, const struct verdict *v)
 {
 	struct group *first;
 	u32 count, predicates, i;
 
-	if (!g || !group || !s || !h || !v)
+	if (!g || !group || !s || !v)
 		return 0;
 	first = AT(g, group, group);
 	count = first->count;
@@ -295,7 +387,7 @@ consider(struct generation *g, u32 group, struct scratch *s, struct head *h, con
 
 		if (i >= count || c->order >= s->order)
 			break;
-		if (!(c->methods >> h->method & 1))
+		if (!(c->methods >> (method & 31) & 1))
 			continue;
 		truth = candidate_holds(g, predicates, c, s, v);
 		if (truth == NO)
@@ -333,37 +425,133 @@ follow(struct generation *g, struct table *t, u32 start, struct scratch *s, stru
 		return;
 	s->from = h->path;
 	s->to = h->path + h->path_length;
-	consider(g, accepted(g, walk(g, t->classes, start, s)), s, h, v);
+	consider(g, accepted(g, walk(g, t->classes, start, s)), s, h->method, v);
 }
 
-/* Finds the first candidate that holds; s->candidate and s->unsure. */
-static __always_inline void
-find_candidate(struct generation *g, struct table *t, struct scratch *s, struct head *h,
+/* Finds the first candidate of a struct table that holds; s->candidate and s->unsure. */
+__weak __noinline int
+find_candidate(struct generation *g, u32 table, struct scratch *s, struct head *h,
 	       const struct verdict *v)
 {
-	u32 named = find_host(g, t->hosts, s, h);
+	struct table *t;
+	u32 named;
 
+	if (!g || !s || !h || !v)
+		return 0;
+	t = AT(g, table, table);
+	named = find_host(g, t->hosts, s, h);
 	s->order = ~0u;
 	s->candidate = s->unsure = 0;
+	s->path = h->path;
+	s->path_length = h->path_length;
 	s->query = h->query;
 	s->query_length = h->query_length;
 	follow(g, t, AT(g, paths, t->any)->exact, s, h, v);
 	if (named)
 		follow(g, t, AT(g, paths, named)->exact, s, h, v);
 	if (!AT(g, paths, t->any)->folded && !(named && AT(g, paths, named)->folded))
-		return;
+		return 0;
 	s->from = h->path;
 	s->to = h->path + h->path_length;
 	lower(s);
 	follow(g, t, AT(g, paths, t->any)->folded, s, h, v);
 	if (named)
 		follow(g, t, AT(g, paths, named)->folded, s, h, v);
+	return 0;
+}
+
+/* What policies say of a call. */
+enum access { ACCESS_PASS, ACCESS_DENIED, ACCESS_UNSURE };
+
+/* What follows from the candidate that was found. */
+static __always_inline enum access candidate_says(struct generation *g, const struct scratch *s)
+{
+	struct action *a;
+
+	if (s->unsure)
+		return ACCESS_UNSURE;
+	if (!s->candidate)
+		return ACCESS_DENIED;
+	a = AT(g, action, AT(g, candidate, s->candidate)->action);
+	if (a->kind == ACTION_PASS)
+		return ACCESS_PASS;
+	return a->kind == ACTION_ANSWER ? ACCESS_DENIED : ACCESS_UNSURE;
+}
+
+static __always_inline enum access
+group_says(struct generation *g, u32 group, struct scratch *s, const struct verdict *v)
+{
+	if (!group)
+		return ACCESS_PASS;
+	s->order = ~0u;
+	s->candidate = s->unsure = 0;
+	consider(g, group, s, METHOD_GET, v);
+	return candidate_says(g, s);
+}
+
+/* Of two that must both let it pass. */
+static __always_inline enum access both(enum access a, enum access b)
+{
+	if (a == ACCESS_DENIED || b == ACCESS_DENIED)
+		return ACCESS_DENIED;
+	return a == ACCESS_UNSURE || b == ACCESS_UNSURE ? ACCESS_UNSURE : ACCESS_PASS;
+}
+
+/* What policies say of a connection; with `opaque`, of one that is not HTTP. Sets v->guarded where
+ * any apply. */
+__weak __noinline int
+judge_connection(struct generation *g, struct scratch *s, struct verdict *v, u32 opaque)
+{
+	u32 caller, called, leave, guard_at;
+	enum access access = ACCESS_PASS;
+	struct guard *guard;
+
+	if (!g || !s || !v)
+		return ACCESS_UNSURE;
+	caller = find_workload(g, &v->caller);
+	leave = caller ? AT(g, workload, caller)->leave : 0;
+	if (leave) {
+		v->guarded = 1;
+		access = group_says(g, leave, s, v);
+	}
+	called = find_workload(g, &v->endpoint);
+	guard_at = called ? AT(g, workload, called)->guard : 0;
+	if (!guard_at)
+		return access;
+	v->guarded = 1;
+	guard = AT(g, guard, guard_at);
+	access = both(access, group_says(g, guard->network, s, v));
+	if (opaque)
+		access = both(access, group_says(g, guard->connections, s, v));
+	return access;
+}
+
+/* What policies say of a request, on the connection that it is on. */
+__weak __noinline int
+judge_request(struct generation *g, struct scratch *s, struct head *h, struct verdict *v)
+{
+	enum access access;
+	u32 called, table;
+
+	if (!g || !s || !h || !v)
+		return ACCESS_UNSURE;
+	access = judge_connection(g, s, v, false);
+	called = find_workload(g, &v->endpoint);
+	if (!called || !AT(g, workload, called)->guard)
+		return access;
+	table = AT(g, guard, AT(g, workload, called)->guard)->requests;
+	if (!table)
+		return access;
+	if (AT(g, table, table)->flags & TABLE_DETOUR || h->needs_normalising)
+		return both(access, ACCESS_UNSURE);
+	find_candidate(g, table, s, h, v);
+	return both(access, candidate_says(g, s));
 }
 
 /* The heap index of the cluster that the draw chooses; 0 for a backend that is missing. */
 static __always_inline u32 pick_share(struct generation *g, struct action *a, u32 draw)
 {
-	u32 low = 0, high = a->count, point = scale(draw, a->total), i;
+	u32 low = g->zero, high = a->count, point = scale(draw, a->total), i;
 
 	if (!a->total)
 		return 0;
@@ -406,9 +594,9 @@ forward(struct generation *g, u32 cluster, u32 reason, struct verdict *v)
 
 /* Follows the rules of a table for a head. */
 static __always_inline void
-apply_table(struct generation *g, struct table *t, struct scratch *s, struct head *h,
-	    struct verdict *v)
+apply_table(struct generation *g, u32 table, struct scratch *s, struct head *h, struct verdict *v)
 {
+	struct table *t = AT(g, table, table);
 	struct candidate *c;
 	struct action *a;
 
@@ -419,7 +607,7 @@ apply_table(struct generation *g, struct table *t, struct scratch *s, struct hea
 	v->reason = REASON_PATH;
 	if (h->needs_normalising)
 		return;
-	find_candidate(g, t, s, h, v);
+	find_candidate(g, table, s, h, v);
 	v->reason = REASON_UNUSUAL;
 	if (s->unsure)
 		return;
@@ -437,9 +625,9 @@ apply_table(struct generation *g, struct table *t, struct scratch *s, struct hea
 	}
 }
 
-/* The verdict on a head that parse_head() understood. */
+/* The verdict on a head that parse_head() understood, and of which policies have been asked. */
 __weak __noinline int
-judge(struct generation *g, struct scratch *s, struct head *h, struct verdict *v)
+follow_rules(struct generation *g, struct scratch *s, struct head *h, struct verdict *v)
 {
 	struct frontend *f;
 
@@ -454,12 +642,22 @@ judge(struct generation *g, struct scratch *s, struct head *h, struct verdict *v
 		v->reason = REASON_NO_SERVICE;
 		return 0;
 	}
+	if (f->guarded)
+		v->access = ACCESS_UNSURE;
+	v->certain = !v->guarded;
 	if (f->table) {
-		apply_table(g, AT(g, table, f->table), s, h, v);
+		apply_table(g, f->table, s, h, v);
+		v->certain = 0;
 	} else {
 		forward(g, f->cluster, REASON_NONE, v);
-		v->certain = v->lane == LANE_NATIVE;
 	}
+	if (v->lane == LANE_NATIVE && v->access == ACCESS_DENIED) {
+		answer(v, g->heap[ANSWER_DENIED], REASON_DENIED);
+	} else if (v->lane == LANE_NATIVE && v->access == ACCESS_UNSURE) {
+		v->lane = LANE_DETOUR;
+		v->reason = REASON_POLICY;
+	}
+	v->certain &= v->lane == LANE_NATIVE;
 	/* an answer to HEAD has a length and no body (RFC 9110 section 9.3.2) */
 	if (v->lane == LANE_ANSWERED && h->method == METHOD_HEAD) {
 		v->lane = LANE_DETOUR;
@@ -467,6 +665,18 @@ judge(struct generation *g, struct scratch *s, struct head *h, struct verdict *v
 		v->answer = 0;
 	}
 	return 0;
+}
+
+/* The verdict on a head that parse_head() understood. Policies come first: rules may fold the path
+ * where it stands. */
+static __always_inline void
+judge(struct generation *g, struct scratch *s, struct head *h, struct verdict *v)
+{
+	v->access = ACCESS_PASS;
+	v->guarded = 0;
+	if (g->guarded)
+		v->access = judge_request(g, s, h, v);
+	follow_rules(g, s, h, v);
 }
 
 #endif

@@ -10,7 +10,7 @@ use crate::error::{Context, Result};
 pub const LANES: [&str; 5] = ["native", "shortcut", "detour", "answered", "refused"];
 
 /// Names of `enum reason`, in its order.
-pub const REASONS: [&str; 22] = [
+pub const REASONS: [&str; 24] = [
     "none",
     "route",
     "other_cluster",
@@ -33,10 +33,12 @@ pub const REASONS: [&str; 22] = [
     "no_service",
     "backend_missing",
     "bad_chunk",
+    "denied",
+    "policy",
 ];
 
 /// Names of `enum counter`, in its order.
-pub const COUNTERS: [&str; 15] = [
+pub const COUNTERS: [&str; 16] = [
     "connections",
     "connections_refused",
     "datagrams",
@@ -52,6 +54,7 @@ pub const COUNTERS: [&str; 15] = [
     "connections_to_proxy",
     "connections_without_proxy",
     "connections_held",
+    "connections_denied",
 ];
 
 const _: () = assert!(LANES.len() == abi::lane::LANES.0 as usize);

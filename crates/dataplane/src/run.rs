@@ -51,6 +51,7 @@ pub(crate) fn decide(program: BorrowedFd<'_>, query: &DecisionQuery<'_>) -> Resu
     context.verdict.service = address(query.service);
     context.verdict.endpoint = address(query.endpoint);
     context.verdict.source = address(SocketAddr::new(query.source, 0));
+    context.verdict.caller = context.verdict.source;
     context.verdict.draw = query.draw;
     let length = query.head.len().min(context.head.len());
     context.head[..length].copy_from_slice(&query.head[..length]);

@@ -318,7 +318,7 @@ impl<'a> Tries<'a> {
     ) -> Result<Tried, Lapsed> {
         let core = self.call.client.core.clone();
         loop {
-            let shared = core.pool.borrow_mut().shared(address);
+            let shared = core.pool.borrow_mut().shared(address, self.call.aside);
             let reused = shared.is_some();
             let mut upstream = match shared {
                 Some(upstream) => upstream,
@@ -326,7 +326,7 @@ impl<'a> Tries<'a> {
                     let connected = Upstream2::connect(address, &core.counters);
                     match self.limited(limit, connected).await? {
                         Ok(upstream) => {
-                            core.pool.borrow_mut().share(address, &upstream);
+                            core.pool.borrow_mut().share(address, self.call.aside, &upstream);
                             upstream
                         }
                         Err(error) => return Ok(no_connection(address, &error)),

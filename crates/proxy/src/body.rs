@@ -38,6 +38,8 @@ pub(crate) struct Source {
     state: Cell<Reading>,
     /// The newest try does not want the rest.
     left: Cell<bool>,
+    /// The newest try has asked for some of it.
+    asked_for: Cell<bool>,
     /// Bytes read.
     pub received: Cell<u64>,
     /// Bytes that this try has taken.
@@ -113,6 +115,7 @@ impl RequestBody {
             keeping: Cell::new(false),
             state: Cell::new(Reading::Open),
             left: Cell::new(false),
+            asked_for: Cell::new(false),
             received: Cell::new(0),
             taken: Cell::new(0),
             reader: RefCell::default(),
@@ -152,6 +155,7 @@ impl Source {
         let attempt = self.attempt.get() + 1;
         self.attempt.set(attempt);
         self.left.set(false);
+        self.asked_for.set(false);
         self.next.set(0);
         self.taken.set(0);
         if let Some(reader) = self.reader.take() {
@@ -174,6 +178,11 @@ impl Source {
         ended
     }
 
+    /// Whether the newest try has asked for some of it.
+    pub fn is_asked_for(&self) -> bool {
+        self.asked_for.get()
+    }
+
     /// A copy of all that is read from now on, for a mirror.
     pub fn tee(&self) -> RequestBody {
         let length = self.body.borrow().size_hint().exact();
@@ -186,6 +195,7 @@ impl Source {
         if attempt != self.attempt.get() {
             return Poll::Ready(Some(Err(BodyError::Superseded)));
         }
+        self.asked_for.set(true);
         let kept = self.kept.borrow().get(self.next.get()).cloned();
         if let Some(piece) = kept {
             self.next.set(self.next.get() + 1);

@@ -36,6 +36,8 @@ pub(crate) struct Call {
     patience: Option<Duration>,
     /// A HEAD: its answer has no body, whatever it says.
     bare: bool,
+    /// A copy for a mirror.
+    pub aside: bool,
     /// Nobody will be told any more.
     finished: Cell<bool>,
     flags: Cell<Flags>,
@@ -56,7 +58,7 @@ impl Call {
             patience: crate::grpc::timeout(&parts.headers),
             bare: parts.method == Method::HEAD,
         };
-        Call::noted(client, client.slot(), source, asked, record)
+        Call::noted(client, client.slot(), source, asked, false, record)
     }
 
     /// A request beside a client's own, of which nothing is noted. It holds nothing of the client's:
@@ -64,9 +66,7 @@ impl Call {
     pub fn aside(of: &Call) -> Rc<Call> {
         let client = Rc::new(of.client.aside());
         let asked = Asked { grpc: of.grpc, patience: None, bare: of.bare };
-        let call = Call::noted(&client, Slot::default(), None, asked, None);
-        call.finished.set(true);
-        call
+        Call::noted(&client, Slot::default(), None, asked, true, None)
     }
 
     fn noted(
@@ -74,6 +74,7 @@ impl Call {
         slot: Slot,
         source: Option<Rc<Source>>,
         Asked { grpc, patience, bare }: Asked,
+        aside: bool,
         record: Option<Box<Record>>,
     ) -> Rc<Call> {
         client.core.active.set(client.core.active.get() + 1);
@@ -84,7 +85,8 @@ impl Call {
             grpc,
             patience: patience.filter(|_| grpc),
             bare,
-            finished: Cell::new(false),
+            aside,
+            finished: Cell::new(aside),
             flags: Cell::default(),
             sent: Cell::default(),
             started: Cell::new(Instant::now()),
@@ -137,6 +139,11 @@ impl Call {
     /// Whether the client has sent all of the request; wakes the caller when it has.
     pub fn poll_sent(&self, cx: &Context<'_>) -> bool {
         self.source.as_ref().is_none_or(|source| source.poll_ended(cx))
+    }
+
+    /// Whether the newest try has got as far as the request's body.
+    pub fn is_taken(&self) -> bool {
+        self.source.as_ref().is_none_or(|source| source.is_asked_for())
     }
 
     /// The answer has ended, `whole` or not.

@@ -8,11 +8,12 @@ use crate::limits::{POOL_AGE, POOL_IDLE};
 use crate::upstream::{Upstream, Upstream2};
 
 /// One worker's connections: unused HTTP/1.1 ones, the most recently used first, and HTTP/2 ones,
-/// one for each endpoint.
+/// one for each endpoint, and another for copies of requests: a copy waits for what the request
+/// itself reads of its body, and must not take from that the room that an endpoint gives a connection.
 #[derive(Default)]
 pub(crate) struct Pool {
     idle: HashMap<SocketAddr, Vec<Upstream>>,
-    shared: HashMap<SocketAddr, Shared>,
+    shared: HashMap<(SocketAddr, bool), Shared>,
 }
 
 struct Shared {
@@ -44,11 +45,11 @@ impl Pool {
         }
     }
 
-    /// The HTTP/2 connection to an endpoint.
-    pub fn shared(&mut self, address: SocketAddr) -> Option<Upstream2> {
-        let shared = self.shared.get_mut(&address)?;
+    /// The HTTP/2 connection to an endpoint for requests, or for copies.
+    pub fn shared(&mut self, address: SocketAddr, copies: bool) -> Option<Upstream2> {
+        let shared = self.shared.get_mut(&(address, copies))?;
         if shared.upstream.sender.is_closed() {
-            self.shared.remove(&address);
+            self.shared.remove(&(address, copies));
             return None;
         }
         shared.used = Instant::now();
@@ -56,9 +57,9 @@ impl Pool {
     }
 
     /// Lets others share a connection. One that is there already goes when it is done.
-    pub fn share(&mut self, address: SocketAddr, upstream: &Upstream2) {
+    pub fn share(&mut self, address: SocketAddr, copies: bool, upstream: &Upstream2) {
         let shared = Shared { upstream: upstream.clone(), used: Instant::now() };
-        self.shared.insert(address, shared);
+        self.shared.insert((address, copies), shared);
     }
 
     /// Closes what the endpoint has closed and what has not been used for long. A shared

@@ -1,6 +1,6 @@
 //! Service addresses, clusters, endpoints and workloads: what connect() looks at.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use beeway_model::{
@@ -8,8 +8,11 @@ use beeway_model::{
     ServicePort, StreamMatch, StreamRule, Transport,
 };
 
+use super::access::{Guards, is_named};
 use super::heap::{Heap, Slots, address_bytes, hash_address};
+use super::identity::Identities;
 use super::records::Record;
+use super::table::Draft;
 use super::{Error, Notice};
 use crate::abi;
 
@@ -62,7 +65,7 @@ pub(super) fn member_extra(port: u16, cluster: u32) -> u32 {
 }
 
 /// A port's place in the mesh.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct PortId {
     /// Index of the service.
     pub service: usize,
@@ -294,17 +297,34 @@ pub(super) fn push_members(heap: &mut Heap, mesh: &Mesh) -> Result<Slots, Error>
     heap.push_table(&entries)
 }
 
-/// Who owns an address; of several the first, as [`Mesh::workload_at`] says.
-pub(super) fn push_workloads(heap: &mut Heap, mesh: &Mesh) -> Result<Slots, Error> {
+/// Who owns an address; of several the first, as [`Mesh::identity_at`] says.
+pub(super) fn push_workloads(
+    heap: &mut Heap,
+    mesh: &Mesh,
+    identities: &Identities<'_>,
+    guards: &Guards,
+) -> Result<Slots, Error> {
     let mut seen = HashSet::new();
     let mut entries = Vec::new();
-    for (workload, number) in mesh.workloads.iter().zip(1..) {
-        for address in &workload.addresses {
+    let mut own = |addresses: &[IpAddr], number: u32, (guard, leave): (u32, u32)| {
+        for address in addresses {
             let ip = address_bytes(address.to_canonical());
             if seen.insert(ip) {
-                entries.push((hash_address(&ip, 0), abi::workload { ip, number }));
+                let workload = abi::workload { ip, number, guard, leave };
+                entries.push((hash_address(&ip, 0), workload));
             }
         }
+    };
+    for (index, workload) in mesh.workloads.iter().enumerate() {
+        let number = identities.number(index);
+        own(&workload.addresses, number, guards.of(number));
+    }
+    for node in &mesh.nodes {
+        let number = match node.local {
+            true => abi::identity::IDENTITY_HOST,
+            false => abi::identity::IDENTITY_REMOTE_NODE,
+        };
+        own(&node.addresses, number.0, (0, 0));
     }
     heap.push_table(&entries)
 }
@@ -313,7 +333,7 @@ pub(super) fn push_workloads(heap: &mut Heap, mesh: &Mesh) -> Result<Slots, Erro
 pub(super) fn push_frontends<'a>(
     heap: &mut Heap,
     clusters: &mut Clusters<'a>,
-    tables: &HashMap<PortId, u32>,
+    tables: &BTreeMap<PortId, Draft>,
     notices: &mut Vec<Notice>,
 ) -> Result<Slots, Error> {
     let mesh = clusters.mesh;
@@ -347,7 +367,8 @@ pub(super) fn push_frontends<'a>(
                     transport,
                     protocol: protocol.0 as u8,
                     cluster,
-                    table: tables.get(&id).copied().unwrap_or_default(),
+                    table: tables.get(&id).map_or(0, |draft| draft.place),
+                    guarded: is_named(mesh, service).into(),
                 };
                 entries.push((hash, frontend));
             }

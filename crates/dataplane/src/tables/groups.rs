@@ -26,6 +26,15 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
+    /// Puts its predicates in order. False: it can never hold.
+    pub fn sort(&mut self) -> bool {
+        for list in [&mut self.need, &mut self.forbid] {
+            list.sort_unstable();
+            list.dedup();
+        }
+        !self.need.iter().any(|predicate| self.forbid.contains(predicate))
+    }
+
     /// Whether this one holds whenever the other does.
     fn covers(&self, other: &Candidate) -> bool {
         let within = |few: &[u32], many: &[u32]| few.iter().all(|p| many.binary_search(p).is_ok());

@@ -36,6 +36,14 @@ pub struct Verdict {
 /// regular expressions on bytes outside of ASCII, and parameters of a very long query.
 struct Unsure;
 
+/// What policies say of a call; of several the greatest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Access {
+    Pass,
+    Unsure,
+    Denied,
+}
+
 /// The candidate found so far, and the place in the order of rules that it has.
 struct Choice {
     order: u32,
@@ -191,12 +199,21 @@ impl Tables {
         .is_some()
     }
 
-    fn find_workload(&self, ip: IpAddr) -> u32 {
+    /// Heap index of the `struct workload` that owns an address.
+    fn find_workload(&self, ip: IpAddr) -> Option<u32> {
         let ip = address_bytes(ip.to_canonical());
-        let slot = self.probe(self.workloads, abi::workload::WORDS, hash_address(&ip, 0), |slot| {
+        self.probe(self.workloads, abi::workload::WORDS, hash_address(&ip, 0), |slot| {
             (self.word(at!(slot, workload.number)) != 0).then(|| self.ip(slot) == ip)
-        });
-        slot.map_or(0, |slot| self.word(at!(slot, workload.number)))
+        })
+    }
+
+    /// The number of who owns an address (`enum identity`).
+    fn identity_of(&self, ip: IpAddr) -> u32 {
+        match self.find_workload(ip) {
+            Some(slot) => self.word(at!(slot, workload.number)),
+            None if ip.to_canonical().is_loopback() => abi::identity::IDENTITY_HOST.0,
+            None => abi::identity::IDENTITY_WORLD.0,
+        }
     }
 }
 
@@ -218,6 +235,8 @@ impl Context<'_> {
         let Some(frontend) = self.tables.find_frontend(service, tcp) else {
             return detour(Reason::REASON_NO_SERVICE, None);
         };
+        let named = self.word(at!(frontend, frontend.guarded)) != 0;
+        let access = if named { Access::Unsure } else { self.judge_request() };
         let verdict = match self.word(at!(frontend, frontend.table)) {
             0 => {
                 let cluster = self.word(at!(frontend, frontend.cluster));
@@ -225,10 +244,69 @@ impl Context<'_> {
             }
             table => self.apply_table(table),
         };
+        let verdict = match access {
+            _ if verdict.lane != Lane::LANE_NATIVE => verdict,
+            Access::Pass => verdict,
+            Access::Unsure => detour(Reason::REASON_POLICY, verdict.rule),
+            Access::Denied => {
+                let answer = self.word(abi::prepared::ANSWER_DENIED.0);
+                self.answer(answer, Reason::REASON_DENIED, verdict.rule)
+            }
+        };
         if verdict.lane == Lane::LANE_ANSWERED && self.head.method == abi::method::METHOD_HEAD.0 {
             return detour(Reason::REASON_UNUSUAL, verdict.rule);
         }
         verdict
+    }
+
+    /// What policies say of the request, on the connection that it is on.
+    fn judge_request(&self) -> Access {
+        let tables = self.tables;
+        let mut access = Access::Pass;
+        if !tables.guarded {
+            return access;
+        }
+        if let Some(caller) = tables.find_workload(self.source) {
+            access = access.max(self.group_says(self.word(at!(caller, workload.leave))));
+        }
+        let called = tables.find_workload(self.endpoint.ip());
+        let guard = called.map_or(0, |slot| self.word(at!(slot, workload.guard)));
+        if guard == 0 {
+            return access;
+        }
+        access = access.max(self.group_says(self.word(at!(guard, guard.network))));
+        let table = self.word(at!(guard, guard.requests));
+        if table == 0 {
+            return access;
+        }
+        let beyond = self.word(at!(table, table.flags)) & abi::table_flags::TABLE_DETOUR.0 != 0;
+        if beyond || self.head.needs_normalising {
+            return access.max(Access::Unsure);
+        }
+        access.max(self.candidate_says(self.find(table)))
+    }
+
+    fn group_says(&self, group: u32) -> Access {
+        if group == 0 {
+            return Access::Pass;
+        }
+        let mut choice = Choice { order: u32::MAX, candidate: Ok(None) };
+        self.consider(group, abi::method::METHOD_GET.0, &mut choice);
+        self.candidate_says(choice.candidate)
+    }
+
+    fn candidate_says(&self, found: Result<Option<u32>, Unsure>) -> Access {
+        let candidate = match found {
+            Err(Unsure) => return Access::Unsure,
+            Ok(None) => return Access::Denied,
+            Ok(Some(candidate)) => candidate,
+        };
+        let action = self.word(at!(candidate, candidate.action));
+        match abi::action_kind(self.word(at!(action, action.kind))) {
+            abi::action_kind::ACTION_PASS => Access::Pass,
+            abi::action_kind::ACTION_ANSWER => Access::Denied,
+            _ => Access::Unsure,
+        }
     }
 
     fn apply_table(&self, table: u32) -> Verdict {
@@ -270,7 +348,7 @@ impl Context<'_> {
             let folded = self.word(at!(paths, paths.folded));
             for (start, path) in [(exact, &self.head.path), (folded, &lower)] {
                 let group = self.accepted(self.walk(&classes, start, path));
-                self.consider(group, &mut choice);
+                self.consider(group, self.head.method, &mut choice);
             }
         }
         choice.candidate
@@ -327,7 +405,7 @@ impl Context<'_> {
     }
 
     /// Takes the first candidate of a group that holds, if it comes before the choice so far.
-    fn consider(&self, group: u32, choice: &mut Choice) {
+    fn consider(&self, group: u32, method: u32, choice: &mut Choice) {
         if group == 0 {
             return;
         }
@@ -340,7 +418,7 @@ impl Context<'_> {
             if order >= choice.order {
                 return;
             }
-            if self.word(at!(candidate, candidate.methods)) >> self.head.method & 1 == 0 {
+            if self.word(at!(candidate, candidate.methods)) >> method & 1 == 0 {
                 continue;
             }
             match self.candidate_holds(predicates, candidate, &mut known) {
@@ -386,8 +464,31 @@ impl Context<'_> {
 
     fn predicate_holds(&self, predicate: u32) -> Result<bool, Unsure> {
         let subject = self.word(at!(predicate, predicate.subject));
-        if subject == abi::subject::SUBJECT_SOURCE.0 {
-            return Ok(self.source_holds(predicate));
+        use abi::subject as Subject;
+        match Subject(subject) {
+            Subject::SUBJECT_SOURCE => return Ok(self.member_holds(predicate, self.source)),
+            Subject::SUBJECT_CALLED => return Ok(self.member_holds(predicate, self.endpoint.ip())),
+            Subject::SUBJECT_SOURCE_ADDRESS => return Ok(self.in_ranges(predicate, self.source)),
+            Subject::SUBJECT_REMOTE_ADDRESS => {
+                let length = self.word(at!(predicate, predicate.name_length));
+                let name = self.word(at!(predicate, predicate.name));
+                let name = self.tables.heap_bytes(name, length);
+                let hash = self.word(at!(predicate, predicate.name_hash));
+                return match self.find_field(&name, hash)? {
+                    Some(_) => Err(Unsure),
+                    None => Ok(self.in_ranges(predicate, self.source)),
+                };
+            }
+            Subject::SUBJECT_CALLED_ADDRESS => {
+                return Ok(self.in_ranges(predicate, self.endpoint.ip()));
+            }
+            Subject::SUBJECT_PORT => {
+                let transport = u128::from(transport_number(Transport::Tcp));
+                let number = transport << 16 | u128::from(self.endpoint.port());
+                return Ok(self.contains(predicate, number));
+            }
+            Subject::SUBJECT_PATH => return self.value_holds(predicate, &self.head.path),
+            _ => {}
         }
         let length = self.word(at!(predicate, predicate.name_length));
         let name = self.tables.heap_bytes(self.word(at!(predicate, predicate.name)), length);
@@ -427,6 +528,8 @@ impl Context<'_> {
             Kind::COMPARE_PRESENT => Ok(true),
             Kind::COMPARE_EXACT => Ok(value == wanted()),
             Kind::COMPARE_PREFIX => Ok(value.starts_with(&wanted())),
+            Kind::COMPARE_SUFFIX => Ok(value.ends_with(&wanted())),
+            Kind::COMPARE_NOT_EMPTY => Ok(!value.is_empty()),
             Kind::COMPARE_REGEX => {
                 let classes = self.classes(self.word(at!(place, machine.classes)));
                 let start = self.word(at!(place, machine.start));
@@ -440,13 +543,29 @@ impl Context<'_> {
         }
     }
 
-    fn source_holds(&self, predicate: u32) -> bool {
-        let number = self.tables.find_workload(self.source);
+    fn member_holds(&self, predicate: u32, ip: IpAddr) -> bool {
+        let number = self.tables.identity_of(ip);
         let words = self.word(at!(predicate, predicate.value_length));
         let first = self.word(at!(predicate, predicate.value));
-        number != 0
-            && number / 32 < words
-            && self.word(first + number / 32) >> (number % 32) & 1 == 1
+        number / 32 < words && self.word(first + number / 32) >> (number % 32) & 1 == 1
+    }
+
+    fn in_ranges(&self, predicate: u32, ip: IpAddr) -> bool {
+        self.contains(predicate, u128::from_be_bytes(address_bytes(ip.to_canonical())))
+    }
+
+    /// Whether one of a predicate's ranges contains a number.
+    fn contains(&self, predicate: u32, number: u128) -> bool {
+        let first = self.word(at!(predicate, predicate.value));
+        let wide = |high: u32, low: u32| {
+            u128::from(self.tables.double(high)) << 64 | u128::from(self.tables.double(low))
+        };
+        (0..self.word(at!(predicate, predicate.value_length))).any(|n| {
+            let range = first + n * abi::range::WORDS;
+            let from = wide(at!(range, range.from_high), at!(range, range.from_low));
+            let to = wide(at!(range, range.to_high), at!(range, range.to_low));
+            (from..=to).contains(&number)
+        })
     }
 
     fn pick_share(&self, action: u32) -> u32 {

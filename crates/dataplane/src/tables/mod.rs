@@ -7,15 +7,17 @@
 //! What the kernel cannot evaluate becomes a detour, which is always right, and a [`Notice`]. The
 //! tables never say anything else than the reference router would.
 
-use std::collections::HashMap;
-
 use beeway_model::Mesh;
 use serde::Serialize;
 
 use crate::abi;
+use access::Guards;
 use balance::{Clusters, PortId};
 use heap::{Heap, Slots};
+use identity::Identities;
 
+mod access;
+mod access_rules;
 mod answers;
 mod automaton;
 mod balance;
@@ -23,6 +25,7 @@ mod compose;
 mod groups;
 pub mod head;
 mod heap;
+mod identity;
 pub mod interpret;
 mod pattern;
 mod predicates;
@@ -75,6 +78,8 @@ pub struct Counts {
     pub workloads: usize,
     /// Rules of all service ports.
     pub rules: usize,
+    /// Policies.
+    pub policies: usize,
 }
 
 /// A configuration as the kernel reads it.
@@ -85,6 +90,7 @@ pub struct Tables {
     frontends: Slots,
     members: Slots,
     workloads: Slots,
+    guarded: bool,
     notices: Vec<Notice>,
     counts: Counts,
 }
@@ -98,21 +104,25 @@ pub fn compile(mesh: &Mesh, number: u64) -> Result<Tables, Error> {
         (abi::prepared::ANSWER_NO_ENDPOINT, answers::answer(503, "no healthy upstream")),
         (abi::prepared::ANSWER_BACKEND_MISSING, answers::answer(500, "")),
         (abi::prepared::ANSWER_NO_PROXY, Ok(answers::no_proxy())),
+        (abi::prepared::ANSWER_DENIED, answers::answer(403, access_rules::DENIED)),
     ] {
         let answer = heap.intern(words.expect("prepared answers fit"));
         heap.set(index.0, &[answer]);
     }
     let members = balance::push_members(&mut heap, mesh)?;
-    let workloads = balance::push_workloads(&mut heap, mesh)?;
-    let drafts = table::drafts(mesh, &mut notices);
-    let places: HashMap<PortId, u32> =
-        drafts.iter().map(|draft| (draft.id, table::reserve(&mut heap))).collect();
-    let frontends = balance::push_frontends(&mut heap, &mut clusters, &places, &mut notices)?;
+    let identities = Identities::new(mesh);
+    let mut guards = Guards::new(&mut heap, &mut clusters, mesh, &identities, &mut notices);
+    let workloads = balance::push_workloads(&mut heap, mesh, &identities, &guards)?;
+    let ports = table::drafts(&mut heap, mesh, &identities, &mut notices);
+    let frontends = balance::push_frontends(&mut heap, &mut clusters, &ports, &mut notices)?;
     heap.check()?;
-    table::place_all(&mut heap, &mut clusters, drafts, &places, &mut notices);
+    let mut drafts: Vec<_> = ports.into_values().collect();
+    drafts.append(&mut guards.drafts);
+    table::place_all(&mut heap, &mut clusters, drafts, &mut notices);
     let words = heap.into_words();
     let counts = count(mesh);
-    Ok(Tables { number, words, frontends, members, workloads, notices, counts })
+    let guarded = !mesh.access.is_empty();
+    Ok(Tables { number, words, frontends, members, workloads, guarded, notices, counts })
 }
 
 fn count(mesh: &Mesh) -> Counts {
@@ -122,6 +132,7 @@ fn count(mesh: &Mesh) -> Counts {
         endpoints: mesh.clusters.iter().map(|cluster| cluster.endpoints.len()).sum(),
         workloads: mesh.workloads.len(),
         rules: ports.map(|port| port.rules.as_ref().map_or(0, Vec::len)).sum(),
+        policies: mesh.access.len(),
     }
 }
 
@@ -173,7 +184,7 @@ impl Tables {
         }
     }
 
-    fn header(&self) -> [u32; 8] {
+    fn header(&self) -> [u32; 10] {
         [
             self.frontends.first,
             self.frontends.mask,
@@ -181,6 +192,8 @@ impl Tables {
             self.members.mask,
             self.workloads.first,
             self.workloads.mask,
+            self.guarded.into(),
+            0,
             self.words.len() as u32,
             abi::limits::ABI_VERSION.0,
         ]
@@ -205,6 +218,7 @@ mod tests {
         tables.frontends = Slots { first: 101, mask: 102 };
         tables.members = Slots { first: 103, mask: 104 };
         tables.workloads = Slots { first: 105, mask: 106 };
+        tables.guarded = true;
         let bytes = tables.bytes();
         assert_eq!(bytes.len(), Tables::BYTES);
         let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
@@ -216,10 +230,11 @@ mod tests {
         assert_eq!(word(offset_of!(abi::generation, member_mask)), 104);
         assert_eq!(word(offset_of!(abi::generation, workloads)), 105);
         assert_eq!(word(offset_of!(abi::generation, workload_mask)), 106);
+        assert_eq!(word(offset_of!(abi::generation, guarded)), 1);
         assert_eq!(word(offset_of!(abi::generation, used)), tables.used_words() as u32);
         assert_eq!(word(offset_of!(abi::generation, abi)), abi::limits::ABI_VERSION.0);
         assert_eq!(offset_of!(abi::generation, heap) % 8, 0, "even indices are aligned");
-        for index in [1, 2, 3] {
+        for index in [1, 2, 3, 4] {
             let heap = offset_of!(abi::generation, heap);
             assert_eq!(word(heap + index * 4), tables.words[index]);
             assert_ne!(tables.words[index], 0);

@@ -6,8 +6,10 @@ use super::automaton::classes;
 use super::heap::{Heap, hash_name};
 use super::pattern::{Pattern, Regex};
 use super::records::{Record, words_of};
-use super::rules::{Comparison, Predicate};
+use super::rules::{Comparison, Predicate, Subject};
 use crate::abi;
+
+const FORWARDED: &str = "x-forwarded-for";
 
 /// The predicates of one table, of which each is written once and only if a group needs it.
 pub(super) struct Predicates<'a> {
@@ -38,13 +40,12 @@ impl<'a> Predicates<'a> {
             Predicate::Query(name, comparison) => {
                 self.named(heap, abi::subject::SUBJECT_QUERY, name, comparison)
             }
-            Predicate::Source(bits) => abi::predicate {
-                subject: abi::subject::SUBJECT_SOURCE.0,
-                comparison: abi::comparison::COMPARE_MEMBER.0,
-                value: heap.intern(bits.clone()),
-                value_length: bits.len() as u32,
-                ..Default::default()
-            },
+            Predicate::Source(bits) => member(heap, abi::subject::SUBJECT_SOURCE, bits),
+            Predicate::Called(bits) => member(heap, abi::subject::SUBJECT_CALLED, bits),
+            Predicate::Ranges(subject, ranges) => in_ranges(heap, *subject, ranges),
+            Predicate::Path(comparison) => {
+                self.named(heap, abi::subject::SUBJECT_PATH, "", comparison)
+            }
         };
         let place = heap.intern(record.words());
         self.places[number as usize] = Some(place);
@@ -65,6 +66,8 @@ impl<'a> Predicates<'a> {
             Comparison::Present => (Kind::COMPARE_PRESENT, (0, 0)),
             Comparison::Exact(text) => (Kind::COMPARE_EXACT, literal(text)),
             Comparison::Prefix(text) => (Kind::COMPARE_PREFIX, literal(text)),
+            Comparison::Suffix(text) => (Kind::COMPARE_SUFFIX, literal(text)),
+            Comparison::NotEmpty => (Kind::COMPARE_NOT_EMPTY, (0, 0)),
             Comparison::Regex(regex) => (Kind::COMPARE_REGEX, (self.machine(heap, regex), 0)),
         };
         abi::predicate {
@@ -83,6 +86,50 @@ impl<'a> Predicates<'a> {
             let pattern = Pattern::of(regex).expect("planned as one that fits");
             push_machine(heap, &pattern)
         })
+    }
+}
+
+fn member(heap: &mut Heap, subject: abi::subject, bits: &[u32]) -> abi::predicate {
+    abi::predicate {
+        subject: subject.0,
+        comparison: abi::comparison::COMPARE_MEMBER.0,
+        value: if bits.is_empty() { 0 } else { heap.intern(bits.to_vec()) },
+        value_length: bits.len() as u32,
+        ..Default::default()
+    }
+}
+
+fn in_ranges(heap: &mut Heap, subject: Subject, ranges: &[(u128, u128)]) -> abi::predicate {
+    let halves = |number: u128| ((number >> 64) as u64, number as u64);
+    let words: Vec<u32> = ranges
+        .iter()
+        .flat_map(|(from, to)| {
+            let ((from_high, from_low), (to_high, to_low)) = (halves(*from), halves(*to));
+            abi::range { from_high, from_low, to_high, to_low }.words()
+        })
+        .collect();
+    // the field that would name another address
+    let (name, name_hash, name_length) = match subject {
+        Subject::Remote => {
+            let name = heap.intern(words_of(FORWARDED.as_bytes()));
+            (name, hash_name(FORWARDED.as_bytes()), FORWARDED.len() as u32)
+        }
+        _ => (0, 0, 0),
+    };
+    let subject = match subject {
+        Subject::Source => abi::subject::SUBJECT_SOURCE_ADDRESS,
+        Subject::Remote => abi::subject::SUBJECT_REMOTE_ADDRESS,
+        Subject::Called => abi::subject::SUBJECT_CALLED_ADDRESS,
+        Subject::Port => abi::subject::SUBJECT_PORT,
+    };
+    abi::predicate {
+        subject: subject.0,
+        comparison: abi::comparison::COMPARE_RANGES.0,
+        name_hash,
+        name,
+        name_length,
+        value: if words.is_empty() { 0 } else { heap.intern(words) },
+        value_length: ranges.len() as u32,
     }
 }
 

@@ -88,11 +88,12 @@ macro_rules! records {
 }
 
 records! {
-    frontend { ip, port, transport, protocol, cluster, table }
+    frontend { ip, port, transport, protocol, cluster, table, guarded }
     cluster { id, endpoints, count, total }
     endpoint { ip, port, family, up_to }
     member { ip, port, cluster }
-    workload { ip, number }
+    workload { ip, number, guard, leave }
+    guard { network, connections, requests }
     table { flags, classes, any, hosts, no_route }
     paths { exact, folded }
     run { accept, otherwise, next, length, bytes }
@@ -100,6 +101,7 @@ records! {
     group { count, predicates }
     candidate { need, forbid, methods, rule, action, order }
     predicate { subject, comparison, name_hash, name, name_length, value, value_length }
+    range { from_high, from_low, to_high, to_low }
     action { kind, shares, count, total, answer }
     share { cluster, up_to }
     answer { status, length }

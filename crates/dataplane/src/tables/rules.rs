@@ -4,19 +4,20 @@
 use std::collections::BTreeMap;
 
 use beeway_model::{
-    Action, HeaderMatch, Match, Mesh, PathMatch, QueryMatch, Rule, SourceMatch, StringMatch,
+    Action, HeaderMatch, Match, PathMatch, QueryMatch, Rule, SourceMatch, StringMatch,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::answers::{self, Unfit};
 use super::automaton::{Alternative, Path};
 use super::groups::Candidate;
+use super::identity::{Identities, trim};
 use super::pattern::{Pattern, Regex, Unfit as Misfit};
 use crate::abi;
 
-const PREDICATE_BYTES: usize = abi::limits::PREDICATE_BYTES.0 as usize;
-const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
-const ALL_METHODS: u32 = (1 << METHODS.len()) - 1;
+pub(super) const PREDICATE_BYTES: usize = abi::limits::PREDICATE_BYTES.0 as usize;
+pub(super) const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
+pub(super) const ALL_METHODS: u32 = (1 << METHODS.len()) - 1;
 const _: () = assert!(METHODS.len() == abi::method::METHODS.0 as usize);
 
 /// A condition beside host, path and method.
@@ -28,6 +29,25 @@ pub(super) enum Predicate {
     Query(String, Comparison),
     /// The caller's number is in a set, a bit each.
     Source(Vec<u32>),
+    /// So is that of who is called.
+    Called(Vec<u32>),
+    /// A number of 128 bits is in one of these ranges, which are ascending and apart.
+    Ranges(Subject, Vec<(u128, u128)>),
+    /// On the path.
+    Path(Comparison),
+}
+
+/// What has a number of 128 bits: addresses, and the port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Subject {
+    /// The caller's address.
+    Source,
+    /// The same, unless `x-forwarded-for` names another.
+    Remote,
+    /// The endpoint's address.
+    Called,
+    /// The endpoint's port, see [`port_number`](super::access_rules).
+    Port,
 }
 
 /// How a value is compared.
@@ -39,6 +59,10 @@ pub(super) enum Comparison {
     Exact(String),
     /// Its first bytes.
     Prefix(String),
+    /// Its last bytes.
+    Suffix(String),
+    /// It is there, and not empty.
+    NotEmpty,
     /// A regular expression that fits.
     Regex(Regex),
 }
@@ -57,6 +81,8 @@ pub(super) enum Deed {
     Answer(Vec<u32>),
     /// Userspace does it.
     Detour,
+    /// Nothing: policies let it pass.
+    Pass,
 }
 
 /// Rules in the terms of the kernel.
@@ -77,40 +103,37 @@ pub(super) struct Plan {
 
 /// Everything that rules are planned with.
 pub(super) struct Surroundings<'a> {
-    mesh: &'a Mesh,
+    identities: &'a Identities<'a>,
     sources: FxHashMap<&'a [SourceMatch], Vec<u32>>,
     /// Path patterns that are left to userspace.
     pub refused: FxHashSet<Regex>,
 }
 
 impl<'a> Surroundings<'a> {
-    /// Of this mesh; no pattern is refused.
-    pub fn new(mesh: &'a Mesh) -> Surroundings<'a> {
-        Surroundings { mesh, sources: FxHashMap::default(), refused: FxHashSet::default() }
+    /// No pattern is refused.
+    pub fn new(identities: &'a Identities<'a>) -> Surroundings<'a> {
+        Surroundings { identities, sources: FxHashMap::default(), refused: FxHashSet::default() }
     }
 
     /// The callers that satisfy one of `matches`, a bit for each number; empty for none.
     fn callers(&mut self, matches: &'a [SourceMatch]) -> Vec<u32> {
-        let workloads = &self.mesh.workloads;
         let find = || {
-            let mut bits = vec![0u32; workloads.len() / 32 + 1];
-            let held = workloads.iter().zip(1..).filter(|(workload, _)| {
-                matches.iter().any(|m| m.holds(&workload.namespace, &workload.labels))
-            });
-            held.for_each(|(_, number)| bits[number / 32] |= 1 << (number % 32));
-            bits.truncate(bits.iter().rposition(|word| *word != 0).map_or(0, |last| last + 1));
-            bits
+            trim(self.identities.having(|identity| {
+                identity.workload().is_some_and(|workload| {
+                    matches.iter().any(|m| m.holds(&workload.namespace, &workload.labels))
+                })
+            }))
         };
         self.sources.entry(matches).or_insert_with(find).clone()
     }
 }
 
 /// One match of a rule while it is taken apart.
-struct Draft {
-    candidate: Candidate,
-    hosts: Vec<String>,
-    path: Path,
-    fold: bool,
+pub(super) struct Draft {
+    pub candidate: Candidate,
+    pub hosts: Vec<String>,
+    pub path: Path,
+    pub fold: bool,
 }
 
 impl Plan {
@@ -145,7 +168,7 @@ impl Plan {
 
     /// Gives the candidates of one rule their numbers. All of them do the same: those that are
     /// sure come first.
-    fn number(&mut self, mut drafts: Vec<Draft>) {
+    pub(super) fn number(&mut self, mut drafts: Vec<Draft>) {
         drafts.sort_by_key(|draft| draft.candidate.detour);
         let mut known: FxHashMap<Candidate, u32> = FxHashMap::default();
         for Draft { candidate, hosts, path, fold } in drafts {
@@ -241,13 +264,7 @@ impl Plan {
             }
         }
         let hosts = m.hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
-        let Candidate { need, forbid, .. } = &mut candidate;
-        for list in [&mut *need, &mut *forbid] {
-            list.sort_unstable();
-            list.dedup();
-        }
-        let contradiction = need.iter().any(|predicate| forbid.contains(predicate));
-        (!contradiction).then_some(Draft { candidate, hosts, path, fold: m.ignore_path_case })
+        candidate.sort().then_some(Draft { candidate, hosts, path, fold: m.ignore_path_case })
     }
 
     fn leave_to_userspace(&mut self, rule: &Rule, reason: String, candidate: &mut Candidate) {
@@ -285,7 +302,12 @@ impl Plan {
         })
     }
 
-    fn require(&mut self, predicate: Predicate, invert: bool, candidate: &mut Candidate) {
+    pub(super) fn require(
+        &mut self,
+        predicate: Predicate,
+        invert: bool,
+        candidate: &mut Candidate,
+    ) {
         let next = self.predicates.len();
         let index = *self.known.entry(predicate).or_insert_with_key(|predicate| {
             self.predicates.push(predicate.clone());

@@ -1,9 +1,9 @@
 //! The table of one service port: from rules to `struct table`.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
-use beeway_model::{Mesh, Rule};
+use beeway_model::Mesh;
 
 use super::Notice;
 use super::answers;
@@ -11,27 +11,31 @@ use super::automaton::{Automaton, Hosts, Path, Paths, classes_of};
 use super::balance::{Clusters, PortId, is_judged};
 use super::groups::{Candidate, Groups};
 use super::heap::{HEAP_WORDS, Heap};
+use super::identity::Identities;
 use super::pattern::{Pattern, Regex};
 use super::predicates::Predicates;
 use super::records::{Record, words_of};
 use super::rows;
 use super::rules::{Deed, Plan, Surroundings};
+use super::sets::Sets;
 use super::state::TooLarge;
 use crate::abi;
 
 /// A path pattern with fewer literal bytes in front is alive beside too many paths.
 const TELLING_PREFIX: usize = 2;
 
-/// A table that has no place in the heap yet.
+/// A table that is not in the heap yet.
 pub(super) struct Draft {
-    /// Whose rules these are.
-    pub id: PortId,
-    service: String,
+    /// Whose rules these are, for people.
+    pub owner: String,
+    /// Where it is to be, see [`reserve`].
+    pub place: u32,
     /// `None`: past a limit, everything is a detour.
-    body: Option<Body>,
+    pub body: Option<Body>,
 }
 
-struct Body {
+/// What a table is made of.
+pub(super) struct Body {
     plan: Plan,
     groups: Groups,
     automaton: Automaton,
@@ -46,10 +50,15 @@ impl Body {
     }
 }
 
-/// Works out the tables of all service ports with rules.
-pub(super) fn drafts(mesh: &Mesh, notices: &mut Vec<Notice>) -> Vec<Draft> {
-    let mut around = Surroundings::new(mesh);
-    let mut drafts = Vec::new();
+/// Works out the tables of all service ports with rules, and makes room for them.
+pub(super) fn drafts(
+    heap: &mut Heap,
+    mesh: &Mesh,
+    identities: &Identities<'_>,
+    notices: &mut Vec<Notice>,
+) -> BTreeMap<PortId, Draft> {
+    let mut around = Surroundings::new(identities);
+    let mut drafts = BTreeMap::new();
     for (service, port) in mesh.services.iter().enumerate().flat_map(|(service, value)| {
         value.ports.iter().enumerate().map(move |(port, _)| (service, port))
     }) {
@@ -58,28 +67,28 @@ pub(super) fn drafts(mesh: &Mesh, notices: &mut Vec<Notice>) -> Vec<Draft> {
         let port = &owner.ports[port];
         let Some(rules) = port.rules.as_ref().filter(|_| is_judged(port)) else { continue };
         let mut reasons = Vec::new();
-        let body = body(rules, &mut around, &mut reasons);
+        let body = body(&mut around, &mut reasons, |around| Plan::new(rules, around));
         let consequence = "is decided by the userspace proxy";
         notices.extend(
             reasons
                 .into_iter()
                 .map(|reason| Notice::new(mesh, id, format!("{reason}: {consequence}"))),
         );
-        let service = format!("{}/{}:{}", owner.namespace, owner.name, port.number);
-        drafts.push(Draft { id, service, body });
+        let owner = format!("{}/{}:{}", owner.namespace, owner.name, port.number);
+        drafts.insert(id, Draft { owner, place: reserve(heap), body });
     }
     drafts
 }
 
-/// Finds the automaton for a list of rules, leaving patterns to userspace if they are too large.
-fn body<'a>(
-    rules: &'a [Rule],
+/// Finds the automaton for what is planned, leaving patterns to userspace if they are too large.
+pub(super) fn body<'a>(
     around: &mut Surroundings<'a>,
     reasons: &mut Vec<String>,
+    mut plan: impl FnMut(&mut Surroundings<'a>) -> Plan,
 ) -> Option<Body> {
     around.refused.clear();
     loop {
-        let mut plan = Plan::new(rules, around);
+        let mut plan = plan(around);
         let mut groups = Groups::new(std::mem::take(&mut plan.candidates));
         match Automaton::build(&plan.alternatives, &mut groups) {
             Ok(automaton) => {
@@ -151,12 +160,11 @@ pub(super) fn place_all(
     heap: &mut Heap,
     clusters: &mut Clusters<'_>,
     drafts: Vec<Draft>,
-    places: &HashMap<PortId, u32>,
     notices: &mut Vec<Notice>,
 ) {
     let mut bodies: Vec<(String, u32, Body)> = drafts
         .into_iter()
-        .filter_map(|draft| Some((draft.service, places[&draft.id], draft.body?)))
+        .filter_map(|draft| Some((draft.owner, draft.place, draft.body?)))
         .collect();
     bodies.sort_by_key(|(_, _, body)| Reverse(body.state_words()));
     while let Some((service, place, body)) = bodies.pop() {
@@ -207,6 +215,27 @@ fn push(heap: &mut Heap, clusters: &mut Clusters<'_>, body: &Body) -> abi::table
         hosts: automaton.hosts.as_ref().map_or(0, |hosts| push_hosts(heap, hosts, &names)),
         no_route: heap.intern(no_route),
     }
+}
+
+/// Writes the candidates of a plan that has no conditions on host and path, as one group.
+pub(super) fn push_whole(
+    heap: &mut Heap,
+    clusters: &mut Clusters<'_>,
+    mut plan: Plan,
+    reasons: &mut Vec<String>,
+) -> u32 {
+    let mut groups = Groups::new(std::mem::take(&mut plan.candidates));
+    let members: Vec<u32> = plan.alternatives.iter().map(|a| a.candidate).collect();
+    let set = groups.union(&[], &members);
+    if groups.is_cut(set) {
+        reasons.push("more conditions than the kernel looks at: connections".to_owned());
+    }
+    let deeds: Vec<u32> = plan.deeds.iter().map(|deed| push_deed(heap, clusters, deed)).collect();
+    let detour = push_deed(heap, clusters, &Deed::Detour);
+    let action = |candidate: &Candidate| {
+        if candidate.detour { detour } else { deeds[candidate.rule as usize] }
+    };
+    push_group(heap, &groups.get(set), &mut Predicates::new(&plan.predicates), action)
 }
 
 fn push_paths(heap: &mut Heap, paths: Paths, names: &[u32]) -> u32 {
@@ -262,6 +291,7 @@ fn push_deed(heap: &mut Heap, clusters: &mut Clusters<'_>, deed: &Deed) -> u32 {
             let answer = heap.intern(words.clone());
             abi::action { kind: abi::action_kind::ACTION_ANSWER.0, answer, ..Default::default() }
         }
+        Deed::Pass => abi::action { kind: abi::action_kind::ACTION_PASS.0, ..Default::default() },
         Deed::Forward { shares, total } => {
             let mut words = Vec::new();
             for (cluster, up_to) in shares {

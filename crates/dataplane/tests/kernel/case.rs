@@ -3,7 +3,8 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use beeway_model::{Decision, Mesh, Request, route};
+use beeway_model::access::{Access, Call, Party, evaluate};
+use beeway_model::{Decision, Mesh, Request, Transport, route};
 
 use crate::world::{ENDPOINT, SOURCES};
 
@@ -98,6 +99,19 @@ pub struct Message<'a> {
     pub length: usize,
 }
 
+impl Message<'_> {
+    fn request<'a>(&'a self, mesh: &'a Mesh, source: IpAddr) -> Request<'a> {
+        Request {
+            method: self.method,
+            scheme: "http",
+            authority: self.authority,
+            target: self.target,
+            headers: &self.headers,
+            source: mesh.workload_at(source),
+        }
+    }
+}
+
 impl Case {
     pub fn new(bytes: Vec<u8>) -> Case {
         let (endpoint, source) = (ENDPOINT.parse().unwrap(), SOURCES[0].parse().unwrap());
@@ -120,15 +134,23 @@ impl Case {
 
     pub fn by_router(&self, mesh: &Mesh) -> Decision {
         let message = self.message();
-        let request = Request {
-            method: message.method,
-            scheme: "http",
-            authority: message.authority,
-            target: message.target,
-            headers: &message.headers,
-            source: mesh.workload_at(self.source),
+        route(&mesh.services[0].ports[0], &message.request(mesh, self.source), self.draw)
+    }
+
+    /// What policies say, by the reference evaluator.
+    pub fn by_evaluator(&self, mesh: &Mesh) -> Access {
+        let message = self.message();
+        let party = |address: IpAddr| Party { address, identity: mesh.identity_at(address) };
+        let call = Call {
+            caller: party(self.source),
+            called: party(self.endpoint.ip()),
+            port: self.endpoint.port(),
+            transport: Transport::Tcp,
+            services: &[("default", "shop")],
+            sni: None,
+            request: Some(&message.request(mesh, self.source)),
         };
-        route(&mesh.services[0].ports[0], &request, self.draw)
+        evaluate(mesh.access.iter().enumerate(), &call)
     }
 }
 

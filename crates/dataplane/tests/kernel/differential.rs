@@ -204,6 +204,6 @@ fn the_kernel_the_interpreter_and_the_router_agree() {
         let counts = try_seeds(0..MESHES, false);
         let [all, here] = counts.sum(|within| within);
         assert!(counts.sum(|_| true)[0] >= 100_000);
-        assert!(here * 100 > all * 95, "{here} of {all} decided\n{counts}");
+        assert!(here * 100 > all * 94, "{here} of {all} decided\n{counts}");
     }
 }

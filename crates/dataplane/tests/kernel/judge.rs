@@ -10,6 +10,7 @@ use beeway_dataplane::Decision;
 use beeway_dataplane::counts::{LANES, REASONS};
 use beeway_dataplane::tables::Tables;
 use beeway_dataplane::tables::interpret::{self, Verdict};
+use beeway_model::access::{AccessPolicy, Scope};
 use beeway_model::{Mesh, Outcome};
 
 use crate::case::Case;
@@ -17,7 +18,7 @@ use crate::node::Node;
 use crate::world::{SERVICE, rules_of};
 
 /// Bytes of a generation before its heap (`struct generation`).
-const HEADER: usize = 40;
+const HEADER: usize = 48;
 
 /// A mesh in force.
 pub struct Trial<'a> {
@@ -81,13 +82,28 @@ impl<'a> Trial<'a> {
             if kernel.rule > decision.rule.or(kernel.rule) {
                 return Err("the kernel has passed over the router's rule");
             }
-            let excused = !self.is_within_limits() || is_excused(case, kernel.reason);
+            let excused = !self.is_within_limits()
+                || is_excused(case, kernel.reason)
+                || kernel.reason == "policy" && self.is_for_userspace(case);
             return if excused { Ok(Judged::Detour(reason)) } else { Err("a detour without need") };
         }
         if kernel.rule != decision.rule {
             return Err("the kernel has another rule than the router");
         }
         let (lane, status) = self.expected(&decision.outcome, case.endpoint);
+        if lane == "native" && !self.mesh.access.is_empty() {
+            let access = case.by_evaluator(&self.mesh);
+            if !access.ask.is_empty() || !access.audit.is_empty() || !access.dry_run.is_empty() {
+                return Err("the kernel has passed over a policy that asks or reports");
+            }
+            if !access.allowed {
+                let denied = (kernel.lane, kernel.reason, twin.status);
+                return match denied == ("answered", "denied", Some(403)) {
+                    true => Ok(Judged::Here),
+                    false => Err("the kernel lets pass what policies deny"),
+                };
+            }
+        }
         if (kernel.lane, twin.status) != (lane, status) {
             return Err("the kernel does something else than the router says");
         }
@@ -95,6 +111,19 @@ impl<'a> Trial<'a> {
             return Err("the kernel's answer is not the router's");
         }
         Ok(Judged::Here)
+    }
+
+    /// Whether policies are not the kernel's to decide.
+    fn is_for_userspace(&self, case: &Case) -> bool {
+        let access = case.by_evaluator(&self.mesh);
+        let reports = [access.ask, access.audit, access.dry_run];
+        let named = |policy: &AccessPolicy| matches!(policy.scope, Scope::Services(_));
+        let forwarded = |(name, _): &(&str, &[u8])| name.eq_ignore_ascii_case("x-forwarded-for");
+        reports.iter().any(|list| !list.is_empty())
+            || self.mesh.access.iter().any(named)
+            || case.message().headers.iter().any(forwarded)
+            || is_excused(case, "unusual")
+            || is_excused(case, "path")
     }
 
     /// Asserts that all agree; false when the request is left to userspace.
@@ -112,10 +141,13 @@ impl<'a> Trial<'a> {
         let answer = answer.map(|answer| answer.escape_ascii().to_string());
         format!(
             "request: {case:?}\nkernel: {:?}\ninterpreter: {lane}, {reason}, rule {rule:?}, {status:?} \
-             {answer:?}\nrouter: {:?}\nrules: {:#?}",
+             {answer:?}\nrouter: {:?}\nevaluator: {:?}\nrules: {:#?}\n\
+             policies: {:#?}",
             self.by_kernel(case),
             case.by_router(&self.mesh),
+            case.by_evaluator(&self.mesh),
             self.mesh.services[0].ports[0].rules,
+            self.mesh.access,
         )
     }
 

@@ -34,6 +34,7 @@ impl Reduction<'_> {
     /// Leaves out services, rules, conditions and lines of the head.
     pub fn run(mut self) -> (Mesh, Case) {
         self.attempt(|mesh| mesh.services.truncate(1));
+        self.leave_out_policies();
         self.leave_out_rules();
         for at in 0..rules_of(&self.mesh).len().min(8) {
             self.simplify(at);
@@ -68,6 +69,22 @@ impl Reduction<'_> {
                 }
             }
             size = if size == 1 { 0 } else { size.div_ceil(2) };
+        }
+    }
+
+    fn leave_out_policies(&mut self) {
+        for at in (0..self.mesh.access.len()).rev() {
+            if self.attempt(|mesh| drop(mesh.access.remove(at))) {
+                continue;
+            }
+            for n in (0..self.mesh.access[at].rules.len()).rev() {
+                self.attempt(|mesh| drop(mesh.access[at].rules.remove(n)));
+            }
+            for n in 0..self.mesh.access[at].rules.len() {
+                self.attempt(|mesh| mesh.access[at].rules[n].sources.clear());
+                self.attempt(|mesh| mesh.access[at].rules[n].operations.clear());
+                self.attempt(|mesh| mesh.access[at].rules[n].conditions.clear());
+            }
         }
     }
 

@@ -75,7 +75,8 @@ pub fn mesh(rules: Option<Vec<Rule>>) -> Mesh {
     }
 }
 
-/// The callers at [`SOURCES`], numbered 1, 32, 33 and 70 of those that there are.
+/// The callers at [`SOURCES`], whose numbers are 3, 32, 33 and 72, many others that differ in their
+/// accounts, and those behind the endpoints.
 fn workloads() -> Vec<Workload> {
     let workload = |namespace: &str, app: &str, address: String| Workload {
         namespace: namespace.to_owned(),
@@ -85,15 +86,21 @@ fn workloads() -> Vec<Workload> {
         service_account: "default".to_owned(),
         node: None,
     };
-    let mut workloads: Vec<Workload> =
-        (0..66).map(|n| workload("idle", "idle", format!("10.3.0.{n}"))).collect();
+    let idle = |n| Workload {
+        service_account: format!("sa-{n}"),
+        ..workload("idle", "idle", format!("10.3.0.{n}"))
+    };
+    let mut workloads: Vec<Workload> = (0..66).map(idle).collect();
     for (at, namespace, app, address) in [
         (0, "default", "web", SOURCES[0]),
-        (31, "default", "api", SOURCES[1]),
-        (32, "other", "web", SOURCES[2]),
+        (29, "default", "api", SOURCES[1]),
+        (30, "other", "web", SOURCES[2]),
         (69, "other", "api", SOURCES[3]),
     ] {
         workloads.insert(at, workload(namespace, app, address.to_owned()));
+    }
+    for (app, address) in [("shop-1", "10.1.0.1"), ("shop-2", "10.1.0.2"), ("shop-2", "fd00::2")] {
+        workloads.push(workload("default", app, address.to_owned()));
     }
     workloads
 }

@@ -75,7 +75,8 @@ pub fn applies(policy: &AccessPolicy, call: &Call<'_>) -> bool {
     }
 }
 
-/// What policies say of a call. Those that do not apply may be left out.
+/// What policies say of a call. Those that do not apply may be left out. Where the network does not
+/// let it pass, nobody sees the call: nothing is asked or reported.
 pub fn evaluate<'a>(
     policies: impl IntoIterator<Item = (usize, &'a AccessPolicy)>,
     call: &Call<'_>,
@@ -83,12 +84,15 @@ pub fn evaluate<'a>(
     let applying: Vec<_> =
         policies.into_iter().filter(|(_, policy)| applies(policy, call)).collect();
     let mut access = Access { allowed: true, ..Access::default() };
-    let matched = |(index, policy): &(usize, &AccessPolicy)| {
-        let rule = policy.rules.iter().position(|rule| matches(rule, &policy.effect, call))?;
-        Some(Decider { policy: *index, rule: Some(rule) })
-    };
+    for direction in [Direction::Egress, Direction::Ingress] {
+        allow(&mut access, &applying, (Layer::Network, direction), call);
+    }
+    if !access.allowed {
+        return access;
+    }
     let report = |wanted: &dyn Fn(&AccessPolicy) -> bool| -> Vec<Decider> {
-        applying.iter().filter(|(_, policy)| wanted(policy)).filter_map(matched).collect()
+        let wanted = applying.iter().filter(|(_, policy)| wanted(policy));
+        wanted.filter_map(|(index, policy)| matched(*index, policy, call)).collect()
     };
     access.dry_run = report(&|policy| policy.dry_run);
     access.audit = report(&|policy| !policy.dry_run && policy.effect == Effect::Audit);
@@ -97,26 +101,30 @@ pub fn evaluate<'a>(
     if let Some(decider) = deny.first() {
         return Access { allowed: false, by: Some(*decider), ..access };
     }
-    for (layer, direction) in [
-        (Layer::Network, Direction::Egress),
-        (Layer::Network, Direction::Ingress),
-        (Layer::Authorization, Direction::Ingress),
-    ] {
-        let mut allowing = applying.iter().filter(|(_, policy)| {
-            policy.effect == Effect::Allow
-                && !policy.dry_run
-                && (policy.layer, policy.direction) == (layer, direction)
-        });
-        let Some(first) = allowing.clone().next() else { continue };
-        match allowing.find_map(matched) {
-            Some(decider) => access.by = Some(decider),
-            None => {
-                let by = Some(Decider { policy: first.0, rule: None });
-                return Access { allowed: false, by, ..access };
-            }
-        }
-    }
+    allow(&mut access, &applying, (Layer::Authorization, Direction::Ingress), call);
     access
+}
+
+/// Closes what no rule of the allowing policies of a layer matches, if there are such policies.
+fn allow(
+    access: &mut Access,
+    applying: &[(usize, &AccessPolicy)],
+    of: (Layer, Direction),
+    call: &Call<'_>,
+) {
+    let mut allowing = applying.iter().filter(|(_, policy)| {
+        policy.effect == Effect::Allow && !policy.dry_run && (policy.layer, policy.direction) == of
+    });
+    let Some(first) = allowing.clone().next().filter(|_| access.allowed) else { return };
+    let held = allowing.find_map(|(index, policy)| matched(*index, policy, call));
+    access.allowed = held.is_some();
+    access.by = held.or(Some(Decider { policy: first.0, rule: None }));
+}
+
+/// The first rule of a policy that matches.
+fn matched(index: usize, policy: &AccessPolicy, call: &Call<'_>) -> Option<Decider> {
+    let rule = policy.rules.iter().position(|rule| matches(rule, &policy.effect, call))?;
+    Some(Decider { policy: index, rule: Some(rule) })
 }
 
 fn matches(rule: &AccessRule, effect: &Effect, call: &Call<'_>) -> bool {

@@ -1,12 +1,12 @@
 //! Bodies that are sent more than once, or to more than one endpoint, and requests that end early.
 
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use beeway_model::policy::{Fraction, Mirror, Retry};
-use beeway_model::{ClusterId, Mesh, Policy, Protocol};
+use beeway_model::{ClusterId, Endpoint, Mesh, Policy, Protocol, Rule};
 use http_body_util::BodyExt;
 
 use crate::kit::{Kit, forward, mesh, rule};
@@ -253,4 +253,56 @@ fn clients_that_go_are_counted_with_or_without_records() {
     kit.proxy.client_closed(1);
     let gone = beeway_proxy::Flags::ALL.iter().position(|(_, letters)| *letters == "DC").unwrap();
     kit.eventually(|stats| stats.flags[gone] == 1);
+}
+
+/// An endpoint that nobody listens at.
+fn absent() -> SocketAddr {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    socket.local_addr().unwrap()
+}
+
+#[test]
+fn a_copy_does_not_take_the_place_of_its_request() {
+    // The copy comes first, since the request tries another endpoint before, and waits for what
+    // the request reads.
+    let address = upstream::narrow(65_535, 1, |_, request| async move {
+        full(request.into_body().collect().await.unwrap().to_bytes())
+    });
+    let retry = Retry { backoff: Duration::from_millis(1), ..Retry::default() };
+    let policy = Policy { retry: Some(retry), ..mirroring(1) };
+    let mut mesh = http2(address, policy);
+    let absent = Endpoint { weight: 1 << 20, ..mesh.clusters[0].endpoints[0].clone() };
+    mesh.clusters[0].endpoints.push(Endpoint { address: self::absent(), ..absent });
+    let mut kit = Kit::new(mesh);
+    for cookie in 1..=3 {
+        kit.request(cookie, "PUT / HTTP/1.1\r\nHost: shop\r\ncontent-length: 5\r\n\r\nhello");
+        assert_eq!(kit.answer(cookie).body, b"hello");
+    }
+}
+
+#[test]
+fn time_runs_while_an_endpoint_has_no_room_for_a_request() {
+    let (held, holds) = channel();
+    let address = upstream::narrow(65_535, 1, move |nth, _| {
+        let held = held.clone();
+        async move {
+            if nth == 1 {
+                held.send(()).unwrap();
+                std::future::pending().await
+            }
+            status(204)
+        }
+    });
+    let mut mesh = http2(address, Policy::default());
+    let timeout = Some(Duration::from_millis(50));
+    let hurried = Policy { timeout, ..Policy::default() };
+    let hurried = Rule { policy: Some(hurried.into()), ..rule("/hurried", forward(&[(0, 1)])) };
+    mesh.services[0].ports[0].rules.as_mut().unwrap().insert(0, hurried);
+    let mut kit = Kit::new(mesh);
+    // Now it is known that there is room for one.
+    assert_eq!(kit.get(1, "/").status, 204);
+    kit.request(2, "GET / HTTP/1.1\r\nHost: shop\r\n\r\n");
+    holds.recv().unwrap();
+    kit.request(1, "PUT /hurried HTTP/1.1\r\nHost: shop\r\ncontent-length: 2\r\n\r\nhi");
+    assert_eq!(kit.answer(1).status, 504);
 }

@@ -69,6 +69,18 @@ pub fn scripted<F>(
 where
     F: Future<Output = Answer> + Send + 'static,
 {
+    narrow(window, u32::MAX, script)
+}
+
+/// The same, with at most so many requests at once on a connection.
+pub fn narrow<F>(
+    window: u32,
+    streams: u32,
+    script: impl Fn(usize, Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+) -> SocketAddr
+where
+    F: Future<Output = Answer> + Send + 'static,
+{
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
@@ -86,6 +98,7 @@ where
                 });
                 let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                     .initial_stream_window_size(window)
+                    .max_concurrent_streams(streams)
                     .serve_connection(TokioIo::new(socket), service);
                 tokio::spawn(connection);
             }

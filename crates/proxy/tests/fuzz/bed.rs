@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::rc::{Rc, Weak};
@@ -166,6 +166,7 @@ impl Bed {
         let proxy = Rc::new(proxy);
         let (bus_sender, frames) = mpsc::unbounded_channel();
         let lines = Rc::default();
+        let ours = injector.try_clone().expect("a descriptor");
         // The halves that are not used keep the sockets open.
         let ((bus_read, bus), (injector, injector_write)) = (split(bus), split(injector));
         tokio::task::spawn_local(async move {
@@ -178,6 +179,7 @@ impl Bed {
             lines: Rc::clone(&lines),
             ledger: ledger.clone(),
             injector,
+            ours,
             theirs,
             held: Vec::new(),
         };
@@ -309,6 +311,8 @@ struct Delivery {
     lines: Rc<RefCell<HashMap<u64, Rc<Line>>>>,
     ledger: Shared,
     injector: OwnedReadHalf,
+    /// The same, without the runtime, which reads nothing before it has heard that there is something.
+    ours: TcpStream,
     /// The proxy's end of it.
     theirs: TcpStream,
     held: Vec<u8>,
@@ -345,7 +349,8 @@ impl Delivery {
                 nix::libc::ioctl(self.theirs.as_raw_fd(), nix::libc::TIOCOUTQ, &mut bytes)
             };
             assert_eq!(asked, 0, "SIOCOUTQ");
-            while let Ok(1..) = self.injector.try_read_buf(&mut self.held) {}
+            // Ends with an error (EAGAIN) after all that there is.
+            let _ = self.ours.read_to_end(&mut self.held);
             self.deliver();
             if bytes == 0 {
                 return;

@@ -84,9 +84,9 @@ struct Asker<'a> {
 impl Asker<'_> {
     async fn run(mut self) -> Sender {
         let World { scene, ledger, .. } = self.world;
-        let plain = self.dice.one_in(2);
+        let plain = !self.dice.one_in(if self.way == Way::Judged { 3 } else { 2 });
         let one_by_one = plain || self.dice.one_in(2);
-        for _ in 0..self.dice.between(1, if plain { 40 } else { 8 }) {
+        for _ in 0..self.dice.between(1, if plain { 60 } else { 8 }) {
             if self.dice.one_in(12) && self.way != Way::Judged {
                 let bytes = Request::wrong(&mut self.dice, scene, ledger);
                 ledger.count("wrong requests");

@@ -106,7 +106,8 @@ async fn serve(socket: TcpStream, place: Place) {
         };
         let tag = place.tag(&id, &attempt);
         let mut dice = place.dice(&id, &attempt);
-        let plan = Plan::new(&mut dice, &tag, &head.first[0], place.kind == Kind::Honest);
+        let (honest, usual) = (place.kind == Kind::Honest, !place.seed.is_multiple_of(4));
+        let plan = Plan::new(&mut dice, &tag, &head.first[0], honest, usual);
         place.ledger.answer(tag, plan.shown.clone());
         let sent = (id.as_str(), &sent);
         if plan.reads == Reads::First && !read(&place, sent, &mut reader, framing).await {

@@ -88,14 +88,17 @@ const POISON: &[u8] = b"HTTP/1.1 200 OK\r\nx-answer-to: poison\r\nContent-Length
 struct Draft<'a> {
     tag: &'a str,
     bodiless: bool,
+    /// In a form that the short way understands.
+    usual: bool,
     status: u16,
     data: Vec<u8>,
     fields: Vec<String>,
 }
 
 impl Plan {
-    /// `tag` names the answer. An honest endpoint gives answers that are right, in many forms.
-    pub fn new(dice: &mut Dice, tag: &str, method: &str, honest: bool) -> Plan {
+    /// `tag` names the answer. An honest endpoint gives answers that are right, in many forms unless
+    /// it is a `usual` one: the proxy goes round the short way to others for a while.
+    pub fn new(dice: &mut Dice, tag: &str, method: &str, honest: bool, usual: bool) -> Plan {
         let any = dice.between(200, 599) as u16;
         let status = dice.of(&[200, 200, 200, 200, 200, 200, 200, 204, 304, 404, 503, any]);
         let bodiless = method == "HEAD" || matches!(status, 204 | 304);
@@ -103,7 +106,7 @@ impl Plan {
         for n in 0..dice.below(4) {
             fields.push(format!("X-Extra-{n}: {}", dice.text("abc ,;=\"", 5).trim()));
         }
-        let mut draft = Draft { tag, bodiless, status, data: filler(dice, tag), fields };
+        let mut draft = Draft { tag, bodiless, usual, status, data: filler(dice, tag), fields };
         let mut plan = draft.right(dice);
         if honest {
             return plan;
@@ -161,11 +164,13 @@ impl Draft<'_> {
             self.fields.push("Connection: close".into());
         }
         let length = format!("Content-Length: {}", self.data.len());
-        match dice.below(6) {
+        let form = dice.below(6);
+        match if self.usual && form > 1 { 4 } else { form } {
             _ if self.status == 204 => self.plan(dice, "", b"", then),
             0 | 1 => {
                 let (body, trailers) = chunked(dice, &self.data);
-                let framing = ["Transfer-Encoding: chunked", "Trailer: x-sum"].join("\r\n");
+                let announced = if self.usual { "" } else { "\r\nTrailer: x-sum" };
+                let framing = format!("Transfer-Encoding: chunked{announced}");
                 let mut plan = self.plan(dice, &framing, &body, then);
                 if let Shown::Whole(_, body) = &mut plan.shown {
                     body.trailers = trailers;

@@ -48,7 +48,8 @@ fn name(dice: &mut Dice) -> u64 {
 }
 
 fn target(dice: &mut Dice, plain: bool) -> String {
-    let mut target = format!("/r{}/", dice.below(11));
+    let rule = dice.below(11);
+    let mut target = format!("/r{}/", if plain && rule < 10 { rule & !1 } else { rule });
     for _ in 0..dice.below(6) {
         target += word(dice, if plain { PLAIN_SEGMENTS } else { SEGMENTS });
     }

@@ -163,7 +163,7 @@ impl Author<'_> {
         let known: &[usize] = match (self.honest, plain) {
             (true, true) => &[0],
             (true, false) => &[0, 0, 2],
-            (false, true) => &[0, 0, 1, 5],
+            (false, true) => &[0, 0, 0, 1, 5],
             (false, false) => &[0, 0, 1, 1, 1, 2, 3, 3, 4, 5, 6, 7],
         };
         let cluster = ClusterId(self.dice.of(known));
@@ -176,8 +176,8 @@ impl Author<'_> {
             1 => PathMatch::Regex(format!("/r{n}/.*")),
             _ => PathMatch::Prefix(format!("/r{n}/")),
         };
-        // Half of the rules are such as need nothing special.
-        let plain = self.dice.one_in(2);
+        // Half of the rules are such as need nothing special: plain requests are for them.
+        let plain = n.is_multiple_of(2);
         let action = match self.dice.below(10) {
             0 => Action::Respond {
                 status: self.dice.of(&[200, 204, 304, 404, 500]),

@@ -83,7 +83,7 @@ impl Sender {
     /// `head`: a request's head begins here. False: nobody takes it.
     pub async fn send(&mut self, dice: &mut Dice, bytes: &[u8], head: bool) -> bool {
         let most = dice.of(&[10, 1000, 60_000, 60_000]).max(bytes.len() / 20);
-        let at_once = dice.one_in(2);
+        let at_once = !dice.one_in(4);
         let (mut rest, mut first) = (bytes, head);
         self.asked += u32::from(head);
         let (asked, sticky) = (self.asked, self.sticky);

@@ -4,6 +4,7 @@
 //! asks for, and are then spoiled a little, or not.
 
 mod paths;
+mod policies;
 mod requests;
 mod rules;
 mod values;
@@ -77,6 +78,9 @@ impl Scene {
             let mut rules = palette.mixed(dice, Shape::Mixed);
             rules.extend(rules_of(&mesh).iter().take(3).cloned());
             add_service(&mut mesh, rules);
+        }
+        if dice.one_in(2) {
+            mesh.access = palette.policies(dice);
         }
         Scene { shape, mesh, examples: palette.examples }
     }

@@ -2,7 +2,7 @@
 
 use beeway_model::{Action, HeaderMatch, Match, PathMatch, Rule, StringMatch};
 
-use super::{Scene, paths, values};
+use super::{Scene, paths, policies, values};
 use crate::case::{Case, Draft, Line};
 use crate::dice::Dice;
 use crate::world::{ENDPOINTS, SOURCES, labels};
@@ -163,6 +163,10 @@ impl Parts {
             if dice.one_in(3) {
                 self.lines.push(Line::new(name, value.as_bytes()));
             }
+        }
+        if dice.one_in(20) {
+            let (name, value) = policies::forwarded(dice);
+            self.lines.push(Line::new(name, value.as_bytes()));
         }
         if dice.one_in(40) {
             let lines = dice.between(HEAD_LINES - 3, HEAD_LINES - 1);
