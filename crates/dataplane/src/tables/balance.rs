@@ -388,7 +388,7 @@ fn brokers(
     let keys = brokers.iter().map(move |at| (address_bytes(at.ip()), at.port(), transport));
     keys.filter(move |key| !owned(key)).map(|(ip, port, transport)| {
         let protocol = abi::protocol::PROTOCOL_PROXY.0 as u8;
-        let frontend = abi::frontend { ip, port, transport, protocol, cluster: 0, table: 0 };
+        let frontend = abi::frontend { ip, port, transport, protocol, ..Default::default() };
         (hash_address(&ip, frontend_extra(port, transport)), frontend)
     })
 }
