@@ -219,3 +219,64 @@ fn requests_straight_to_a_pod_are_judged() -> Result<()> {
     drop(other);
     Ok(())
 }
+
+/// Whoever is not in the mesh's cgroup: nobody asks at its end.
+fn outsider(pod: &Pod, to: &str) -> Result<bool> {
+    let url = format!("http://{to}/");
+    let arguments = ["-sS", "-o", "/dev/null", "-m", "2", &url];
+    let output = pod.command("curl").plain().args(arguments).output(LIMIT)?;
+    ensure!(matches!(output.status.code(), Some(0 | 28 | 56)), "{output:?}");
+    Ok(output.status.success())
+}
+
+#[test]
+fn who_leaves_the_mesh_is_judged_where_it_comes_in() -> Result<()> {
+    let bed = Bed::new("inlet", SHORTCUT, ALL)?;
+    let pod = format!("{}:8080", bed.v1.ip4());
+    let pod6 = format!("[{}]:8080", bed.v1.ip6());
+    assert!(outsider(&bed.client, &pod)?);
+    let from = |namespace: &str| {
+        let rule = format!("  rules:\n  - from: [{{source: {{namespaces: [{namespace}]}}}}]\n");
+        policy("from", &format!("{ON_WEB}  action: ALLOW\n{rule}"))
+    };
+    apply(&bed, "policy.yaml", &from("elsewhere"))?;
+    let before = bed.counter("connections_denied")?;
+    assert!(!outsider(&bed.client, &pod)?, "the first segment does not come in");
+    assert!(!outsider(&bed.client, &pod6)?);
+    assert!(bed.counter("connections_denied")? > before);
+    let mut raw = RawClient::connect(&bed.client, WEB.parse()?)?;
+    assert_eq!(status(&mut raw, "/"), 403, "in the mesh a request gets its answer");
+    // by its address it is one of the namespace
+    apply(&bed, "policy.yaml", &from("default"))?;
+    assert!(outsider(&bed.client, &pod)?);
+    assert_eq!(status(&mut raw, "/"), 200);
+    assert_eq!(status(&mut raw, "/x/../y"), 200, "the proxy's own connection is known as such");
+    // what asks for a request can be asked of nobody there
+    apply(&bed, "policy.yaml", &no_admin())?;
+    assert!(
+        !outsider(&bed.client, &pod)?,
+        "a rule on paths closes to who is not judged by request"
+    );
+    assert_eq!(status(&mut raw, "/"), 200);
+    Ok(())
+}
+
+#[test]
+fn a_live_connection_that_is_not_http_is_cut_off() -> Result<()> {
+    let (bed, _servers) = echo_bed("cut")?;
+    let mut raw = RawClient::connect(&bed.client, "10.96.0.12:7".parse()?)?;
+    let mut straight = RawClient::connect(&bed.client, format!("{}:7007", bed.v2.ip4()).parse()?)?;
+    let echo = |raw: &mut RawClient| -> Result<bool> {
+        raw.send("hello")?;
+        let answer = raw.step(&serde_json::json!({"recv": 5, "timeout_ms": 700}))?;
+        Ok(answer["bytes"] == 5)
+    };
+    for raw in [&mut raw, &mut straight] {
+        assert!(echo(raw)?);
+    }
+    apply(&bed, "policy.yaml", &policy("nobody", &format!("{ON_WEB}  action: ALLOW\n")))?;
+    for raw in [&mut raw, &mut straight] {
+        assert!(!echo(raw)?, "forbidden now");
+    }
+    Ok(())
+}
