@@ -21,6 +21,7 @@ pub mod testing;
 pub use access::{AccessPolicy, Identity, Node, Provider};
 pub use mesh::{
     Cluster, ClusterId, Endpoint, Mesh, Protocol, Service, ServicePort, Transport, Workload,
+    is_made_up,
 };
 pub use policy::{HeaderEdits, PathRewrite, Policy, Retry, RetryOn};
 pub use request::Request;
