@@ -279,8 +279,8 @@ static __always_inline int connect_stream(struct bpf_sock_addr *ctx, bool v6)
 		judge_target(ctx, g, f, &asked, v6, &t);
 	if (t.failed)
 		return refuse(t.failed);
-	/* nobody has a service of this address, and nobody minds */
-	if (!f && t.protocol == PROTOCOL_OPAQUE)
+	/* nobody has a service of this address, and nobody will mind */
+	if (!f && t.protocol == PROTOCOL_OPAQUE && !(g && find_workload(g, &asked)))
 		return PASS;
 	conn = bpf_sk_storage_get(&conns, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!conn)

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0)
 /*
- * Packets of clients' connections with detours. Nearly all pass. Two kinds do not:
+ * Packets of the mesh. Those of connections that policies forbid do not pass (inlet.h has those that
+ * come in); a live one is judged again when the policies have changed.
+ *
+ * Of clients' connections with detours nearly all pass. Two kinds do not:
  *
  *   - Those of a connection that is held, both ways: what the client sends waits in its own send
  *     queue, with TCP's own back-pressure, until the agent has put the proxy in the endpoint's
@@ -9,21 +12,71 @@
  *     that was idle to it, mostly. It is not the answer that the client waits for. The connection
  *     is held then, and the proxy takes the endpoint's place.
  */
+#include "inlet.h"
 #include "order.h"
 
 #define PASS 1
 #define DROP 0
 #define LOOPBACK_IFINDEX 1	/* in every network namespace (include/net/net_namespace.h) */
-#define TCP_BYTES 20
 #define FIN_OR_RST 5
 
-/* The client's connection with detours that a packet belongs to. */
 static __always_inline struct conn *conn_of(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
-	struct conn *conn = sk ? bpf_sk_storage_get(&conns, sk, 0, 0) : NULL;
 
-	return conn && conn->noted && conn->side == SIDE_CLIENT ? conn : NULL;
+	return sk ? bpf_sk_storage_get(&conns, sk, 0, 0) : NULL;
+}
+
+/* Whether a packet belongs to a client's connection with detours. */
+static __always_inline bool has_detours(const struct conn *conn)
+{
+	return conn && conn->noted && conn->side == SIDE_CLIENT;
+}
+
+/* Asks the policies of now about a client's connection that is not HTTP. */
+static __always_inline bool judge_again(struct conn *conn, struct generation *g)
+{
+	struct scratch *s = claim_scratch();
+	enum access access;
+	struct verdict *v;
+
+	if (!s)
+		return false;
+	v = &s->verdict;
+	__builtin_memset(v, 0, sizeof(*v));
+	v->endpoint = conn->endpoint;
+	v->source = conn->source;
+	v->caller = conn->caller;
+	v->transport = IPPROTO_TCP;
+	access = judge_connection(g, s, v, true);
+	release_scratch(s);
+	if (access == ACCESS_PASS) {
+		conn->generation = g->number;
+		return true;
+	}
+	if (conn->framing.phase != PHASE_DEAD)
+		add(COUNT_DENIED, 1);
+	conn->framing.phase = PHASE_DEAD;
+	return false;
+}
+
+/* Whether policies still let a client's connection pass. HTTP is judged request by request, and what
+ * the proxy carries is judged there. */
+static __always_inline bool is_allowed(struct conn *conn)
+{
+	struct generation *g;
+
+	if (!conn || conn->side != SIDE_CLIENT || conn->protocol != PROTOCOL_OPAQUE)
+		return true;
+	g = current_generation();
+	/* its addresses are not known before it stands */
+	if (!g || conn->generation == g->number || !conn->source.family)
+		return true;
+	if (!g->guarded && conn->framing.phase != PHASE_DEAD) {
+		conn->generation = g->number;
+		return true;
+	}
+	return judge_again(conn, g);
 }
 
 SEC("cgroup_skb/egress")
@@ -33,8 +86,8 @@ int packet_out(struct __sk_buff *skb)
 	struct flow *flow;
 	u64 cookie;
 
-	if (!conn)
-		return PASS;
+	if (!has_detours(conn))
+		return is_allowed(conn);
 	cookie = conn->cookie;
 	flow = bpf_map_lookup_elem(&flows, &cookie);
 	/* what waits in the send queue is for the proxy: it goes there or nowhere */
@@ -77,8 +130,8 @@ int packet_in(struct __sk_buff *skb)
 	u64 cookie;
 	u32 zero = 0;
 
-	if (!conn)
-		return PASS;
+	if (!has_detours(conn))
+		return is_allowed(conn) && may_enter(skb);
 	cookie = conn->cookie;
 	flow = bpf_map_lookup_elem(&flows, &cookie);
 	if (!flow)

@@ -16,6 +16,7 @@
  * request is detoured too; while a native one may be, a request that must leave the native lane
  * is refused. Fail closed: a message that cannot be understood goes to userspace or nowhere.
  */
+#include "inlet.h"
 #include "lanes.h"
 #include "order.h"
 #include "pairs.h"
@@ -52,11 +53,11 @@ static __always_inline void client_established(struct bpf_sock_ops *ctx)
 	/* where it runs is not known: by the address that it has */
 	if (!conn->caller.family)
 		name_by_address(&conn->caller, &local);
+	conn->source = local;
 	if (conn->protocol == PROTOCOL_PROXY)
 		anchor(&local, &remote, conn);
 	if (conn->protocol != PROTOCOL_HTTP)
 		return;
-	conn->source = local;
 	if (!enrol(ctx, conn->cookie))
 		return;
 	announce(ctx, sk, conn->cookie, &local, &remote);
@@ -117,10 +118,14 @@ SEC("sockops")
 int on_socket(struct bpf_sock_ops *ctx)
 {
 	switch (ctx->op) {
+	case BPF_SOCK_OPS_TCP_CONNECT_CB:
+		announce_call(ctx);
+		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
 		client_established(ctx);
 		break;
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
+		note_inlet(ctx);
 		server_established(ctx);
 		break;
 	case BPF_SOCK_OPS_STATE_CB:

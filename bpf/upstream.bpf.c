@@ -8,7 +8,7 @@
  * Only where HTTP is spoken in the clear, and the proxy speaks it itself: a program may hand its
  * socket over to TLS in the kernel, which would then show us what it is about to encrypt.
  */
-#include "pairs.h"
+#include "inlet.h"
 
 #define PASS 1
 
@@ -17,7 +17,7 @@ static __always_inline bool is_proxy(void)
 	u32 zero = 0, process = bpf_get_current_pid_tgid() >> 32;
 	struct settings *set = bpf_map_lookup_elem(&settings, &zero);
 
-	return set && set->shortcut && set->proxy == process;
+	return set && (set->proxy == process || set->former == process);
 }
 
 /*
@@ -66,7 +66,7 @@ static __always_inline void connected(struct bpf_sock_ops *ctx)
 	struct bpf_sock *sk = ctx->sk;
 	struct conn *conn = sk ? bpf_sk_storage_get(&conns, sk, 0, 0) : NULL;
 
-	if (!conn || conn->side != SIDE_PROXY)
+	if (!conn || conn->side != SIDE_PROXY || !may_shortcut())
 		return;
 	/* while one agent takes over from another, both have this program here */
 	if (ctx->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_STATE_CB_FLAG)
@@ -89,10 +89,22 @@ static __always_inline void closed(struct bpf_sock_ops *ctx)
 	bpf_map_delete_elem(&links, &cookie);
 }
 
+/* The proxy is about to connect to an endpoint: what it sends there was judged. */
+static __always_inline void connecting(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct conn *conn = sk ? bpf_sk_storage_get(&conns, sk, 0, 0) : NULL;
+
+	if (conn && (conn->side == SIDE_PROXY || conn->side == SIDE_ALONE))
+		announce_call(ctx);
+}
+
 SEC("sockops")
 int on_upstream(struct bpf_sock_ops *ctx)
 {
-	if (ctx->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
+	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
+		connecting(ctx);
+	else if (ctx->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
 		connected(ctx);
 	else if (ctx->op == BPF_SOCK_OPS_STATE_CB && ctx->args[1] == STATE_CLOSE)
 		closed(ctx);

@@ -37,6 +37,7 @@ struct conn {
 	u32 expected;		/* write_seq once TCP has taken the last message */
 	u32 sent;		/* bytes of that message; 0: it did not go by TCP */
 	u32 ahead;		/* bytes by bus since no answer by detour was owed */
+	u64 generation;		/* of the policies that a connection which is not HTTP was judged by */
 	struct framing framing;
 	struct framing before;	/* as it was before that message */
 	u8 side;
@@ -81,6 +82,13 @@ struct pair_key {
 struct end {
 	u64 cookie;
 	u64 sock;
+};
+
+/* What is known of a connection that was accepted in the mesh. */
+struct inlet {
+	u64 generation;		/* of the policies that it was last judged by here */
+	u32 judged;		/* its client's end is, by a program of ours */
+	u32 denied;
 };
 
 /* A connection with both ends on this host; by the client's cookie. */
@@ -197,6 +205,8 @@ struct settings {
 	u32 first_bus;		/* index of the first of them */
 	u64 generation;		/* number of the one in force, for the next agent */
 	u32 proxy;		/* process of the userspace proxy that new requests go to */
+	u32 former;		/* of the one that it has taken over from */
+	u32 inlets;		/* who comes in is judged */
 	u32 pad;
 };
 
@@ -235,6 +245,21 @@ MAP {
 	__type(key, struct pair_key);
 	__type(value, struct end);
 } pairs SEC(".maps");
+
+/* Connections whose client's end is judged by a program of ours; server_seq is 0. */
+MAP {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct pair_key);
+	__type(value, u8);
+} announced SEC(".maps");
+
+MAP {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct inlet);
+} inlets SEC(".maps");
 
 MAP {
 	__uint(type, BPF_MAP_TYPE_HASH);

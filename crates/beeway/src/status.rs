@@ -197,4 +197,10 @@ proxy_status! {
     audited,
     /// Matches of policies in dry run.
     dry_run,
+    /// Requests to Kafka brokers that policies select.
+    kafka_requests,
+    /// Those of them that were refused.
+    kafka_refused,
+    /// Connections to such brokers that were closed for a request.
+    kafka_closed,
 }

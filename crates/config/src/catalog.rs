@@ -95,7 +95,7 @@ impl Port {
     pub(crate) fn takes_streams(&self) -> bool {
         self.transport == Transport::Tcp
             && self.rules.is_none()
-            && matches!(self.hint, None | Some(Protocol::Tls | Protocol::Opaque))
+            && matches!(self.hint, None | Some(Protocol::Tls | Protocol::Kafka | Protocol::Opaque))
     }
 
     /// What its endpoints speak; where nothing says it, HTTP, if it is asked for at all.
@@ -355,6 +355,7 @@ fn name_of(protocol: Protocol) -> &'static str {
         Protocol::Http => "HTTP",
         Protocol::Http2 => "gRPC",
         Protocol::Tls => "TLS",
+        Protocol::Kafka => "Kafka",
         Protocol::Opaque => "TCP",
     }
 }

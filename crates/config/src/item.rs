@@ -21,7 +21,7 @@ use crate::mesh_config::{self, MeshConfig};
 use crate::network_policy::NetworkPolicy;
 use crate::policy_item;
 use crate::problem::{Problem, Severity};
-use crate::{gateway, istio};
+use crate::{gateway, istio, kafka};
 
 /// Where an object was written, and what it is called in problems.
 #[derive(Debug, Clone)]
@@ -42,7 +42,7 @@ pub(crate) struct Object<T> {
 }
 
 /// What is written of an object, wherever that is.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Written<T> {
     pub namespace: String,
     pub name: String,
@@ -104,6 +104,7 @@ pub(crate) enum Typed {
     MeshConfig(Arc<Written<MeshConfig>>),
     Authorization(Arc<Written<Authorization>>),
     NetworkPolicy(Arc<Written<NetworkPolicy>>),
+    KafkaPolicy(Arc<Written<kafka::Spec>>),
 }
 
 impl<T> Written<T> {
@@ -253,6 +254,7 @@ fn item(node: Node, group: String, version: &str, kind: String) -> Item {
     let versions: &[&str] = match &*group {
         "networking.istio.io" => &ISTIO_VERSIONS,
         "gateway.networking.k8s.io" => &GATEWAY_VERSIONS,
+        kafka::GROUP => &["v1alpha1"],
         _ => &["v1"],
     };
     let mesh_config = (&*group, &*kind) == ("", "ConfigMap")
@@ -268,11 +270,15 @@ fn item(node: Node, group: String, version: &str, kind: String) -> Item {
     } else {
         None
     };
-    if let Some(problem) = refused {
-        return Item { identity: None, place, problems: vec![problem], typed: None };
-    }
+    let is_kafka = kafka::is_policy(&group, &kind);
     let identity = Identity { group, kind, namespace, name };
     let mut reader = Reader { identity: &identity, place: &place, problems: Vec::new() };
+    if let Some(problem) = refused {
+        reader.problems.push(problem);
+        let typed = is_kafka.then(|| Typed::KafkaPolicy(reader.closed()));
+        let problems = reader.problems;
+        return Item { identity: None, place, problems, typed };
+    }
     let typed = reader.typed();
     let problems = reader.problems;
     Item { identity: Some(identity), place, problems, typed }
@@ -312,7 +318,20 @@ impl Reader<'_> {
             "VirtualService" => Typed::VirtualService(self.read_spec()?),
             "DestinationRule" => Typed::DestinationRule(self.read_spec()?),
             "ServiceEntry" => Typed::ServiceEntry(self.read_spec()?),
+            "KafkaPolicy" => Typed::KafkaPolicy(self.read_spec().unwrap_or_else(|| self.closed())),
             _ => Typed::WorkloadEntry(self.read_spec()?),
+        })
+    }
+
+    /// Stands for a policy that cannot be read.
+    fn closed(&mut self) -> Arc<Written<kafka::Spec>> {
+        let spec = kafka::closed(&self.place.node);
+        self.problems.push(kafka::closed_problem(self.place, &spec));
+        Arc::new(Written {
+            namespace: self.identity.namespace.clone(),
+            name: self.identity.name.clone(),
+            body: spec,
+            ..Written::default()
         })
     }
 
@@ -340,7 +359,7 @@ impl Reader<'_> {
         let mut unsafe_match = false;
         for path in unread {
             // A condition that is not understood must not be taken as met.
-            if is_condition(&path) {
+            if is_condition(&self.identity.kind, &path) {
                 let reason =
                     format!("{path} is not known: a condition cannot be ignored; not applied");
                 self.problems.push(place.error(&path, reason));
@@ -363,12 +382,13 @@ impl Reader<'_> {
     }
 }
 
-/// Whether a path lies in the `match` of a VirtualService or the `matches` of a route.
-fn is_condition(path: &str) -> bool {
+/// Whether a path lies in the `match` of a VirtualService, the `matches` of a route, or a policy.
+fn is_condition(kind: &str, path: &str) -> bool {
     let mut steps = path.split('.');
     let (root, list, _) = (steps.next(), steps.next(), steps.next());
     root == Some("spec")
         && match list {
+            _ if kind == "KafkaPolicy" => true,
             Some("http" | "tls" | "tcp") => steps.next() == Some("match"),
             Some("rules") => steps.next() == Some("matches"),
             _ => false,
@@ -387,6 +407,7 @@ fn unread_kind(place: &Place, group: &str, kind: &str) -> Option<Problem> {
         "networking.istio.io" => {
             matches!(kind, "VirtualService" | "DestinationRule" | "ServiceEntry" | "WorkloadEntry")
         }
+        kafka::GROUP => kind == "KafkaPolicy",
         _ => false,
     };
     // Built-in kinds that say nothing about traffic.

@@ -29,6 +29,7 @@ mod hostname;
 mod instance;
 mod istio;
 mod item;
+mod kafka;
 mod layer;
 mod loader;
 mod mesh_config;
@@ -119,6 +120,8 @@ fn mesh(
         access_check::check(&policies, &mesh, &instances, &mut problems);
     }
     mesh.access = policies.into_iter().map(|listed| listed.policy).collect();
+    beeway_model::access::add_direct(&mut mesh);
+    mesh.kafka = kafka::policies(objects, &mesh, &mut problems);
     problems.sort_by(|a, b| {
         (&a.file, a.line, a.severity, &a.object, &a.reason)
             .cmp(&(&b.file, b.line, b.severity, &b.object, &b.reason))

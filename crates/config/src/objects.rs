@@ -9,11 +9,11 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::authorization::Authorization;
 use crate::instance::Instance;
-use crate::item::{Identity, Item, Typed};
+use crate::item::{Identity, Item, Typed, Written};
 use crate::mesh_config::MeshConfig;
 use crate::network_policy::NetworkPolicy;
 use crate::problem::Problem;
-use crate::{gateway, istio};
+use crate::{gateway, istio, kafka};
 
 pub(crate) use crate::item::{Object, Place};
 
@@ -35,6 +35,7 @@ pub(crate) struct Objects {
     pub mesh_configs: Vec<Object<MeshConfig>>,
     pub authorizations: Vec<Object<Authorization>>,
     pub network_policies: Vec<Object<NetworkPolicy>>,
+    pub kafka_policies: Vec<Object<kafka::Spec>>,
 }
 
 /// Takes in the items of all files, in the order of files and documents.
@@ -57,6 +58,9 @@ impl<'a> Collector<'a> {
                     let reason =
                         format!("defined before at {first}; that one stands, this one is ignored");
                     self.problems.push(place.error("", reason));
+                    if let Some(Typed::KafkaPolicy(written)) = &item.typed {
+                        self.close(place, written);
+                    }
                     continue;
                 }
                 self.seen.insert(identity, place.clone());
@@ -70,6 +74,15 @@ impl<'a> Collector<'a> {
                 self.objects.add(place, typed);
             }
         }
+    }
+
+    /// A policy that is not applied closes what it selects.
+    fn close(&mut self, place: Place, policy: &Written<kafka::Spec>) {
+        let body = kafka::Spec { rules: Vec::new(), ..policy.body.clone() };
+        self.problems.push(kafka::closed_problem(&place, &body));
+        let (namespace, name) = (policy.namespace.clone(), policy.name.clone());
+        let written = Written { namespace, name, body, ..Written::default() };
+        self.objects.kafka_policies.push(Object::new(place, &Arc::new(written)));
     }
 
     /// Everything taken in, and what is wrong with it.
@@ -111,6 +124,9 @@ impl Objects {
             Typed::NetworkPolicy(written) => {
                 self.network_policies.push(Object::new(place, written));
             }
+            Typed::KafkaPolicy(written) => {
+                self.kafka_policies.push(Object::new(place, written));
+            }
         }
     }
 
@@ -132,5 +148,6 @@ impl Objects {
         by_name(&mut self.nodes);
         by_name(&mut self.authorizations);
         by_name(&mut self.network_policies);
+        by_name(&mut self.kafka_policies);
     }
 }

@@ -281,6 +281,7 @@ pub(crate) fn hint(
         "http" | "http_proxy" => Some(Protocol::Http),
         "http2" | "grpc" => Some(Protocol::Http2),
         "https" | "tls" => Some(Protocol::Tls),
+        "kafka" => Some(Protocol::Kafka),
         "tcp" | "udp" | "mongo" | "mysql" | "redis" | "hbone" => Some(Protocol::Opaque),
         // Servers that speak first: Istio never takes these for HTTP.
         _ if matches!(number, 25 | 587 | 3306 | 27017) => Some(Protocol::Opaque),

@@ -133,6 +133,7 @@ impl Dataplane {
         let workers = self.workers.load(Ordering::Relaxed);
         self.change_settings(|settings| {
             (settings.buses, settings.first_bus) = (workers, self.first);
+            settings.former = settings.proxy;
             settings.proxy = std::process::id();
         })
     }

@@ -189,6 +189,9 @@ fn load_pinned(options: &Options, pins: &Pins, adopted: bool) -> Result<(Object,
     attach_to_sockets(&object)?;
     attach_to_cgroup(&object, &options.cgroup, pins)?;
     let own = attach_to_own(&object);
+    // the proxy must be able to say which connections are its own
+    values.inlets = u32::from(!own.is_empty());
+    write_settings(&settings, &values)?;
     Ok((object, own))
 }
 
@@ -240,7 +243,8 @@ pub(crate) fn read_settings(map: &MapHandle) -> Result<abi::settings> {
     let generation = u64::from(word(20)) << 32 | u64::from(word(16));
     let (abi, buses, shortcut, first_bus) = (word(0), word(4), word(8), word(12));
     let proxy = word(24);
-    Ok(abi::settings { abi, buses, shortcut, first_bus, generation, proxy, pad: 0 })
+    let (former, inlets) = (word(28), word(32));
+    Ok(abi::settings { abi, buses, shortcut, first_bus, generation, proxy, former, inlets, pad: 0 })
 }
 
 pub(crate) fn write_settings(map: &MapHandle, settings: &abi::settings) -> Result<()> {
@@ -249,6 +253,8 @@ pub(crate) fn write_settings(map: &MapHandle, settings: &abi::settings) -> Resul
     bytes.extend((settings.generation as u32).to_ne_bytes());
     bytes.extend(((settings.generation >> 32) as u32).to_ne_bytes());
     bytes.extend(settings.proxy.to_ne_bytes());
+    bytes.extend(settings.former.to_ne_bytes());
+    bytes.extend(settings.inlets.to_ne_bytes());
     bytes.extend([0; 4]);
     map.update(&0u32.to_ne_bytes(), &bytes, MapFlags::ANY).context(|| "write the settings".into())
 }

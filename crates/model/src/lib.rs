@@ -8,6 +8,7 @@
 
 pub mod access;
 pub mod action;
+pub mod kafka;
 pub mod mesh;
 mod pattern;
 pub mod policy;
@@ -19,6 +20,9 @@ pub mod stream;
 pub mod testing;
 
 pub use access::{AccessPolicy, Identity, Node, Provider};
+pub use kafka::{
+    KafkaAllow, KafkaCaller, KafkaGrant, KafkaName, KafkaPolicy, KafkaRule, kafka_grant,
+};
 pub use mesh::{
     Cluster, ClusterId, Endpoint, Mesh, Protocol, Service, ServicePort, Transport, Workload,
     is_made_up,

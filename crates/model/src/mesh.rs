@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::Serialize;
 
 use crate::access::{AccessPolicy, Node, Provider};
+use crate::kafka::KafkaPolicy;
 use crate::route::Rule;
 use crate::stream::StreamRule;
 
@@ -24,6 +25,8 @@ pub struct Mesh {
     pub access: Vec<AccessPolicy>,
     /// Whom CUSTOM policies ask, in order of name.
     pub providers: Vec<Provider>,
+    /// What may be asked of Kafka brokers, in order of namespace and name.
+    pub kafka: Vec<KafkaPolicy>,
 }
 
 /// Index into [`Mesh::clusters`].
@@ -61,8 +64,8 @@ pub struct ServicePort {
     /// Routing rules; the first that matches wins. `None`: no route is attached, everything goes
     /// to [`ServicePort::cluster`]. `Some(vec![])` or no match: 404, as Envoy's "no route".
     pub rules: Option<Vec<Rule>>,
-    /// Rules for whole connections, where `protocol` is [`Protocol::Opaque`] or
-    /// [`Protocol::Tls`]; where none holds, connections go to [`ServicePort::cluster`].
+    /// Rules for whole connections, where `protocol` is [`Protocol::Opaque`],
+    /// [`Protocol::Tls`] or [`Protocol::Kafka`]; where none holds, connections go to [`ServicePort::cluster`].
     pub stream_rules: Vec<StreamRule>,
 }
 
@@ -86,6 +89,8 @@ pub enum Protocol {
     Http2,
     /// TLS that is not ended here: the client speaks first, and says which name it wants.
     Tls,
+    /// Kafka: judged request by request where a [`KafkaPolicy`] selects the broker.
+    Kafka,
     /// Anything else: bytes are not looked at.
     Opaque,
 }

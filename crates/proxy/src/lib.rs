@@ -36,6 +36,7 @@ mod headers;
 mod hello;
 mod inbox;
 mod injector;
+mod kafka;
 pub mod limits;
 mod listen;
 mod local;
@@ -171,11 +172,12 @@ impl Proxy {
     ) -> io::Result<Proxy> {
         let mut proxy =
             Proxy { listeners: Vec::new(), workers: Vec::new(), kernel: kernel.clone() };
+        let kafka = Arc::<kafka::Names>::default();
         for (index, sockets) in workers.into_iter().enumerate() {
             let (commands, inbox) = mpsc::unbounded_channel();
             let counters = Arc::new(Counters::default());
             let (kernel, mesh, counted) = (kernel.clone(), mesh.clone(), counters.clone());
-            let prepared = worker::Prepared::new(sockets)?;
+            let prepared = worker::Prepared::new(sockets, kafka.clone())?;
             let recorder = recorder.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("detour-{index}"))

@@ -168,6 +168,36 @@ pub const HELLO_BYTES: usize = 16 * 1024;
 /// Time for the ClientHello. Later: the connection asks for no name.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// Kafka request that is looked at as a whole before any of it goes to the broker, and head of a
+/// larger Produce request up to a partition's records. Longer, and no Produce request: closed.
+/// (Clients send at most 1 MiB unless told otherwise: `max.request.size`.)
+pub const KAFKA_HELD: usize = 2 << 20;
+
+/// Kafka request or answer (the broker's `socket.request.max.bytes`, 100 MiB). Longer: closed.
+pub const KAFKA_FRAME: usize = 100 << 20;
+
+/// Topics, partitions and other elements of lists that one Kafka request or answer may have. More:
+/// closed.
+pub const KAFKA_ITEMS: usize = 1 << 17;
+
+/// Answer of a Kafka broker about what there is (Metadata, ApiVersions), which is read as a whole.
+/// Longer: closed.
+pub const KAFKA_ANSWER: usize = 16 << 20;
+
+/// Kafka requests of a connection without an answer; no more is read from the client until there is
+/// one.
+pub const KAFKA_PENDING: usize = 256;
+
+/// Bytes of refusals that wait for answers to earlier requests; likewise.
+pub const KAFKA_REFUSALS: usize = 1 << 20;
+
+/// Topics whose name is known by their id, in all. One more: all are forgotten, and clients that name
+/// one of them are told to ask for metadata again.
+pub const KAFKA_NAMES: usize = 1 << 16;
+
+/// Bytes of topic names in an access record. Longer: cut.
+pub const KAFKA_RECORD: usize = 1024;
+
 /// When an end of a connection that is carried as a whole counts as gone: after two minutes.
 pub const KEEPALIVE: Keepalive = Keepalive { idle: 60, interval: 15, probes: 4 };
 

@@ -104,6 +104,13 @@ counters! {
     audited,
     /// Matches of policies in dry run.
     dry_run,
+    /// Requests to Kafka brokers that policies select.
+    kafka_requests,
+    /// Those of them that were refused, as a whole or for some of their topics.
+    kafka_refused,
+    /// Connections to such brokers that were closed because a request could not be understood, or
+    /// not be answered.
+    kafka_closed,
 }
 
 impl Counters {

@@ -1,5 +1,6 @@
 //! A mesh with an index: what a request needs is found without walking lists.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ pub(crate) struct View {
     nodes: FxHashMap<IpAddr, bool>,
     /// `None`: there is no policy at all.
     policies: Option<Policies>,
+    brokers: BTreeSet<SocketAddr>,
 }
 
 /// Who calls: by which address, and by which one it is known.
@@ -63,7 +65,8 @@ impl View {
             }
         }
         let policies = (!mesh.access.is_empty()).then(|| Policies::new(&mesh));
-        View { mesh, frontends, workloads, nodes, policies }
+        let brokers = mesh.kafka_brokers();
+        View { mesh, frontends, workloads, nodes, policies, brokers }
     }
 
     /// Where the TCP service port at an address is.
@@ -79,6 +82,12 @@ impl View {
     /// The TCP service port at an address.
     pub fn frontend(&self, address: IpAddr, port: u16) -> Option<&ServicePort> {
         self.place(address, port).map(|place| self.port(place))
+    }
+
+    /// Whether a Kafka broker listens there that policies select.
+    pub fn is_broker(&self, endpoint: SocketAddr) -> bool {
+        let (ip, port) = (endpoint.ip().to_canonical(), endpoint.port());
+        self.brokers.contains(&SocketAddr::new(ip, port))
     }
 
     /// Who owns an address.

@@ -13,6 +13,7 @@ use crate::Anchor;
 use crate::access::Standing;
 use crate::client::Client;
 use crate::hello::{self, Hello};
+use crate::kafka;
 use crate::limits::{CONNECT_TIMEOUT, SOCKET_BUFFER};
 use crate::listen::{Orderly, Taken, end_in_order, prepare};
 use crate::service::serve_socket;
@@ -43,21 +44,31 @@ async fn carry(
             return serve_socket(client, Orderly(socket)).await;
         }
         Some(Protocol::Tls) => hello::read(&mut socket).await?,
-        Some(Protocol::Opaque) | None => Hello::default(),
+        Some(Protocol::Kafka | Protocol::Opaque) | None => Hello::default(),
     };
     let counters = &core.counters;
     let endpoint = route(core, &anchor, hello.name.as_deref())
         .ok_or_else(|| io::Error::other("there is no endpoint for it"))
         .inspect_err(|_| counters.connections_failed.add(1))?;
-    let client = Client::of_socket(core, client, anchor);
-    let mut standing = Standing::connection(client, endpoint, hello.name);
+    let whose = Client::of_socket(core, client, anchor);
+    let mut standing = Standing::connection(whose, endpoint, hello.name);
     standing.admit().await.map_err(|denied| standing.reset(&denied))?;
     let mut server =
         connect(core, endpoint).await.inspect_err(|_| counters.connections_failed.add(1))?;
+    if core.view().is_broker(endpoint) {
+        let ends = kafka::Ends { client, anchor, broker: endpoint };
+        tokio::select! {
+            carried = kafka::carry(core, ends, &mut socket, &mut server, hello.bytes) => return carried,
+            forbidden = standing.forbidden() => return Err(forbidden),
+        }
+    }
     let carried = Carried { up: &counters.bytes_in, down: &counters.bytes_out };
     tokio::select! {
         carried = splice(&mut socket, &mut server, hello.bytes, &carried) => carried?,
         forbidden = standing.forbidden() => return Err(forbidden),
+        () = core.changed_until(|view| view.is_broker(endpoint)) => {
+            return Err(io::Error::other("its requests are to be judged from now on"));
+        }
     }
     end_in_order(&socket);
     end_in_order(&server);
@@ -74,7 +85,8 @@ fn route(core: &Core, anchor: &Anchor, sni: Option<&str>) -> Option<SocketAddr> 
     let view = core.view();
     let service = anchor.service;
     let Some(port) = view.frontend(service.ip(), service.port()) else {
-        return view.workload_at(service.ip()).map(|_| service);
+        let known = view.is_broker(service) || view.workload_at(service.ip()).is_some();
+        return known.then_some(service);
     };
     let source = view.workload_at(anchor.caller);
     let connection = Connection { destination: service.ip(), sni, source };

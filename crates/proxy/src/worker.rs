@@ -28,7 +28,7 @@ use crate::record::Recorder;
 use crate::stats::Counters;
 use crate::stream::{State, Stream};
 use crate::view::View;
-use crate::{Kernel, Options, service, whole};
+use crate::{Kernel, Options, kafka, service, whole};
 
 /// What a worker is told from outside.
 pub(crate) enum Command {
@@ -62,6 +62,8 @@ pub(crate) struct Core {
     streams: RefCell<FxHashMap<u64, Rc<Stream>>>,
     /// Connections that lead here, whose first bytes are still in the bus.
     waiting: RefCell<FxHashMap<u64, (Direct, Instant)>>,
+    /// Topics of Kafka by their ids, for all workers.
+    pub kafka: Arc<kafka::Names>,
     mesh: RefCell<watch::Receiver<Arc<Mesh>>>,
     view: RefCell<Rc<View>>,
     full: Cell<bool>,
@@ -74,16 +76,17 @@ pub(crate) struct Core {
 pub(crate) struct Prepared {
     runtime: Runtime,
     sockets: crate::Worker,
+    kafka: Arc<kafka::Names>,
 }
 
 impl Prepared {
-    pub fn new(sockets: crate::Worker) -> io::Result<Prepared> {
+    pub fn new(sockets: crate::Worker, kafka: Arc<kafka::Names>) -> io::Result<Prepared> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         for socket in [&sockets.bus, &sockets.injector] {
             socket.set_nonblocking(true)?;
             socket.set_nodelay(true)?;
         }
-        Ok(Prepared { runtime, sockets })
+        Ok(Prepared { runtime, sockets, kafka })
     }
 
     pub fn run(
@@ -95,7 +98,7 @@ impl Prepared {
         recorder: Option<Arc<dyn Recorder>>,
         options: Options,
     ) {
-        let Prepared { runtime, sockets } = self;
+        let Prepared { runtime, sockets, kafka } = self;
         let local = LocalSet::new();
         let ended = runtime.block_on(local.run_until(async {
             let view = RefCell::new(Rc::new(View::new(mesh.borrow().clone())));
@@ -112,6 +115,7 @@ impl Prepared {
                 mirroring: Cell::new(0),
                 sweeps: Cell::new(0),
                 streams: RefCell::default(),
+                kafka,
                 waiting: RefCell::default(),
                 mesh: RefCell::new(mesh),
                 view,
@@ -234,6 +238,17 @@ impl Core {
     /// Tells of each newer mesh than one that [`Core::view`] gives after this.
     pub fn changes(&self) -> watch::Receiver<Arc<Mesh>> {
         self.mesh.borrow().clone()
+    }
+
+    /// Waits until a mesh has come for which this holds.
+    pub async fn changed_until(&self, holds: impl Fn(&View) -> bool) {
+        let mut mesh = self.mesh.borrow().clone();
+        while mesh.changed().await.is_ok() {
+            if holds(&self.view()) {
+                return;
+            }
+        }
+        std::future::pending().await
     }
 
     /// The stream that a piece belongs to, a new one if the connection is new.

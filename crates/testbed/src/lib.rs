@@ -25,6 +25,7 @@
 mod cgroup;
 mod command;
 mod grpc;
+mod kafka;
 mod netns;
 mod node;
 pub mod pattern;
@@ -38,6 +39,7 @@ mod websocket;
 pub use cgroup::Cgroup;
 pub use command::Command;
 pub use grpc::{GrpcClient, grpc_server};
+pub use kafka::{KafkaClient, Library, create_topic, kafka_broker};
 pub use netns::Netns;
 pub use node::{Node, Place, Pod, PodOptions};
 pub use peer::{

@@ -131,6 +131,7 @@ impl Collector for Reader {
         counter(&mut encoder, name, help, stats.mirrors_dropped)?;
         connections(&mut encoder, &stats)?;
         policies(&mut encoder, &stats)?;
+        kafka(&mut encoder, &stats)?;
         let mut flags = encoder.encode_descriptor(
             "detour_response_flags",
             "Requests by what went wrong, in the letters that Envoy has for it",
@@ -222,6 +223,16 @@ fn policies(encoder: &mut DescriptorEncoder<'_>, stats: &Stats) -> Result<(), st
         counter(encoder, name, help, value)?;
     }
     Ok(())
+}
+
+/// What the proxy judges of Kafka.
+fn kafka(encoder: &mut DescriptorEncoder<'_>, stats: &Stats) -> Result<(), std::fmt::Error> {
+    let (name, help) = ("kafka_requests", "Requests to Kafka brokers with policies");
+    counter(encoder, name, help, stats.kafka_requests)?;
+    let (name, help) = ("kafka_refused", "Those refused, as a whole or for some of their topics");
+    counter(encoder, name, help, stats.kafka_refused)?;
+    let (name, help) = ("kafka_closed", "Connections closed: a request could not be judged");
+    counter(encoder, name, help, stats.kafka_closed)
 }
 
 fn counter(

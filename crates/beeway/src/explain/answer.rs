@@ -119,7 +119,7 @@ pub fn answer(mesh: &Mesh, tables: &Tables, asked: &Asked<'_>) -> Explanation {
     let http = match asked.port.protocol {
         Protocol::Http => true,
         Protocol::Http2 => to_proxy,
-        Protocol::Tls | Protocol::Opaque => false,
+        Protocol::Tls | Protocol::Kafka | Protocol::Opaque => false,
     };
     let rule = decided.rule.filter(|_| http).map(|index| {
         let rule = &rules.unwrap_or_default()[index];
@@ -286,6 +286,10 @@ fn forward(mesh: &Mesh, asked: &Asked<'_>, id: ClusterId, share: f64, lanes: Vec
 /// What is not HTTP/1.1 goes where its connection goes.
 fn opaque(mesh: &Mesh, asked: &Asked<'_>, connect: &[Target], to_proxy: bool) -> Share {
     let lanes = match (to_proxy, connect.is_empty()) {
+        (true, _) if asked.port.protocol == Protocol::Kafka => {
+            let why = "policies on Kafka judge each request in the proxy".to_owned();
+            vec![Lane { why, ..whole("detour") }]
+        }
         (true, _) => vec![whole("detour")],
         (false, true) => Vec::new(),
         (false, false) => vec![whole("native")],

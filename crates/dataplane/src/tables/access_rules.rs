@@ -178,6 +178,11 @@ impl<'a> Planner<'_, 'a> {
     /// Adds a clause; false when it never holds.
     fn require(&mut self, draw: &mut Draw, clause: &Clause) -> bool {
         let negated = clause.negated;
+        if let Field::Path(_) | Field::Host(_) | Field::Header(..) = clause.field
+            && values(&clause.field) == 0
+        {
+            return negated;
+        }
         match &clause.field {
             Field::Caller(wanted) => {
                 let bits = self.bits(wanted);
@@ -377,6 +382,15 @@ struct Draw {
     callers: Vec<u32>,
     /// Has the predicates.
     candidate: Candidate,
+}
+
+/// How many values a field on text has.
+fn values(field: &Field) -> usize {
+    match field {
+        Field::Path(tests) => tests.len(),
+        Field::Host(texts) | Field::Header(_, texts) => texts.len(),
+        _ => 0,
+    }
 }
 
 fn text_comparison(text: &Text) -> Comparison {

@@ -1,6 +1,6 @@
 //! Service addresses, clusters, endpoints and workloads: what connect() looks at.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use beeway_model::{
@@ -78,12 +78,14 @@ pub(super) struct PortId {
 pub(super) struct Clusters<'a> {
     mesh: &'a Mesh,
     known: HashMap<(usize, Family), u32>,
+    /// Kafka brokers that policies select.
+    brokers: BTreeSet<SocketAddr>,
 }
 
 impl<'a> Clusters<'a> {
     /// Of this mesh; none is written yet.
     pub fn new(mesh: &'a Mesh) -> Clusters<'a> {
-        Clusters { mesh, known: HashMap::new() }
+        Clusters { mesh, known: HashMap::new(), brokers: mesh.kafka_brokers() }
     }
 
     /// The `struct cluster` with all endpoints, whatever their family.
@@ -163,6 +165,7 @@ impl<'a> Clusters<'a> {
         address: IpAddr,
     ) -> (abi::protocol, u32) {
         let cluster = match way(port, self.mesh.cluster(port.cluster), address) {
+            _ if self.leads_to_brokers(port) => return (abi::protocol::PROTOCOL_PROXY, 0),
             Way::Likely => self.likely(heap, port, address),
             Way::Rule(rule) => self.shares(heap, &rule.backends, address),
             Way::Proxy => return (abi::protocol::PROTOCOL_PROXY, 0),
@@ -172,6 +175,14 @@ impl<'a> Clusters<'a> {
             false => abi::protocol::PROTOCOL_OPAQUE,
         };
         (protocol, cluster)
+    }
+
+    /// Whether a port may lead to a broker that policies select. (What is HTTP is no Kafka: requests
+    /// are understood as such, or go nowhere.)
+    fn leads_to_brokers(&self, port: &ServicePort) -> bool {
+        port.protocol != Protocol::Http
+            && !self.brokers.is_empty()
+            && self.mesh.tcp_endpoints(port).any(|endpoint| self.brokers.contains(&endpoint))
     }
 
     /// The first of the likely clusters with an endpoint that this address leads to. Without any,
@@ -210,7 +221,7 @@ fn way<'a>(port: &'a ServicePort, cluster: &Cluster, address: IpAddr) -> Way<'a>
             return Way::Proxy;
         }
         Protocol::Http2 => return Way::Likely,
-        Protocol::Tls | Protocol::Opaque => {}
+        Protocol::Tls | Protocol::Kafka | Protocol::Opaque => {}
     }
     for rule in &port.stream_rules {
         let here = |m: &&StreamMatch| {
@@ -363,7 +374,23 @@ pub(super) fn push_frontends<'a>(
             }
         }
     }
+    entries.extend(brokers(&clusters.brokers, |key| owners.contains_key(key)));
     heap.push_table(&entries)
+}
+
+/// Brokers that policies select are judged by their own addresses too, which clients learn from one
+/// of them.
+fn brokers(
+    brokers: &BTreeSet<SocketAddr>,
+    owned: impl Fn(&([u8; 16], u16, u8)) -> bool,
+) -> impl Iterator<Item = (u32, abi::frontend)> {
+    let transport = transport_number(Transport::Tcp);
+    let keys = brokers.iter().map(move |at| (address_bytes(at.ip()), at.port(), transport));
+    keys.filter(move |key| !owned(key)).map(|(ip, port, transport)| {
+        let protocol = abi::protocol::PROTOCOL_PROXY.0 as u8;
+        let frontend = abi::frontend { ip, port, transport, protocol, ..Default::default() };
+        (hash_address(&ip, frontend_extra(port, transport)), frontend)
+    })
 }
 
 /// Whether requests of a port are judged in the kernel.
@@ -373,10 +400,10 @@ pub(super) fn is_judged(port: &ServicePort) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use beeway_model::{Backend, HeaderMatch, Service, StringMatch};
+    use beeway_model::{Backend, HeaderMatch, KafkaPolicy, Service, StringMatch, Workload};
 
     use super::*;
-    use crate::tables::interpret::pick_endpoint;
+    use crate::tables::interpret::{is_for_proxy, pick_endpoint};
     use crate::tables::{Tables, compile};
 
     fn mesh(clusters: &[&[&str]], rules: Option<Vec<Rule>>) -> Mesh {
@@ -492,6 +519,49 @@ mod tests {
             let picked = pick_endpoint(&tables, service, Transport::Tcp, draw).unwrap();
             assert_eq!(picked.to_string(), format!("10.0.0.{last}:1"));
         }
+    }
+
+    #[test]
+    fn connections_to_brokers_with_policies_are_for_the_proxy() {
+        let mut mesh = mesh(&[&["10.0.0.1:9092", "10.0.0.2:9092"]], None);
+        let ports = &mut mesh.services[0].ports;
+        ports.push(ServicePort { number: 81, protocol: Protocol::Opaque, ..ports[0].clone() });
+        ports.push(ServicePort { number: 82, protocol: Protocol::Tls, ..ports[0].clone() });
+        ports[0].protocol = Protocol::Kafka;
+        mesh.workloads = vec![Workload {
+            namespace: "default".to_owned(),
+            name: "kafka-1".to_owned(),
+            labels: [("app".to_owned(), "kafka".to_owned())].into(),
+            addresses: vec!["10.0.0.2".parse().unwrap()],
+            service_account: "default".to_owned(),
+            node: None,
+        }];
+        let for_proxy = |mesh: &Mesh| {
+            let tables = compile(mesh, 1).unwrap();
+            let of = ["10.96.0.1:80", "[fd00::60]:80", "10.96.0.1:81", "10.96.0.1:82"];
+            let own = ["10.0.0.1:9092", "10.0.0.2:9092", "10.0.0.2:80"];
+            let all = of.iter().chain(&own).map(|address| address.parse().unwrap());
+            all.filter(|address| is_for_proxy(&tables, *address)).collect::<Vec<SocketAddr>>()
+        };
+        assert_eq!(for_proxy(&mesh), []);
+        mesh.kafka = vec![KafkaPolicy {
+            name: "p".to_owned(),
+            namespace: "default".to_owned(),
+            selector: [("app".to_owned(), "kafka".to_owned())].into(),
+            rules: Vec::new(),
+        }];
+        let judged = [
+            "10.96.0.1:80",
+            "[fd00::60]:80",
+            "10.96.0.1:81",
+            "10.96.0.1:82",
+            // the other broker is not selected, and this one has no other port
+            "10.0.0.2:9092",
+        ];
+        let judged: Vec<SocketAddr> = judged.iter().map(|a| a.parse().unwrap()).collect();
+        assert_eq!(for_proxy(&mesh), judged);
+        mesh.kafka[0].selector = [("app".to_owned(), "other".to_owned())].into();
+        assert_eq!(for_proxy(&mesh), []);
     }
 
     #[test]

@@ -128,7 +128,7 @@ pub fn compile(mesh: &Mesh, number: u64) -> Result<Tables, Error> {
 fn count(mesh: &Mesh) -> Counts {
     let ports = mesh.services.iter().flat_map(|service| &service.ports);
     Counts {
-        services: mesh.services.len(),
+        services: mesh.services.iter().filter(|service| !service.is_direct()).count(),
         endpoints: mesh.clusters.iter().map(|cluster| cluster.endpoints.len()).sum(),
         workloads: mesh.workloads.len(),
         rules: ports.map(|port| port.rules.as_ref().map_or(0, Vec::len)).sum(),

@@ -27,11 +27,13 @@
 //! 6. What a token would say (`request.auth`, request principals) is not known here: such a clause
 //!    fails in a rule that allows, negated or not, and holds in any other.
 
+mod direct;
 mod identity;
 mod policy;
 mod provider;
 mod verdict;
 
+pub use direct::add_direct;
 pub use identity::{
     Entity, Identity, IdentityMatch, LabelSelector, LabelTest, Node, Party, TRUST_DOMAIN, principal,
 };

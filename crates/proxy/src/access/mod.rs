@@ -155,7 +155,7 @@ impl<'a> Prospect<'a> {
         match protocol {
             Protocol::Http | Protocol::Http2 => {}
             // the endpoint does not see a request in it
-            Protocol::Tls | Protocol::Opaque => return self.judge(None, None),
+            Protocol::Tls | Protocol::Kafka | Protocol::Opaque => return self.judge(None, None),
         }
         let fields: Vec<(&str, &[u8])> =
             head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
