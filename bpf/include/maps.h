@@ -383,6 +383,14 @@ MAP {
 	__type(value, struct settings);
 } settings SEC(".maps");
 
+/* Whether an address names a workload and is on no packet: 100::/64 (RFC 6666). */
+static __always_inline bool is_made_up(const u8 *ip)
+{
+	const u32 *word = (const u32 *)ip;
+
+	return word[0] == bpf_htonl(0x01000000) && !word[1];
+}
+
 /* Who has an address, and is at home nowhere: the workload that owns it, unless that is at home
  * elsewhere. Then nobody, and the world's rules hold: no workload owns the address zero. */
 static __always_inline void name_by_address(struct address *caller, const struct address *own)

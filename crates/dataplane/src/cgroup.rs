@@ -75,7 +75,7 @@ pub fn directory(any: &File, number: u64) -> io::Result<PathBuf> {
     let opened = unsafe { OwnedFd::from_raw_fd(opened) };
     let path = std::fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd()))?;
     match path.to_string_lossy().ends_with(" (deleted)") {
-        true => Err(io::ErrorKind::NotFound.into()),
+        true => Err(io::Error::from_raw_os_error(libc::ENOENT)),
         false => Ok(path),
     }
 }

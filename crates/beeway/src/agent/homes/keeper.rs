@@ -125,8 +125,17 @@ impl Keeper {
             std::thread::sleep(Duration::from_micros(200));
             found = cgroup::directory(&self.tree, stir.cgroup);
         }
-        // else it has gone
-        let Ok(directory) = found else { return };
+        let directory = match found {
+            Ok(directory) => directory,
+            // it has gone
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ESTALE | libc::ENOENT)) => {
+                return;
+            }
+            Err(error) => {
+                self.due = Instant::now();
+                return self.complain(format!("find a cgroup by its number: {error}"));
+            }
+        };
         let mut survey = Survey::new(&self.index, &self.residents, self.own, &self.top);
         let inside = survey.is_inside(&directory);
         let entered = stir.kind == StirKind::Entered;
