@@ -203,3 +203,40 @@ fn pods_come_and_go() -> Result<()> {
     assert_eq!(client.ask()?, "other");
     Ok(())
 }
+
+#[test]
+fn a_new_pod_is_known_at_once() -> Result<()> {
+    const PODS: usize = 100;
+    let mut bed = Bed::new("many")?;
+    // names live as long as the test
+    let name = |n: usize| -> &'static str { Box::leak(format!("p{n}").into_boxed_str()) };
+    let told = |n: usize| Told::at(name(n), &format!("10.244.9.{n}")).uid(name(n));
+    bed.tell(&(0..PODS).map(told).collect::<Vec<_>>())?;
+    bed.start_agent()?;
+    let mut processes = Vec::new();
+    for n in 0..PODS {
+        let cgroup = bed.cgroup(&format!("kubepods/podp{n}/main"))?;
+        processes.push(bed.node.command("sleep").arg("1000").cgroup(cgroup).spawn()?);
+    }
+    bed::wait_until("all are at home", || {
+        Ok(bed.status()?["homes"]["cgroups"].as_u64() == Some(PODS as u64))
+    })?;
+    let homes = bed.status()?["homes"].take();
+    let of = |key: &str| homes[key].as_f64().unwrap_or(f64::INFINITY);
+    eprintln!("{PODS} pods: slowest known after {:.2} ms", of("slowest_ms"));
+    // generous: it takes a fraction of a millisecond where there is a CPU for it
+    assert!(of("slowest_ms") < 400.0, "{homes:#}");
+    assert_eq!(homes["told"].as_bool(), Some(true));
+    // another configuration has all of them looked at
+    bed.tell_again(&(1..PODS).map(told).collect::<Vec<_>>())?;
+    bed.wait_home("p0", 0, 0)?;
+    eprintln!("all looked at in {} ms", bed.status()?["homes"]["survey_ms"]);
+    // gone before they are looked at again
+    drop(processes);
+    for n in 0..PODS {
+        let pod = bed.node.mesh().path().join(format!("kubepods/podp{n}"));
+        bed::wait_until("it is empty", || Ok(std::fs::remove_dir(pod.join("main")).is_ok()))?;
+        std::fs::remove_dir(pod)?;
+    }
+    bed::wait_until("none is at home", || Ok(bed.status()?["homes"]["cgroups"].as_u64() == Some(0)))
+}
