@@ -90,6 +90,14 @@ impl Bed {
         Ok(())
     }
 
+    /// One that the kernel does not tell of processes.
+    pub fn start_blind_agent(&mut self) -> Result<()> {
+        let command = bed::agent_command(&self.node, self.config.path(), self.state.path());
+        let command = command.args(["--metrics", "127.0.0.1:0", "--no-tracing"]);
+        self.agent = Some(bed::ready(command.spawn()?)?);
+        Ok(())
+    }
+
     pub fn status(&self) -> Result<Value> {
         bed::status(self.state.path())
     }

@@ -240,3 +240,22 @@ fn a_new_pod_is_known_at_once() -> Result<()> {
     }
     bed::wait_until("none is at home", || Ok(bed.status()?["homes"]["cgroups"].as_u64() == Some(0)))
 }
+
+#[test]
+fn where_the_kernel_does_not_tell_pods_are_found_too() -> Result<()> {
+    let mut bed = Bed::new("blind")?;
+    let (a, b) = (bed.node.pod("a")?, bed.node.pod("b")?);
+    bed.tell(&[Told::of("a", &a).uid(UID_A), Told::of("b", &b)])?;
+    bed.start_blind_agent()?;
+    assert_eq!(bed.status()?["homes"]["told"].as_bool(), Some(false));
+    let mut first = Client::start(&b, &bed.cgroup(CGROUP_A)?)?;
+    let mut second = Client::start(&b, &bed.cgroup("b")?)?;
+    bed.wait_home("a", 1, 0)?;
+    bed.wait_home("b", 1, 1)?;
+    assert_eq!((first.ask()?.as_str(), second.ask()?.as_str()), ("a", "b"));
+    drop(first);
+    bed::wait_until("it is empty", || {
+        Ok(std::fs::remove_dir(bed.node.mesh().path().join(CGROUP_A)).is_ok())
+    })?;
+    bed.wait_home("a", 0, 0)
+}

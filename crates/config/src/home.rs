@@ -55,6 +55,8 @@ fn cgroup<T>(written: &Written<T>, place: &Place, problems: &mut Vec<Problem>) -
 /// address may not be known yet. It is made of a hash of its names, and so stays the same.
 pub(crate) fn make_up_addresses(workloads: &mut [Workload], node: Option<&str>) {
     let mut taken = HashSet::new();
+    // a name that the configuration does not know is no node's
+    let node = node.filter(|own| workloads.iter().any(|w| w.node.as_deref() == Some(own)));
     for workload in workloads {
         let elsewhere =
             node.is_some() && workload.node.is_some() && workload.node.as_deref() != node;

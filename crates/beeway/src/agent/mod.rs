@@ -45,6 +45,8 @@ pub struct RunArgs {
     pub access_log: Option<PathBuf>,
     /// Never let bytes skip TCP.
     pub no_shortcut: bool,
+    /// Do not ask the kernel to tell what happens to cgroups.
+    pub no_tracing: bool,
     /// Where clients are led whose connections the proxy takes as a whole: at most one address of
     /// each family. Empty: found out.
     pub detour_addresses: Vec<SocketAddr>,

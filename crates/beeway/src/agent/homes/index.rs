@@ -20,6 +20,11 @@ pub(super) struct Index {
 impl Index {
     pub fn of(mesh: &Mesh, node: Option<&str>) -> Index {
         let mut index = Index::default();
+        // a name that the configuration does not know is a mistake, or it is not Kubernetes'
+        let node = node.filter(|own| {
+            let runs_one = mesh.workloads.iter().any(|w| w.node.as_deref() == Some(own));
+            runs_one || mesh.nodes.iter().any(|node| node.name == *own)
+        });
         for workload in &mesh.workloads {
             let on_other = |own| workload.node.as_deref().is_some_and(|node| node != own);
             if node.is_some_and(on_other) {
@@ -148,6 +153,11 @@ mod tests {
         assert_eq!(index.elsewhere, [ip("10.0.0.2")].into());
         assert!(index.by_path(Path::new("pod1")).is_some());
         assert!(index.by_address(ip("10.0.0.3")).is_some());
-        assert!(Index::of(&mesh, None).by_path(Path::new("pod2")).is_some());
+        // without a node's name, or one that the configuration does not know, all may be here
+        for unknown in [None, Some("n3")] {
+            let index = Index::of(&mesh, unknown);
+            assert!(index.by_path(Path::new("pod2")).is_some());
+            assert_eq!(index.elsewhere, [].into());
+        }
     }
 }

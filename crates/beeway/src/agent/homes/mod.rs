@@ -45,13 +45,13 @@ impl Homes {
     ) -> Result<Homes> {
         let mut keeper = Keeper::new(args, dataplane)?;
         // before all are looked at, so that nothing is missed
-        let source = match Watch::start(keeper.top()) {
-            Ok(watch) => Source::Kernel(watch),
-            Err(error) => {
-                tracing::warn!(
-                    "{error}: new processes are found by looking at all cgroups, every \
-                     {BLIND_PERIOD:?}"
-                );
+        let source = match args.no_tracing {
+            false => Source::of_kernel(keeper.top()),
+            true => None,
+        };
+        let source = match source {
+            Some(source) => source,
+            None => {
                 keeper.blind();
                 Source::Directory(look_out(keeper.top())?)
             }
@@ -95,6 +95,16 @@ enum Source {
 }
 
 impl Source {
+    fn of_kernel(top: &Path) -> Option<Source> {
+        let watch = Watch::start(top).inspect_err(|error| {
+            tracing::warn!(
+                "{error}: new processes are found by looking at all cgroups, every {BLIND_PERIOD:?} \
+                 (`beeway doctor` tells what is missing)"
+            );
+        });
+        watch.ok().map(Source::Kernel)
+    }
+
     fn follow(self, keeper: &Mutex<Keeper>) {
         match self {
             Source::Kernel(watch) => loop {
