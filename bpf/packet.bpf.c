@@ -33,13 +33,26 @@ static __always_inline bool has_detours(const struct conn *conn)
 	return conn && conn->noted && conn->side == SIDE_CLIENT;
 }
 
+static __always_inline bool cut_off(struct conn *conn)
+{
+	if (conn->framing.phase != PHASE_DEAD)
+		add(COUNT_DENIED, 1);
+	conn->framing.phase = PHASE_DEAD;
+	return false;
+}
+
 /* Asks the policies of now about a client's connection that is not HTTP. */
 static __always_inline bool judge_again(struct conn *conn, struct generation *g)
 {
-	struct scratch *s = claim_scratch();
+	struct frontend *f = find_frontend(g, conn->service.ip, conn->service.port, IPPROTO_TCP);
+	struct scratch *s;
 	enum access access;
 	struct verdict *v;
 
+	/* it is for the proxy to judge now, as a new connection */
+	if (f && f->guarded && f->protocol == PROTOCOL_PROXY)
+		return cut_off(conn);
+	s = claim_scratch();
 	if (!s)
 		return false;
 	v = &s->verdict;
@@ -54,10 +67,7 @@ static __always_inline bool judge_again(struct conn *conn, struct generation *g)
 		conn->generation = g->number;
 		return true;
 	}
-	if (conn->framing.phase != PHASE_DEAD)
-		add(COUNT_DENIED, 1);
-	conn->framing.phase = PHASE_DEAD;
-	return false;
+	return cut_off(conn);
 }
 
 /* Whether policies still let a client's connection pass. HTTP is judged request by request, and what

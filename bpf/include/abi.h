@@ -133,7 +133,8 @@ struct frontend {
 	unsigned char protocol;		/* enum protocol */
 	unsigned int cluster;		/* struct cluster that connect() chooses from */
 	unsigned int table;		/* struct table; 0: every request goes to `cluster` */
-	unsigned int guarded;		/* policies name this service: userspace asks them */
+	unsigned int guarded;		/* policies name this service, or its Kafka brokers: userspace
+					 * asks them */
 };
 
 /* Endpoints, with running totals of their weights. */

@@ -1,5 +1,6 @@
 //! `beeway explain`: where a request would go, and why.
 
+mod access;
 mod answer;
 mod asked;
 mod url;
@@ -12,6 +13,7 @@ use anyhow::{Context, Result};
 use crate::check;
 use crate::cli::ExplainArgs;
 use crate::output;
+use access::Policies;
 use answer::{Explanation, Lane, Share, Target};
 use asked::Asked;
 use url::Url;
@@ -64,6 +66,15 @@ fn text(args: &ExplainArgs, e: &Explanation) -> Result<String> {
     for share in &e.outcomes {
         outcome(&mut text, share, &rule)?;
     }
+    if !e.policies.is_empty() {
+        text += "\npolicies\n";
+        let row = |p: &Policies| vec![p.endpoint.to_string(), p.workload.clone(), p.text()];
+        let rows: Vec<Vec<String>> = e.policies.iter().take(SHOWN).map(row).collect();
+        text += &output::table(&rows, &[]);
+        if e.policies.len() > SHOWN {
+            writeln!(text, "  and {} more", e.policies.len() - SHOWN)?;
+        }
+    }
     if !e.notices.is_empty() {
         text += "\nleft to userspace in this service\n";
         for notice in &e.notices {
@@ -80,6 +91,7 @@ fn outcome(text: &mut String, share: &Share, rule: &str) -> Result<()> {
     };
     match (&share.cluster, share.status) {
         (Some(cluster), None) => writeln!(text, "\n{part} goes to {cluster}")?,
+        (Some(_), Some(403)) => writeln!(text, "\n{part} is answered 403: a policy denies it")?,
         (Some(cluster), Some(status)) => {
             writeln!(text, "\n{part} is answered {status}: {cluster} has no ready endpoint")?;
         }

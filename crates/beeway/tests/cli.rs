@@ -387,3 +387,52 @@ fn a_running_agent_is_stopped_by_off() {
     assert!(stdout(&output).contains("stopped the agent"), "{}", stderr(&output));
     assert_eq!(agent.process.wait().unwrap().code(), Some(0));
 }
+
+#[test]
+fn explain_names_the_policy_and_rule_that_decide() {
+    let config = examples().join("authorization");
+    for (from, method, url, allowed, text, lane) in [
+        (
+            "shop/orders",
+            "GET",
+            "http://web.shop/",
+            true,
+            "allowed by AuthorizationPolicy shop/web, rule 1",
+            "native",
+        ),
+        (
+            "shop/orders",
+            "POST",
+            "http://web.shop/",
+            false,
+            "denied: AuthorizationPolicy shop/nothing has no rule that allows it",
+            "answered",
+        ),
+        // a policy in dry run reports it, which the kernel does not
+        (
+            "monitoring/prometheus",
+            "GET",
+            "http://web.shop/",
+            true,
+            "; reported by AuthorizationPolicy shop/only-the-shop",
+            "detour",
+        ),
+        // named by service: for userspace
+        (
+            "shop/web",
+            "GET",
+            "http://orders.shop/orders/1",
+            true,
+            "allowed by AuthorizationPolicy shop/orders, rule 1",
+            "detour",
+        ),
+    ] {
+        let args = ["--from", from, method, url];
+        let all = json(&explain(&config, &[&args[..], &["--json"]].concat()));
+        assert_eq!(all["policies"][0]["allowed"], allowed, "{from} {method} {url}: {all:#}");
+        assert_eq!(all["outcomes"][0]["lanes"][0]["lane"], lane, "{all:#}");
+        assert_eq!(all["outcomes"][0]["lanes"][0]["agrees"], true, "{all:#}");
+        let said = stdout(&explain(&config, &args));
+        assert!(said.contains(text), "{said}");
+    }
+}

@@ -12,6 +12,7 @@ use beeway_dataplane::tables::interpret::{self, Verdict};
 use beeway_model::{Action, ClusterId, Decision, Mesh, Outcome, Protocol, Transport, route};
 use serde::Serialize;
 
+use super::access::{Policies, judge};
 use super::asked::Asked;
 
 /// All there is to say about a request.
@@ -37,6 +38,8 @@ pub struct Explanation {
     pub rules: Option<usize>,
     /// What may come of it, with shares that sum up to 1.
     pub outcomes: Vec<Share>,
+    /// What policies say of it, by endpoint; empty: there are none.
+    pub policies: Vec<Policies>,
     /// What of this service the kernel leaves to userspace, and why.
     pub notices: Vec<String>,
 }
@@ -131,6 +134,7 @@ pub fn answer(mesh: &Mesh, tables: &Tables, asked: &Asked<'_>) -> Explanation {
         }
         false => vec![opaque(mesh, asked, &connect, to_proxy)],
     };
+    let policies = policies(mesh, asked, &outcomes);
     let name = format!("{}/{}:{}", asked.service.namespace, asked.service.name, asked.port.number);
     let notices = tables.notices().iter().filter(|notice| notice.service == name);
     Explanation {
@@ -144,8 +148,23 @@ pub fn answer(mesh: &Mesh, tables: &Tables, asked: &Asked<'_>) -> Explanation {
         rule,
         rules: rules.map(<[_]>::len),
         outcomes,
+        policies,
         notices: notices.map(|notice| notice.reason.clone()).collect(),
     }
+}
+
+/// What policies say of each endpoint that the request may be for.
+fn policies(mesh: &Mesh, asked: &Asked<'_>, outcomes: &[Share]) -> Vec<Policies> {
+    if mesh.access.is_empty() {
+        return Vec::new();
+    }
+    let mut policies: Vec<Policies> = Vec::new();
+    for target in outcomes.iter().flat_map(|share| &share.endpoints) {
+        if policies.iter().all(|known| known.endpoint != target.address) {
+            policies.push(Policies::of(mesh, asked, target.address, &target.workload));
+        }
+    }
+    policies
 }
 
 /// The endpoints that connect() chooses from. A larger draw never means an earlier endpoint, so
@@ -240,7 +259,11 @@ fn share(
         }
     }
     match decided.outcome {
-        Outcome::Forward(id) => forward(mesh, asked, id, share, lanes),
+        Outcome::Forward(id) => {
+            let denied = !lanes.is_empty() && lanes.iter().all(|lane| lane.reason == "denied");
+            let share = forward(mesh, asked, id, share, lanes);
+            Share { status: if denied { Some(403) } else { share.status }, ..share }
+        }
         Outcome::Respond { status, body } => Share {
             share,
             cluster: None,
@@ -322,10 +345,14 @@ fn lane(
     let lane = LANES[verdict.lane.0 as usize];
     let reason = REASONS[verdict.reason.0 as usize];
     let router_asked = lane == "detour" && !knows_rule(asked, decided, reason, verdict);
+    let access = judge(mesh, asked, target.address);
     let outcome = match (lane, &decided.outcome) {
         ("detour", _) => true,
+        ("answered", Outcome::Forward(_)) if reason == "denied" => !access.allowed,
         ("native", Outcome::Forward(id)) => {
-            mesh.cluster(*id).endpoints.iter().any(|e| e.address == target.address)
+            access.allowed
+                && access.ask.is_empty()
+                && mesh.cluster(*id).endpoints.iter().any(|e| e.address == target.address)
         }
         ("answered", Outcome::Forward(id)) => {
             mesh.cluster(*id).endpoints.is_empty() && verdict.status == Some(503)
@@ -352,7 +379,7 @@ const UNSURE: &str = "a condition looks at a field that is there twice, at bytes
 /// Whether the kernel knows which rule holds, although the request takes the detour.
 fn knows_rule(asked: &Asked<'_>, decided: &Decision, reason: &str, verdict: &Verdict) -> bool {
     match reason {
-        "other_cluster" => true,
+        "other_cluster" | "policy" => true,
         // of which the kernel answers none
         "unusual" => verdict.rule.is_some() || asked.method == "HEAD" && decided.rule.is_none(),
         "rule_action" => {
@@ -381,6 +408,8 @@ pub fn why(reason: &str) -> &'static str {
         "no_endpoint" => "the cluster has no ready endpoint",
         "opaque" => "the port is not HTTP/1.1: bytes are not looked at",
         "no_service" => "the service is not in the tables",
+        "denied" => "a policy denies it, and the kernel answers 403",
+        "policy" => "what policies say of it is for userspace to find out",
         "backend_missing" => "the rule names a backend that does not exist",
         _ => "",
     }

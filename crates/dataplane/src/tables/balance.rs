@@ -340,6 +340,7 @@ pub(super) fn push_frontends<'a>(
     let mut owners: HashMap<([u8; 16], u16, u8), usize> = HashMap::new();
     let mut entries = Vec::new();
     for (service_index, service) in mesh.services.iter().enumerate() {
+        let named = is_named(mesh, service);
         for (port_index, port) in service.ports.iter().enumerate() {
             let id = PortId { service: service_index, port: port_index };
             if port.number == 0 {
@@ -368,7 +369,7 @@ pub(super) fn push_frontends<'a>(
                     protocol: protocol.0 as u8,
                     cluster,
                     table: tables.get(&id).map_or(0, |draft| draft.place),
-                    guarded: is_named(mesh, service).into(),
+                    guarded: (named || clusters.leads_to_brokers(port)).into(),
                 };
                 entries.push((hash, frontend));
             }
@@ -388,7 +389,9 @@ fn brokers(
     let keys = brokers.iter().map(move |at| (address_bytes(at.ip()), at.port(), transport));
     keys.filter(move |key| !owned(key)).map(|(ip, port, transport)| {
         let protocol = abi::protocol::PROTOCOL_PROXY.0 as u8;
-        let frontend = abi::frontend { ip, port, transport, protocol, ..Default::default() };
+        let guarded = 1;
+        let frontend =
+            abi::frontend { ip, port, transport, protocol, guarded, ..Default::default() };
         (hash_address(&ip, frontend_extra(port, transport)), frontend)
     })
 }

@@ -1,0 +1,78 @@
+//! What policies say of a request, for each endpoint that it may be for.
+
+use std::net::{IpAddr, SocketAddr};
+
+use beeway_model::access::{Access, Call, Decider, Party, evaluate};
+use beeway_model::{Mesh, Protocol, Transport};
+use serde::Serialize;
+
+use super::asked::Asked;
+
+/// The policies' answer for one endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Policies {
+    /// The endpoint.
+    pub endpoint: SocketAddr,
+    /// The workload behind it.
+    pub workload: String,
+    /// It may go there, once those in `asks` have said so.
+    pub allowed: bool,
+    /// The policy that decides; none applies: everybody may.
+    pub policy: Option<String>,
+    /// Its rule, from 0. Denied without one: it would have had to allow, and has no rule that does.
+    pub rule: Option<usize>,
+    /// CUSTOM policies whose provider is asked first.
+    pub asks: Vec<String>,
+    /// Policies that report it and do nothing (AUDIT, dry run).
+    pub reports: Vec<String>,
+}
+
+/// What the reference evaluator says of the request to an endpoint.
+pub fn judge(mesh: &Mesh, asked: &Asked<'_>, endpoint: SocketAddr) -> Access {
+    let party = |address: IpAddr| Party { address, identity: mesh.identity_at(address) };
+    let request = asked.request();
+    let http = matches!(asked.port.protocol, Protocol::Http | Protocol::Http2);
+    let service = (asked.service.namespace.as_str(), asked.service.name.as_str());
+    let call = Call {
+        caller: party(asked.source_ip),
+        called: party(endpoint.ip()),
+        port: endpoint.port(),
+        transport: Transport::Tcp,
+        services: &[service],
+        sni: None,
+        request: http.then_some(&request),
+    };
+    evaluate(mesh.access.iter().enumerate(), &call)
+}
+
+impl Policies {
+    /// For an endpoint; `workload` names it.
+    pub fn of(mesh: &Mesh, asked: &Asked<'_>, endpoint: SocketAddr, workload: &str) -> Policies {
+        let Access { allowed, by, ask, audit, dry_run } = judge(mesh, asked, endpoint);
+        let name = |decider: &Decider| mesh.access[decider.policy].name.clone();
+        Policies {
+            endpoint,
+            workload: workload.to_owned(),
+            allowed,
+            policy: by.as_ref().map(name),
+            rule: by.and_then(|by| by.rule),
+            asks: ask.iter().map(name).collect(),
+            reports: audit.iter().chain(&dry_run).map(name).collect(),
+        }
+    }
+
+    /// In words.
+    pub fn text(&self) -> String {
+        let verdict = if self.allowed { "allowed" } else { "denied" };
+        let by = match (&self.policy, self.rule) {
+            (None, _) => "no policy applies".to_owned(),
+            (Some(policy), Some(rule)) => format!("{verdict} by {policy}, rule {}", rule + 1),
+            (Some(policy), None) => format!("denied: {policy} has no rule that allows it"),
+        };
+        let list = |what: &str, names: &[String]| match names {
+            [] => String::new(),
+            names => format!("; {what} {}", names.join(", ")),
+        };
+        by + &list("asks the provider of", &self.asks) + &list("reported by", &self.reports)
+    }
+}
