@@ -3,6 +3,7 @@
 ask HOST PORT [SOURCE [PORT]]   makes a connection, from there, and asks who it is taken for
 fork HOST PORT                  the same in a child
 open HOST PORT [SOURCE [PORT]]  keeps a connection
+detour HOST PORT [SOURCE]       asks, of what only userspace can tell, by a new connection
 again                           asks by the connection that is kept
 enter PATH                      enters a network namespace
 """
@@ -27,8 +28,8 @@ def connect(host, port, source=None, source_port="0"):
     return made
 
 
-def ask(made):
-    made.sendall(b"GET / HTTP/1.1\r\nhost: web\r\n\r\n")
+def ask(made, path="/"):
+    made.sendall(f"GET {path} HTTP/1.1\r\nhost: web\r\n\r\n".encode())
     text = b""
     while b"\r\n\r\n" not in text:
         piece = made.recv(4096)
@@ -73,6 +74,9 @@ for line in sys.stdin:
     try:
         if order == "ask":
             answer = ask(connect(*rest))
+        elif order == "detour":
+            # the kernel normalises no path
+            answer = ask(connect(*rest), "/x/../y")
         elif order == "open":
             kept = connect(*rest)
             answer = ask(kept)

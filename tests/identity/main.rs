@@ -138,6 +138,7 @@ fn pods_in_the_nodes_namespace_are_told_apart() -> Result<()> {
         let mut client = Client::start(&bed.node, cgroup)?;
         assert_eq!(client.ask()?, name, "{}", cgroup.display());
         assert_eq!(client.order("ask ::ffff:10.96.0.10 80")?, name);
+        assert_eq!(client.order(&format!("detour {WEB}"))?, name);
     }
     Ok(())
 }
@@ -168,6 +169,9 @@ fn a_foreign_address_makes_nobody_another() -> Result<()> {
     assert_eq!(forger.order(&from(NEXT_DOOR))?, "nobody");
     bed.tell_again(&all("node-2"))?;
     bed::wait_until("away is away", || Ok(forger.order(&from(ELSEWHERE))? == "nobody"))?;
+    for address in [ELSEWHERE, NEXT_DOOR] {
+        assert_eq!(forger.order(&format!("detour {WEB} {address}"))?, "nobody");
+    }
     // and when it is gone, its address is its own again
     std::fs::remove_dir(bed.node.mesh().path().join(CGROUP_B))?;
     bed.wait_home("b", 0, 0)?;
@@ -258,4 +262,45 @@ fn where_the_kernel_does_not_tell_pods_are_found_too() -> Result<()> {
         Ok(std::fs::remove_dir(bed.node.mesh().path().join(CGROUP_A)).is_ok())
     })?;
     bed.wait_home("a", 0, 0)
+}
+
+#[test]
+fn policies_ask_who_runs_there() -> Result<()> {
+    let mut bed = Bed::new("policy")?;
+    let stranger = bed.node.pod("stranger")?;
+    let host = |name, uid| Told { host_network: true, ..Told::at(name, "10.244.0.1").uid(uid) };
+    let forged = Told::at("c", "10.244.0.203");
+    stranger.netns().ip("addr add 10.244.0.203/32 dev lo\n")?;
+    bed.tell(&[host("a", UID_A), host("b", UID_B), forged, Told::of("server", &bed.server)])?;
+    std::fs::write(
+        bed.config.path().join("policy.yaml"),
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+         metadata: {name: server, namespace: default}\n\
+         spec: {podSelector: {matchLabels: {app: server}}, policyTypes: [Ingress], \
+         ingress: [{from: [{podSelector: {matchExpressions: \
+         [{key: app, operator: In, values: [a, c]}]}}]}]}\n",
+    )?;
+    bed.start_agent()?;
+    let (in_a, in_b) = (bed.cgroup(CGROUP_A)?, bed.cgroup(CGROUP_B)?);
+    bed.wait_home("a", 1, 0)?;
+    bed.wait_home("b", 1, 0)?;
+    // both have the node's address
+    let (mut one, mut two) = (Client::start(&bed.node, &in_a)?, Client::start(&bed.node, &in_b)?);
+    assert_eq!(one.ask()?, "a");
+    assert!(two.ask()?.contains("Connection refused"));
+    one.move_to(&in_b)?;
+    assert!(one.ask()?.contains("Connection refused"));
+    // c may call, until it is at home where the stranger is not
+    let mut three = Client::start(&stranger, &bed.cgroup("stranger")?)?;
+    assert_eq!(three.order(&format!("ask {WEB} 10.244.0.203"))?, "c");
+    three.order(&format!("open {WEB} 10.244.0.203"))?;
+    let straight = format!("ask {} 8080 10.244.0.203", bed.server.ip4());
+    assert!(!three.order(&straight)?.contains("refused"));
+    let away = Told { node: Some("node-2"), ..Told::at("c", "10.244.0.203") };
+    bed.tell_again(&[host("a", UID_A), host("b", UID_B), away, Told::of("server", &bed.server)])?;
+    bed::wait_until("c is away", || {
+        Ok(three.order(&format!("ask {WEB} 10.244.0.203"))?.contains("Connection refused"))
+    })?;
+    assert!(three.order(&straight)?.contains("Connection refused"));
+    Ok(())
 }
