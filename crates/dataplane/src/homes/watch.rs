@@ -100,7 +100,7 @@ impl Watch {
     pub fn wait(&self, timeout: Duration) -> Result<Vec<Stir>> {
         match self.ring.poll(timeout) {
             Err(error) if error.kind() != libbpf_rs::ErrorKind::Interrupted => {
-                return Err(error).context(|| "read the ring buffer of cgroups".into());
+                Err(error).context(|| "read the ring buffer of cgroups".into())
             }
             _ => Ok(self.receive.try_iter().collect()),
         }
