@@ -26,7 +26,7 @@ extern void bpf_cgroup_release(struct cgroup *cgroup) __ksym;
 /* The cgroup of the mesh. */
 struct top {
 	u64 id;
-	u32 level;		/* below the root, which is 0 */
+	u32 pad;
 	u32 lost;		/* stirs that did not fit the ring buffer */
 };
 
@@ -64,20 +64,48 @@ static __always_inline void tell(struct top *t, u64 cgroup, u32 kind, u32 pid)
 	bpf_ringbuf_submit(stir, 0);
 }
 
+/* Userspace may see a part of the tree, and would not know at which level the mesh's cgroup is. */
+static __always_inline bool is_below(struct cgroup *cgroup, u64 id)
+{
+	bool found = false;
+	int level;
+
+	bpf_for(level, 0, CGROUP_DEPTH) {
+		struct cgroup *ancestor;
+
+		if (level > cgroup->level)
+			break;
+		ancestor = bpf_cgroup_ancestor(cgroup, level);
+		if (!ancestor)
+			break;
+		found = ancestor->kn->id == id;
+		bpf_cgroup_release(ancestor);
+		if (found)
+			break;
+	}
+	return found;
+}
+
+static __always_inline bool is_current_below(u64 id)
+{
+	u64 ancestor;
+	int level;
+
+	bpf_for(level, 0, CGROUP_DEPTH) {
+		ancestor = bpf_get_current_ancestor_cgroup_id(level);
+		if (!ancestor)
+			return false;
+		if (ancestor == id)
+			return true;
+	}
+	return false;
+}
+
 static __always_inline void tell_of(struct cgroup *cgroup, u32 kind, u32 pid)
 {
 	struct top *t = find_top();
-	struct cgroup *ancestor;
-	u64 id;
 
-	if (!t || cgroup->level < (int)t->level)
-		return;
-	ancestor = bpf_cgroup_ancestor(cgroup, t->level);
-	if (!ancestor)
-		return;
-	id = ancestor->kn->id;
-	bpf_cgroup_release(ancestor);
-	if (id == t->id)
+	if (t && is_below(cgroup, t->id))
 		tell(t, cgroup->kn->id, kind, pid);
 }
 
@@ -107,7 +135,7 @@ int BPF_PROG(executed)
 {
 	struct top *t = find_top();
 
-	if (t && bpf_get_current_ancestor_cgroup_id(t->level) == t->id)
+	if (t && is_current_below(t->id))
 		tell(t, bpf_get_current_cgroup_id(), STIR_EXECUTED, bpf_get_current_pid_tgid() >> 32);
 	return 0;
 }

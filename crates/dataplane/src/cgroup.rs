@@ -37,18 +37,6 @@ pub fn number(directory: &Path) -> Result<u64> {
         .context(|| format!("look at the cgroup {}", directory.display()))
 }
 
-/// How many cgroups are around it; the root has none.
-pub(crate) fn level(directory: &Path) -> Result<u32> {
-    let absolute = std::fs::canonicalize(directory)
-        .context(|| format!("look at the cgroup {}", directory.display()))?;
-    let root = mount_point()
-        .filter(|root| absolute.starts_with(root))
-        .ok_or_else(|| std::io::Error::other("it is not in a tree of cgroup v2"))
-        .context(|| format!("look at the cgroup {}", directory.display()))?;
-    let below = absolute.strip_prefix(&root).map_or(0, |path| path.components().count());
-    Ok(below as u32)
-}
-
 /// The directory of the cgroup of this number in the tree of `any`, an open cgroup; an error when
 /// there is none (any more). Needs CAP_DAC_READ_SEARCH.
 pub fn directory(any: &File, number: u64) -> io::Result<PathBuf> {

@@ -73,8 +73,7 @@ impl Watch {
         };
         let top = keep("top")?;
         let mut value = cgroup::number(directory)?.to_ne_bytes().to_vec();
-        value.extend(cgroup::level(directory)?.to_ne_bytes());
-        value.extend([0; 4]);
+        value.extend([0; 8]);
         top.update(&[0; 4], &value, MapFlags::ANY)
             .context(|| "say which cgroups are watched".into())?;
         let attach = |name| {
