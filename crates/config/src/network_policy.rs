@@ -6,8 +6,8 @@
 //! ([`read`]). All rules allow, so that one that cannot be read closes when it matches nothing.
 
 use beeway_model::access::{
-    AccessPolicy, AccessRule, Clause, Direction, Effect, Field, IdentityMatch, LabelSelector,
-    LabelTest, Layer, PortRange, Scope,
+    AccessPolicy, AccessRule, Clause, Direction, Effect, Entity, Field, IdentityMatch,
+    LabelSelector, LabelTest, Layer, PortRange, Scope,
 };
 use beeway_model::{Subnet, Transport};
 use k8s_openapi::api::networking::v1 as api;
@@ -267,7 +267,8 @@ impl NetworkPolicy {
     ) -> impl Iterator<Item = AccessPolicy> {
         let mut of = |direction, rules: &Option<Vec<Rule>>| {
             let rules = rules.as_ref()?.iter();
-            let rules = rules.map(|rule| self.rule(direction, rule, namespaces, pods)).collect();
+            let rules = rules.map(|rule| self.rule(direction, rule, namespaces, pods));
+            let rules = rules.chain(self.readable.then(|| own_node(direction))).collect();
             Some(AccessPolicy {
                 name: self.name.clone(),
                 layer: Layer::Network,
@@ -389,4 +390,15 @@ fn operations(ports: &[Port], called: &[Vec<Clause>], pods: &mut Pods<'_>) -> Ve
         operations.insert(0, vec![is(Field::Port(numbers))]);
     }
     operations
+}
+
+/// "Traffic to and from the node where a Pod is running is always allowed" (Kubernetes' documentation
+/// of NetworkPolicy): the kubelet's probes come from there.
+fn own_node(direction: Direction) -> AccessRule {
+    let host = vec![IdentityMatch::Entity(Entity::Host)];
+    let field = match direction {
+        Direction::Ingress => Field::Caller(host),
+        Direction::Egress => Field::Called(host),
+    };
+    AccessRule { conditions: vec![is(field)], ..AccessRule::default() }
 }
