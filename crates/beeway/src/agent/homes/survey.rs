@@ -102,7 +102,17 @@ impl<'a> Survey<'a> {
 
     /// Whose network namespace a process is in; `None`: it has ended.
     fn at(&mut self, pid: u32) -> Option<Option<Arc<Workload>>> {
-        let file = NamespaceFile::of_process(pid).ok()?;
+        let file = match NamespaceFile::of_process(pid) {
+            Ok(file) => file,
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {
+                return None;
+            }
+            // one that may not be looked at may be anybody
+            Err(error) => {
+                self.failed = Some(error);
+                return Some(None);
+            }
+        };
         if file == self.own {
             return Some(None);
         }
