@@ -107,7 +107,7 @@ static __always_inline void get_source(struct bpf_sock_addr *ctx, struct address
 /* Whether policies let a connection, or a datagram, pass to an endpoint. */
 static __always_inline enum access
 judge_call(struct bpf_sock_addr *ctx, struct generation *g, const struct address *endpoint,
-	   u32 transport, u32 opaque)
+	   u32 transport, enum asked asked)
 {
 	struct scratch *s = claim_scratch();
 	enum access access;
@@ -127,7 +127,7 @@ judge_call(struct bpf_sock_addr *ctx, struct generation *g, const struct address
 	else if (!v->source.family && is_ip4(v->caller.ip) == is_ip4(endpoint->ip) &&
 		 !is_made_up(v->caller.ip))
 		v->source = v->caller;
-	access = judge_connection(g, s, v, opaque);
+	access = judge_connection(g, s, v, asked);
 	release_scratch(s);
 	return access;
 }
@@ -143,7 +143,7 @@ static __always_inline int refuse(u32 counter)
 static __always_inline bool
 denies_datagram(struct bpf_sock_addr *ctx, struct generation *g, const struct address *to)
 {
-	return g->guarded && judge_call(ctx, g, to, IPPROTO_UDP, true) != ACCESS_PASS;
+	return g->guarded && judge_call(ctx, g, to, IPPROTO_UDP, ASK_CONNECTION) != ACCESS_PASS;
 }
 
 /* So that an answer from `endpoint` is seen as one from `service`. */
@@ -237,7 +237,8 @@ judge_target(struct bpf_sock_addr *ctx, struct generation *g, const struct front
 	enum access access = ACCESS_UNSURE;
 
 	if (!f || !f->guarded)
-		access = judge_call(ctx, g, &t->to, IPPROTO_TCP, opaque);
+		access = judge_call(ctx, g, &t->to, IPPROTO_TCP,
+				    opaque ? ASK_CONNECTION : ASK_NETWORK);
 	if (access == ACCESS_DENIED)
 		t->failed = COUNT_DENIED;
 	else if (access == ACCESS_UNSURE && opaque)

@@ -61,7 +61,7 @@ static __always_inline bool judge_again(struct conn *conn, struct generation *g)
 	v->source = conn->source;
 	v->caller = conn->caller;
 	v->transport = IPPROTO_TCP;
-	access = judge_connection(g, s, v, true);
+	access = judge_connection(g, s, v, ASK_CONNECTION);
 	release_scratch(s);
 	if (access == ACCESS_PASS) {
 		conn->generation = g->number;

@@ -174,6 +174,7 @@ struct workload {
 	unsigned int number;	/* enum identity; workloads from IDENTITY_WORKLOADS */
 	unsigned int guard;	/* struct guard: what is asked of who calls it; 0: nothing */
 	unsigned int leave;	/* struct group: whom it may call; 0: everybody */
+	unsigned int remote;	/* it is on another node, where an agent judges its requests */
 };
 
 /*
@@ -184,6 +185,7 @@ struct workload {
 struct guard {
 	unsigned int network;		/* struct group: all connections; 0: everybody may */
 	unsigned int connections;	/* struct group: those that are not HTTP; 0: everybody may */
+	unsigned int carriers;		/* struct group: those whose requests are judged elsewhere */
 	unsigned int requests;		/* struct table: requests; 0: everybody may */
 };
 

@@ -3,9 +3,10 @@
  * Who comes in: policies are asked at the receiver too, for peers that no agent of ours has judged.
  *
  * A client in the mesh on this host, or the proxy, announces its connection before the first segment
- * leaves; such a connection is judged at its client's end, request by request if it is HTTP. So are
- * those from other nodes' own addresses, where agents run that forward for their clients. Whoever else
- * comes is judged by the address, as a connection: conditions on requests close, whatever is spoken.
+ * leaves; such a connection is judged at its client's end, request by request if it is HTTP. On other
+ * nodes agents do the same: their workloads are let in unless no request of theirs could be allowed, and
+ * their own addresses, from which they forward, always. Whoever else comes is judged by the address, as
+ * a connection: conditions on requests close, whatever is spoken.
  */
 #ifndef BEEWAY_INLET_H
 #define BEEWAY_INLET_H
@@ -118,11 +119,13 @@ static __always_inline bool read_arrival(struct __sk_buff *skb, struct arrival *
 /* What policies say of who comes in, by the address. What is not known is not let in. */
 static __always_inline bool admits(struct generation *g, const struct arrival *a)
 {
+	u32 caller = find_workload(g, &a->from);
+	struct workload *w = AT(g, workload, caller);
+	bool remote = caller && w->remote, pass;
 	struct scratch *s;
 	struct verdict *v;
-	bool pass;
 
-	if (identity_of(g, &a->from) == IDENTITY_REMOTE_NODE)
+	if (caller && w->number == IDENTITY_REMOTE_NODE)
 		return true;
 	s = claim_scratch();
 	if (!s)
@@ -132,7 +135,7 @@ static __always_inline bool admits(struct generation *g, const struct arrival *a
 	v->source = v->caller = a->from;
 	v->endpoint = a->to;
 	v->transport = a->transport;
-	pass = judge_connection(g, s, v, true) == ACCESS_PASS;
+	pass = judge_connection(g, s, v, remote ? ASK_CARRIER : ASK_CONNECTION) == ACCESS_PASS;
 	release_scratch(s);
 	return pass;
 }

@@ -343,10 +343,11 @@ candidate_holds(struct generation *g, u32 predicates, struct candidate *c, struc
 		const struct verdict *v)
 {
 	u64 left = (c->need | c->forbid) & ~s->known;
-	enum truth truth = YES;
+	bool unsure = false;
 	u32 i;
 
 	bpf_for(i, 0, GROUP_PREDICATES) {
+		enum truth truth;
 		u32 bit;
 
 		/* one that fails already need not be looked at further */
@@ -355,15 +356,18 @@ candidate_holds(struct generation *g, u32 predicates, struct candidate *c, struc
 		bit = __builtin_ctzll(left);
 		left &= left - 1;
 		truth = predicate_holds(g, g->heap[(predicates + bit) & (HEAP_WORDS - 1)], s, v);
-		if (truth == UNSURE)
-			break;
+		/* another one may still fail */
+		if (truth == UNSURE) {
+			unsure = true;
+			continue;
+		}
 		s->known |= 1ull << bit;
 		if (truth == YES)
 			s->held |= 1ull << bit;
 	}
-	if (truth == UNSURE)
-		return UNSURE;
-	return fails(c, s) ? NO : YES;
+	if (fails(c, s))
+		return NO;
+	return unsure ? UNSURE : YES;
 }
 
 /* Takes the first candidate of a group that holds, if it comes before the one taken so far. */
@@ -497,10 +501,17 @@ static __always_inline enum access both(enum access a, enum access b)
 	return a == ACCESS_UNSURE || b == ACCESS_UNSURE ? ACCESS_UNSURE : ACCESS_PASS;
 }
 
-/* What policies say of a connection; with `opaque`, of one that is not HTTP. Sets v->guarded where
+/* What is asked about a connection besides the network's policies. */
+enum asked {
+	ASK_NETWORK,		/* nothing: its requests are judged one by one */
+	ASK_CONNECTION,		/* it is not HTTP */
+	ASK_CARRIER,		/* its requests are judged on another node */
+};
+
+/* What policies say of a connection. Sets v->guarded where
  * any apply. */
 __weak __noinline int
-judge_connection(struct generation *g, struct scratch *s, struct verdict *v, u32 opaque)
+judge_connection(struct generation *g, struct scratch *s, struct verdict *v, u32 asked)
 {
 	u32 caller, called, leave, guard_at;
 	enum access access = ACCESS_PASS;
@@ -521,8 +532,10 @@ judge_connection(struct generation *g, struct scratch *s, struct verdict *v, u32
 	v->guarded = 1;
 	guard = AT(g, guard, guard_at);
 	access = both(access, group_says(g, guard->network, s, v));
-	if (opaque)
+	if (asked == ASK_CONNECTION)
 		access = both(access, group_says(g, guard->connections, s, v));
+	else if (asked == ASK_CARRIER)
+		access = both(access, group_says(g, guard->carriers, s, v));
 	return access;
 }
 
@@ -535,7 +548,7 @@ judge_request(struct generation *g, struct scratch *s, struct head *h, struct ve
 
 	if (!g || !s || !h || !v)
 		return ACCESS_UNSURE;
-	access = judge_connection(g, s, v, false);
+	access = judge_connection(g, s, v, ASK_NETWORK);
 	called = find_workload(g, &v->endpoint);
 	if (!called || !AT(g, workload, called)->guard)
 		return access;

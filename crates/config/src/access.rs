@@ -141,5 +141,11 @@ pub(crate) fn nodes(
         let local = options.node.as_ref() == Some(&object.name);
         nodes.push(Node { name: object.name.clone(), addresses, local });
     }
+    // who is on another node is known without the objects too
+    if let Some(name) = &options.node
+        && nodes.iter().all(|node| !node.local)
+    {
+        nodes.push(Node { name: name.clone(), addresses: Vec::new(), local: true });
+    }
     nodes
 }

@@ -128,25 +128,26 @@ impl<'m> Maker<'m, '_> {
             true => 0,
             false => {
                 let record = abi::guard {
-                    network: self.group(&network),
-                    connections: self.group(&authorization),
+                    network: self.group(&network, Asked::Connections),
+                    connections: self.group(&authorization, Asked::Connections),
+                    carriers: self.group(&authorization, Asked::Carriers),
                     requests: self.table(&authorization),
                 };
                 self.heap.intern(record.words())
             }
         };
-        (guard, self.group(&leave))
+        (guard, self.group(&leave, Asked::Connections))
     }
 
     fn plan(&self, policies: &[&'m AccessPolicy], asked: Asked, around: &Surroundings<'m>) -> Plan {
         plan(policies, asked, around, self.identities)
     }
 
-    fn group(&mut self, policies: &[&'m AccessPolicy]) -> u32 {
+    fn group(&mut self, policies: &[&'m AccessPolicy], asked: Asked) -> u32 {
         if policies.is_empty() {
             return 0;
         }
-        let plan = self.plan(policies, Asked::Connections, &Surroundings::new(self.identities));
+        let plan = self.plan(policies, asked, &Surroundings::new(self.identities));
         let mut reasons = Vec::new();
         let group = push_whole(self.heap, self.clusters, plan, &mut reasons);
         self.note(policies, reasons);

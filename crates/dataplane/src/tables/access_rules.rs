@@ -43,7 +43,10 @@ enum Stage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asked {
     Requests,
+    /// Those that are not HTTP: conditions on requests close.
     Connections,
+    /// Those whose requests are judged elsewhere: denied is what no request could change.
+    Carriers,
 }
 
 /// An alternative of a rule: all of it must hold.
@@ -104,7 +107,7 @@ fn stage(policy: &AccessPolicy, asked: Asked) -> Option<Stage> {
     let reports = policy.dry_run || policy.effect == Effect::Audit;
     match &policy.effect {
         _ if reports => (asked == Asked::Requests).then_some(Stage::Report),
-        Effect::Custom(_) => Some(Stage::Report),
+        Effect::Custom(_) => (asked != Asked::Carriers).then_some(Stage::Report),
         Effect::Deny => Some(Stage::Deny),
         Effect::Allow => Some(Stage::Allow),
         Effect::Audit => None,
@@ -114,8 +117,8 @@ fn stage(policy: &AccessPolicy, asked: Asked) -> Option<Stage> {
 impl<'a> Planner<'_, 'a> {
     fn add(&mut self, policy: &AccessPolicy, rule: &'a AccessRule, stage: Stage) {
         let allows = policy.effect == Effect::Allow;
-        let http = self.asked == Asked::Requests;
-        if allows && !http && rule.clauses().any(|clause| clause.field.is_http()) {
+        let not_http = self.asked == Asked::Connections;
+        if allows && not_http && rule.clauses().any(|clause| clause.field.is_http()) {
             return;
         }
         let nothing = [Vec::new()];
@@ -155,6 +158,7 @@ impl<'a> Planner<'_, 'a> {
         let mut paths: Option<&'c [PathTest]> = None;
         for clause in clauses {
             let held = match &clause.field {
+                field if self.asked == Asked::Carriers && depends_on_request(field) => allows,
                 // rule 6 of the model
                 Field::Token(_) => !allows,
                 // rule 5
@@ -201,7 +205,7 @@ impl<'a> Planner<'_, 'a> {
             Field::RemoteAddress(subnets) => {
                 let subject = match self.asked {
                     Asked::Requests => Subject::Remote,
-                    Asked::Connections => Subject::Source,
+                    Asked::Connections | Asked::Carriers => Subject::Source,
                 };
                 self.add_predicate(draw, ranges(subject, subnets), negated);
             }
@@ -382,6 +386,12 @@ struct Draw {
     callers: Vec<u32>,
     /// Has the predicates.
     candidate: Candidate,
+}
+
+/// Whether a field's value may be another one with each request, or is not known when a connection is
+/// made.
+fn depends_on_request(field: &Field) -> bool {
+    field.is_http() || matches!(field, Field::Sni(_) | Field::RemoteAddress(_))
 }
 
 /// How many values a field on text has.

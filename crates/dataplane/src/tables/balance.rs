@@ -306,25 +306,28 @@ pub(super) fn push_workloads(
 ) -> Result<Slots, Error> {
     let mut seen = HashSet::new();
     let mut entries = Vec::new();
-    let mut own = |addresses: &[IpAddr], number: u32, (guard, leave): (u32, u32)| {
+    let here = mesh.nodes.iter().find(|node| node.local).map(|node| &node.name);
+    let mut own = |addresses: &[IpAddr], number: u32, (guard, leave): (u32, u32), remote: bool| {
         for address in addresses {
             let ip = address_bytes(address.to_canonical());
             if seen.insert(ip) {
-                let workload = abi::workload { ip, number, guard, leave };
+                let remote = remote.into();
+                let workload = abi::workload { ip, number, guard, leave, remote };
                 entries.push((hash_address(&ip, 0), workload));
             }
         }
     };
     for (index, workload) in mesh.workloads.iter().enumerate() {
         let number = identities.number(index);
-        own(&workload.addresses, number, guards.of(number));
+        let elsewhere = workload.node.is_some() && workload.node.as_ref() != here;
+        own(&workload.addresses, number, guards.of(number), here.is_some() && elsewhere);
     }
     for node in &mesh.nodes {
         let number = match node.local {
             true => abi::identity::IDENTITY_HOST,
             false => abi::identity::IDENTITY_REMOTE_NODE,
         };
-        own(&node.addresses, number.0, (0, 0));
+        own(&node.addresses, number.0, (0, 0), !node.local);
     }
     heap.push_table(&entries)
 }

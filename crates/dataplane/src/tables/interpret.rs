@@ -450,16 +450,21 @@ impl Context<'_> {
                 None => unknown |= 1 << bit,
             }
         }
+        let mut unsure = false;
         while unknown != 0 {
             let bit = unknown.trailing_zeros();
             unknown &= unknown - 1;
-            let held = self.predicate_holds(self.word(predicates + bit))?;
+            let Ok(held) = self.predicate_holds(self.word(predicates + bit)) else {
+                // another one may still fail
+                unsure = true;
+                continue;
+            };
             known[bit as usize] = Some(held);
             if held != (need >> bit & 1 == 1) {
                 return Ok(false);
             }
         }
-        Ok(true)
+        if unsure { Err(Unsure) } else { Ok(true) }
     }
 
     fn predicate_holds(&self, predicate: u32) -> Result<bool, Unsure> {

@@ -92,8 +92,8 @@ records! {
     cluster { id, endpoints, count, total }
     endpoint { ip, port, family, up_to }
     member { ip, port, cluster }
-    workload { ip, number, guard, leave }
-    guard { network, connections, requests }
+    workload { ip, number, guard, leave, remote }
+    guard { network, connections, carriers, requests }
     table { flags, classes, any, hosts, no_route }
     paths { exact, folded }
     run { accept, otherwise, next, length, bytes }

@@ -10,6 +10,7 @@ mod heads;
 mod judge;
 mod limits;
 mod node;
+mod policies;
 mod reduce;
 mod regressions;
 mod runs;

@@ -1,0 +1,81 @@
+//! Policies of all layers together: each combination, and what it comes to.
+
+use beeway_model::access::{
+    AccessPolicy, AccessRule, Clause, Direction, Effect, Field, LabelSelector, Layer, PathTest,
+    Scope, Text,
+};
+
+use crate::case::Draft;
+use crate::judge::Trial;
+use crate::node::Node;
+use crate::world::{forward, mesh, rule};
+
+/// What a layer has to say of the request.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Says {
+    /// There is no policy.
+    Nothing,
+    /// It has a rule that matches.
+    Matches,
+    /// It has none that does.
+    Differs,
+}
+
+const ALL: [Says; 3] = [Says::Nothing, Says::Matches, Says::Differs];
+
+fn policy(layer: Layer, direction: Direction, effect: Effect, says: Says) -> Option<AccessPolicy> {
+    let path = if says == Says::Matches { "/a" } else { "/b" };
+    let conditions = match (layer, says) {
+        (Layer::Authorization, _) => {
+            let tests = vec![PathTest::Text(Text::Exact(path.to_owned()))];
+            vec![Clause { field: Field::Path(tests), negated: false }]
+        }
+        // anybody, or nobody
+        (Layer::Network, Says::Matches) => Vec::new(),
+        (Layer::Network, _) => vec![Clause { field: Field::Caller(Vec::new()), negated: false }],
+    };
+    (says != Says::Nothing).then(|| AccessPolicy {
+        name: format!("{effect:?} {layer:?} {direction:?}"),
+        layer,
+        direction,
+        scope: Scope::Workloads(None, LabelSelector::default()),
+        effect,
+        dry_run: false,
+        rules: vec![AccessRule { conditions, ..AccessRule::default() }],
+    })
+}
+
+#[test]
+fn each_layer_can_deny_and_none_can_allow_for_another() {
+    use Direction::{Egress, Ingress};
+    let node = Node::start();
+    let mut seen = [0, 0];
+    for egress in ALL {
+        for ingress in ALL {
+            for deny in ALL {
+                for allow in ALL {
+                    let mut mesh = mesh(Some(vec![rule(Default::default(), forward(0))]));
+                    let policies = [
+                        policy(Layer::Network, Egress, Effect::Allow, egress),
+                        policy(Layer::Network, Ingress, Effect::Allow, ingress),
+                        policy(Layer::Authorization, Ingress, Effect::Deny, deny),
+                        policy(Layer::Authorization, Ingress, Effect::Allow, allow),
+                    ];
+                    mesh.access = policies.into_iter().flatten().collect();
+                    let trial = Trial::new(&node, mesh);
+                    let case = Draft::get("/a").case();
+                    let what = format!("{egress:?} {ingress:?} {deny:?} {allow:?}");
+                    assert!(trial.check(&case), "decided in the kernel: {what}");
+                    let allowed = egress != Says::Differs
+                        && ingress != Says::Differs
+                        && deny != Says::Matches
+                        && allow != Says::Differs;
+                    let lane = if allowed { "native" } else { "answered" };
+                    assert_eq!(trial.by_kernel(&case).lane, lane, "{what}");
+                    seen[usize::from(allowed)] += 1;
+                }
+            }
+        }
+    }
+    assert_eq!(seen, [81 - 16, 16]);
+}
