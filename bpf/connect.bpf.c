@@ -123,8 +123,9 @@ judge_call(struct bpf_sock_addr *ctx, struct generation *g, const struct address
 	get_source(ctx, &v->source);
 	/* one that is known by where it runs has the address that is known of it */
 	if (!find_caller(ctx, &v->caller))
-		v->caller = v->source;
-	else if (!v->source.family && is_ip4(v->caller.ip) == is_ip4(endpoint->ip))
+		name_by_address(&v->caller, &v->source);
+	else if (!v->source.family && is_ip4(v->caller.ip) == is_ip4(endpoint->ip) &&
+		 !is_made_up(v->caller.ip))
 		v->source = v->caller;
 	access = judge_connection(g, s, v, asked);
 	release_scratch(s);

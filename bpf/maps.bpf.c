@@ -29,6 +29,8 @@ struct layouts {
 	struct anchor anchor;
 	struct home home;
 	enum home_kind home_kind;
+	struct stir stir;
+	enum stir_kind stir_kind;
 	struct frame frame;
 	struct event event;
 	enum limits limits;

@@ -52,7 +52,7 @@ static __always_inline void client_established(struct bpf_sock_ops *ctx)
 	get_ends(ctx, &local, &remote);
 	/* where it runs is not known: by the address that it has */
 	if (!conn->caller.family)
-		conn->caller = local;
+		name_by_address(&conn->caller, &local);
 	conn->source = local;
 	if (conn->protocol == PROTOCOL_PROXY)
 		anchor(&local, &remote, conn);

@@ -12,7 +12,7 @@
 #define BEEWAY_ABI_H
 
 enum limits {
-	ABI_VERSION = 9,	/* changes with any layout; pins of another version are not adopted */
+	ABI_VERSION = 10,	/* changes with any layout; pins of another version are not adopted */
 	HEAP_WORDS = 1 << 20,	/* 4 MiB a generation */
 	HEAP_SLACK = 64,	/* so that a record at the last index stays inside */
 	HEAD_BYTES = 8192,	/* request head that the kernel judges; larger ones detour */
@@ -28,6 +28,7 @@ enum limits {
 	SOCKETS = 262144,	/* sockets enrolled at once */
 	ANCHORS = 65536,	/* connections led to the proxy that it has not taken yet */
 	HOMES = 65536,		/* cgroups and network namespaces whose workload is known */
+	HOUSED = 262144,	/* addresses that nobody has who is not at home there */
 	CGROUP_DEPTH = 16,	/* levels of cgroups in which a workload's is looked for */
 	QUEUE_BYTES = 131072,	/* unread redirected bytes after which a shortcut yields to TCP */
 	AHEAD_BYTES = 131072,	/* of requests without an answer yet, by bus; more is held */
@@ -393,6 +394,21 @@ struct home {
 	unsigned long long id;
 	unsigned int kind;	/* enum home_kind */
 	unsigned int pad;
+};
+
+/* What has happened to a cgroup of the mesh. */
+enum stir_kind {
+	STIR_MADE = 1,
+	STIR_REMOVED,
+	STIR_ENTERED,		/* a process has moved there */
+	STIR_EXECUTED,		/* a process of it runs another program */
+};
+
+struct stir {
+	unsigned long long cgroup;
+	unsigned int kind;	/* enum stir_kind */
+	unsigned int pid;	/* the process; 0: none */
+	unsigned long long when;	/* CLOCK_MONOTONIC, ns */
 };
 
 /* By which way the proxy gets what a connection with detours sends. */

@@ -332,6 +332,16 @@ MAP {
 	__type(value, struct address);
 } homes SEC(".maps");
 
+/* Addresses of workloads that are at home elsewhere: a process that is not known to be at home
+ * there is not the workload, whatever address it has. The agent keeps it. */
+MAP {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, HOUSED);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, u8[16]);
+	__type(value, u8);
+} housed SEC(".maps");
+
 MAP {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, LANES * REASONS);
@@ -372,6 +382,23 @@ MAP {
 	__type(key, u32);
 	__type(value, struct settings);
 } settings SEC(".maps");
+
+/* Whether an address names a workload and is on no packet: 100::/64 (RFC 6666). */
+static __always_inline bool is_made_up(const u8 *ip)
+{
+	const u32 *word = (const u32 *)ip;
+
+	return word[0] == bpf_htonl(0x01000000) && !word[1];
+}
+
+/* Who has an address, and is at home nowhere: the workload that owns it, unless that is at home
+ * elsewhere. Then nobody, and the world's rules hold: no workload owns the address zero. */
+static __always_inline void name_by_address(struct address *caller, const struct address *own)
+{
+	*caller = *own;
+	if (bpf_map_lookup_elem(&housed, own->ip))
+		__builtin_memset(caller->ip, 0, sizeof(caller->ip));
+}
 
 /* Cookies are not drawn at random: both ends of connections on this host take them in turn. */
 static __always_inline u32 mix(u64 cookie)

@@ -38,14 +38,16 @@ fn main() {
         .obj(&linked)
         .generate(out.join("beeway.skel.rs"))
         .expect("generate the skeleton");
-    // what `beeway doctor` tries out; an object of its own
-    SkeletonBuilder::new()
-        .source(bpf.join("probe.bpf.c"))
-        .obj(out.join("probe.o"))
-        .clang("clang-19")
-        .clang_args(args)
-        .build()
-        .unwrap_or_else(|error| panic!("compile bpf/probe.bpf.c: {error:#}"));
+    // what `beeway doctor` tries out, and what ends with the agent: objects of their own
+    for name in ["probe", "watch"] {
+        SkeletonBuilder::new()
+            .source(bpf.join(format!("{name}.bpf.c")))
+            .obj(out.join(format!("{name}.o")))
+            .clang("clang-19")
+            .clang_args(args.clone())
+            .build()
+            .unwrap_or_else(|error| panic!("compile bpf/{name}.bpf.c: {error:#}"));
+    }
 }
 
 fn clang_args(bpf: &std::path::Path) -> Vec<OsString> {

@@ -85,6 +85,9 @@ pub struct RunArgs {
     /// Never skip TCP between two ends on this host (for measurements)
     #[arg(long, hide = true)]
     pub no_shortcut: bool,
+    /// Find new processes by looking at all cgroups, as on kernels that do not tell (for tests)
+    #[arg(long, hide = true)]
+    pub no_tracing: bool,
     /// Kubernetes name of this node [default: the host name]
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,

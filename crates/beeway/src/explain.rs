@@ -48,6 +48,7 @@ fn text(args: &ExplainArgs, e: &Explanation) -> Result<String> {
     };
     let mut rows = vec![
         vec!["from".into(), format!("{} ({})", e.from, e.source)],
+        vec!["known by".into(), e.known_by.join(", else by ")],
         vec!["service".into(), format!("{} at {} ({protocol})", e.service, e.address)],
         vec!["rule".into(), rule.clone()],
     ];

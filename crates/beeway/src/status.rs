@@ -4,7 +4,7 @@
 pub mod show;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use beeway_config::Problem;
@@ -53,8 +53,54 @@ pub struct Status {
     pub detour_addresses: Vec<SocketAddr>,
     /// What the userspace proxy has done and holds.
     pub proxy: ProxyStatus,
+    /// Who is at home on this node.
+    pub homes: HomesStatus,
     /// What is wrong with the configuration.
     pub problems: Vec<Problem>,
+}
+
+/// What the agent knows of where workloads run on this node.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct HomesStatus {
+    /// Whether the kernel tells what happens to cgroups; else they are looked at all the time.
+    pub told: bool,
+    /// Cgroups whose workload is known, without those inside of them.
+    pub cgroups: usize,
+    /// Network namespaces whose workload is known.
+    pub namespaces: usize,
+    /// Addresses that are nobody's but for those who are at home there.
+    pub housed: usize,
+    /// Entries that the kernel's maps had no room for, when all were last written.
+    pub refused: usize,
+    /// What went wrong since then.
+    pub error: Option<String>,
+    /// Times that all cgroups were looked at.
+    pub surveys: u64,
+    /// How long that took the last time, in milliseconds.
+    pub survey_ms: f64,
+    /// Things heard from the kernel.
+    pub stirs: u64,
+    /// How long the slowest of them took to be in force, in milliseconds.
+    pub slowest_ms: f64,
+    /// Things that went unheard, because the ring buffer was full.
+    pub lost: u32,
+    /// Those who are at home, in order of namespace and name.
+    pub workloads: Vec<Resident>,
+}
+
+/// A workload that is at home on this node.
+#[derive(Debug, Clone, Serialize)]
+pub struct Resident {
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The address by which the kernel programs know it.
+    pub address: IpAddr,
+    /// Numbers of its cgroups.
+    pub cgroups: Vec<u64>,
+    /// Cookies of its network namespaces.
+    pub namespaces: Vec<u64>,
 }
 
 /// A generation of tables.

@@ -98,6 +98,8 @@ fn somebody(wanted: &IdentityMatch) -> Option<Workload> {
         addresses: Vec::new(),
         service_account: account.to_owned(),
         node: None,
+        uid: None,
+        cgroup: None,
     })
 }
 

@@ -10,6 +10,7 @@ use beeway_model::access::{LabelSelector, LabelTest};
 use beeway_model::{Transport, Workload};
 use k8s_openapi::api::core::v1 as core;
 
+use crate::home::{self, Home};
 use crate::istio;
 use crate::item::Written;
 use crate::objects::{Objects, Place};
@@ -30,6 +31,7 @@ pub(crate) struct Instance {
     pub node: Option<String>,
     pub ports: Vec<InstancePort>,
     pub weight: u32,
+    pub home: Home,
 }
 
 /// A port that an instance says it has.
@@ -83,6 +85,7 @@ impl Instances {
             list.extend(read.map(|mut instance| {
                 // As Istio: labels of the metadata count, and win.
                 instance.labels.extend(entry.labels.clone());
+                instance.home = Home::of(entry, problems);
                 (Arc::new(instance), place)
             }));
         }
@@ -167,13 +170,14 @@ impl Instances {
         same.find(|instance| instance.kind == InstanceKind::Pod).map(|instance| &**instance)
     }
 
-    /// The model's view of them.
-    pub(crate) fn workloads(&self) -> Vec<Workload> {
+    /// The model's view of them, for a node.
+    pub(crate) fn workloads(&self, node: Option<&str>) -> Vec<Workload> {
         let addresses = |(index, instance): (usize, &Arc<Instance>)| {
             let owned = |a: &&IpAddr| self.by_address.get(*a) == Some(&index);
             instance.addresses.iter().filter(owned).copied().collect()
         };
-        self.list
+        let mut workloads: Vec<Workload> = self
+            .list
             .iter()
             .enumerate()
             .map(|(index, instance)| Workload {
@@ -183,8 +187,12 @@ impl Instances {
                 addresses: addresses((index, instance)),
                 service_account: instance.service_account.clone(),
                 node: instance.node.clone(),
+                uid: instance.home.uid.clone(),
+                cgroup: instance.home.cgroup.clone(),
             })
-            .collect()
+            .collect();
+        home::make_up_addresses(&mut workloads, node);
+        workloads
     }
 }
 
@@ -253,6 +261,7 @@ pub(crate) fn of_pod(
         node: spec.node_name.filter(|name| !name.is_empty()),
         ports,
         weight: 1,
+        home: Home::of_pod(pod, place, problems),
     })
 }
 
@@ -294,5 +303,6 @@ pub(crate) fn of_entry(
             .collect(),
         // 0 and absent alike mean 1, as in Istio.
         weight: entry.weight.unwrap_or(1).max(1),
+        home: Home::default(),
     })
 }

@@ -50,6 +50,8 @@ pub(crate) struct Written<T> {
     pub annotations: BTreeMap<String, String>,
     pub created: Option<Timestamp>,
     pub deleted: bool,
+    /// Empty: none is written.
+    pub uid: String,
     pub body: T,
 }
 
@@ -108,8 +110,9 @@ pub(crate) enum Typed {
 impl<T> Written<T> {
     /// The same object with another body, and the one that it had.
     pub(crate) fn replace<U>(self, body: U) -> (Written<U>, T) {
-        let Written { namespace, name, labels, annotations, created, deleted, body: old } = self;
-        (Written { namespace, name, labels, annotations, created, deleted, body }, old)
+        let Written { namespace, name, labels, annotations, created, deleted, uid, body: old } =
+            self;
+        (Written { namespace, name, labels, annotations, created, deleted, uid, body }, old)
     }
 }
 
@@ -373,6 +376,7 @@ impl Reader<'_> {
             annotations: metadata.annotations.unwrap_or_default(),
             created: metadata.creation_timestamp.map(|time| time.0),
             deleted: metadata.deletion_timestamp.is_some(),
+            uid: metadata.uid.unwrap_or_default(),
             body,
         })
     }

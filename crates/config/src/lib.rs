@@ -24,6 +24,7 @@ mod duration;
 mod gateway;
 mod gateway_route;
 mod header_edits;
+mod home;
 mod hostname;
 mod instance;
 mod istio;
@@ -112,7 +113,7 @@ fn mesh(
     let providers = mesh_config::providers(objects, &mut catalog, &mut problems);
     let policies = access::policies(objects, &instances, &catalog, &providers, &mut problems);
     let mut mesh = catalog.finish(&mut problems);
-    mesh.workloads = instances.workloads();
+    mesh.workloads = instances.workloads(options.node.as_deref());
     mesh.nodes = access::nodes(objects, options, &mut problems);
     mesh.providers = providers;
     if thorough {

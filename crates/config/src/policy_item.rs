@@ -143,6 +143,7 @@ pub(crate) fn read(kind: Kind, node: Node, version: &str, fault: Option<Fault>) 
         annotations: BTreeMap::new(),
         created: metadata.creation_timestamp.map(|time| time.0),
         deleted: metadata.deletion_timestamp.is_some(),
+        uid: String::new(),
         body: (),
     };
     let typed = match kind {

@@ -176,6 +176,8 @@ fn answer(loaded: &Loaded, port: &ServicePort, case: &Case, draw: u32) -> Result
         addresses: Vec::new(),
         service_account: "default".into(),
         node: None,
+        uid: None,
+        cgroup: None,
     };
     let request = Request {
         method: &case.method,

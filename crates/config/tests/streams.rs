@@ -47,6 +47,8 @@ fn connect(loaded: &Loaded, number: u16, sni: Option<&str>, to: &str, from: &str
         addresses: Vec::new(),
         service_account: "default".to_owned(),
         node: None,
+        uid: None,
+        cgroup: None,
     };
     let destination = to.parse().unwrap();
     let connection = Connection { destination, sni, source: Some(&source) };

@@ -16,6 +16,7 @@ pub mod counts;
 mod divert;
 mod error;
 pub mod generation;
+pub mod homes;
 mod load;
 mod pins;
 pub mod probe;
@@ -198,7 +199,7 @@ impl Dataplane {
 
     /// How full the maps are that can fill up.
     pub fn map_use(&self) -> Vec<MapUse> {
-        ["sockets", "links", "flows", "answers", "pairs", "anchors", "datagrams"]
+        ["sockets", "links", "flows", "answers", "pairs", "anchors", "datagrams", "homes", "housed"]
             .into_iter()
             .map(|name| {
                 let map = self.loaded.map(name);

@@ -276,6 +276,8 @@ mod tests {
             addresses: Vec::new(),
             service_account: account.to_owned(),
             node: None,
+            uid: None,
+            cgroup: None,
         }
     }
 

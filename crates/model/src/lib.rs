@@ -25,6 +25,7 @@ pub use kafka::{
 };
 pub use mesh::{
     Cluster, ClusterId, Endpoint, Mesh, Protocol, Service, ServicePort, Transport, Workload,
+    is_made_up,
 };
 pub use policy::{HeaderEdits, PathRewrite, Policy, Retry, RetryOn};
 pub use request::Request;

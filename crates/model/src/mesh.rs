@@ -128,12 +128,23 @@ pub struct Workload {
     pub name: String,
     /// Labels, which selectors match.
     pub labels: BTreeMap<String, String>,
-    /// Its own addresses.
+    /// Its own addresses; the last may be one that is made up (see [`is_made_up`]).
     pub addresses: Vec<IpAddr>,
     /// Service account, `default` when the source names none.
     pub service_account: String,
     /// Kubernetes node, when known.
     pub node: Option<String>,
+    /// The UID in the names of its cgroups.
+    pub uid: Option<String>,
+    /// Its cgroup, below that of the mesh, where the configuration says so.
+    pub cgroup: Option<String>,
+}
+
+/// Whether an address is one that the configuration made up, so that a workload without addresses
+/// of its own (in its node's network namespace) can be named: one of `100::/64` (RFC 6666), which
+/// no packet bears.
+pub fn is_made_up(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(ip) if ip.segments()[..4] == [0x100, 0, 0, 0])
 }
 
 impl Mesh {

@@ -17,6 +17,8 @@ fn workload(name: &str, namespace: &str, address: &str) -> Workload {
         addresses: vec![address.parse().expect("an address")],
         service_account: format!("{name}-sa"),
         node: None,
+        uid: None,
+        cgroup: None,
     }
 }
 

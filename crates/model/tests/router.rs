@@ -254,6 +254,8 @@ fn sources() {
         addresses: Vec::new(),
         service_account: "default".into(),
         node: None,
+        uid: None,
+        cgroup: None,
     };
     let source = |namespace: Option<&str>, pairs| SourceMatch {
         namespace: namespace.map(str::to_owned),

@@ -248,6 +248,8 @@ fn mesh(service: SocketAddr, address: SocketAddr) -> Mesh {
             addresses: vec![address.ip()],
             service_account: "default".into(),
             node: None,
+            uid: None,
+            cgroup: None,
         }],
         ..Mesh::default()
     }

@@ -49,6 +49,7 @@ fn status(agent: &Agent) -> Status {
         counters: counts.counters.into_iter().map(|(name, n)| (name.to_owned(), n)).collect(),
         detour_addresses: agent.detour.listeners(),
         proxy: ProxyStatus::from(&agent.detour.stats()),
+        homes: agent.homes.status(),
         problems: configuration.problems,
     }
 }

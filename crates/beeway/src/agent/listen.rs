@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use beeway_model::{Mesh, Workload};
+use beeway_model::{Mesh, Workload, is_made_up};
 use tokio::sync::watch;
 
 use super::RunArgs;
@@ -72,7 +72,8 @@ impl Found {
 fn own_address(mesh: &Mesh, node: Option<&str>, family: fn(&IpAddr) -> bool) -> Option<IpAddr> {
     let local = |workload: &&Workload| workload.node.is_some() && workload.node.as_deref() == node;
     let addresses = |workload: &Workload| {
-        workload.addresses.iter().map(IpAddr::to_canonical).filter(family).find_map(source_of)
+        let own = workload.addresses.iter().filter(|address| !is_made_up(**address));
+        own.map(IpAddr::to_canonical).filter(family).find_map(source_of)
     };
     let mine = mesh.workloads.iter().filter(local).find_map(addresses);
     mine.or_else(|| mesh.workloads.iter().find_map(addresses))

@@ -104,6 +104,7 @@ impl Collector for Reader {
         }
         self.maps(&mut encoder)?;
         self.configuration(&mut encoder)?;
+        self.homes(&mut encoder)?;
         let stats = agent.detour.stats();
         gauge(
             &mut encoder,
@@ -163,6 +164,22 @@ impl Reader {
             }
         }
         Ok(())
+    }
+
+    /// Who is at home on this node.
+    fn homes(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let homes = self.0.homes.status();
+        for (name, help, value) in [
+            ("homes_workloads", "Workloads whose home is known", homes.workloads.len() as u64),
+            ("homes_told", "Whether the kernel tells what happens to cgroups", homes.told.into()),
+            ("homes_refused", "Homes that maps had no room for", homes.refused as u64),
+        ] {
+            gauge(encoder, name, help, value)?;
+        }
+        let (name, help) = ("homes_events", "Things heard of cgroups and their processes");
+        counter(encoder, name, help, homes.stirs)?;
+        let (name, help) = ("homes_events_lost", "Things that went unheard");
+        counter(encoder, name, help, homes.lost.into())
     }
 
     fn configuration(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {

@@ -9,6 +9,7 @@ mod configuration;
 mod detour;
 mod divert;
 mod handover;
+mod homes;
 mod listen;
 mod metrics;
 mod socket;
@@ -25,6 +26,7 @@ use beeway_dataplane::{Dataplane, StateLock};
 use access_log::AccessLog;
 use configuration::Follower;
 use detour::Detour;
+use homes::Homes;
 
 use crate::status::{admin_socket, pid_file};
 
@@ -43,6 +45,8 @@ pub struct RunArgs {
     pub access_log: Option<PathBuf>,
     /// Never let bytes skip TCP.
     pub no_shortcut: bool,
+    /// Do not ask the kernel to tell what happens to cgroups.
+    pub no_tracing: bool,
     /// Where clients are led whose connections the proxy takes as a whole: at most one address of
     /// each family. Empty: found out.
     pub detour_addresses: Vec<SocketAddr>,
@@ -58,6 +62,7 @@ pub(crate) struct Agent {
     pub(crate) started: SystemTime,
     pub(crate) dataplane: Arc<Dataplane>,
     pub(crate) follower: Arc<Follower>,
+    pub(crate) homes: Homes,
     pub(crate) detour: Arc<Detour>,
     pub(crate) access_log: Option<Arc<AccessLog>>,
     /// Taken while this agent has the state directory, and serves metrics.
@@ -122,6 +127,7 @@ impl Agent {
             beside,
         })?);
         let follower = Follower::start(&args, dataplane.clone())?;
+        let homes = Homes::start(&args, dataplane.clone(), follower.mesh())?;
         let access_log = args.access_log.as_deref().map(AccessLog::open).transpose()?;
         let recorder = access_log.clone().map(|log| log as Arc<dyn beeway_proxy::Recorder>);
         let mesh = follower.mesh();
@@ -133,6 +139,7 @@ impl Agent {
             started: SystemTime::now(),
             dataplane,
             follower,
+            homes,
             detour,
             access_log,
             lock: Mutex::new(Some(lock)),
@@ -152,6 +159,7 @@ impl Agent {
     /// Leaves to another agent what only one can have. Requests are still served.
     fn let_go(&self) {
         self.follower.pause(true);
+        self.homes.pause(true);
         self.detour.stop_hearing();
         drop(self.metrics.lock().expect("no panic while locked").take());
         drop(self.lock.lock().expect("no panic while locked").take());
@@ -164,6 +172,7 @@ impl Agent {
         self.detour.reopen()?;
         self.detour.hear(None)?;
         self.follower.pause(false);
+        self.homes.pause(false);
         write_pid(&self.args.state)?;
         self.serve_metrics().map(drop)
     }

@@ -10,8 +10,13 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 /// Linux capabilities by bit (include/uapi/linux/capability.h).
-const CAPABILITIES: [(u32, &str); 3] =
-    [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN"), (39, "CAP_BPF")];
+const CAPABILITIES: [(u32, &str); 4] = [
+    (12, "CAP_NET_ADMIN"),
+    // to look at processes of other users
+    (19, "CAP_SYS_PTRACE"),
+    (21, "CAP_SYS_ADMIN"),
+    (39, "CAP_BPF"),
+];
 
 /// Looks at all of it.
 pub fn findings() -> Vec<Finding> {
@@ -20,7 +25,7 @@ pub fn findings() -> Vec<Finding> {
             "root",
             root(),
             "nothing can be loaded or attached",
-            "sudo beeway doctor (in a container: add CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN)",
+            "sudo beeway doctor (in a container: add CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_SYS_PTRACE)",
         ),
         required(
             "cgroup v2",

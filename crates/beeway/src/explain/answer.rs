@@ -9,7 +9,9 @@ use beeway_dataplane::counts::{LANES, REASONS};
 use beeway_dataplane::tables::Tables;
 use beeway_dataplane::tables::head;
 use beeway_dataplane::tables::interpret::{self, Verdict};
-use beeway_model::{Action, ClusterId, Decision, Mesh, Outcome, Protocol, Transport, route};
+use beeway_model::{
+    Action, ClusterId, Decision, Mesh, Outcome, Protocol, Transport, Workload, is_made_up, route,
+};
 use serde::Serialize;
 
 use super::access::{Policies, judge};
@@ -22,6 +24,8 @@ pub struct Explanation {
     pub from: String,
     /// Its address.
     pub source: String,
+    /// What a process of its node is recognised by as its own; the first that there is decides.
+    pub known_by: Vec<String>,
     /// Namespace and name of the service.
     pub service: String,
     /// What the client connects to.
@@ -140,6 +144,7 @@ pub fn answer(mesh: &Mesh, tables: &Tables, asked: &Asked<'_>) -> Explanation {
     Explanation {
         from: format!("{}/{}", asked.source.namespace, asked.source.name),
         source: asked.source_ip.to_string(),
+        known_by: known_by(asked.source),
         service: format!("{}/{}", asked.service.namespace, asked.service.name),
         address: asked.address,
         protocol: asked.port.protocol,
@@ -413,4 +418,13 @@ pub fn why(reason: &str) -> &'static str {
         "backend_missing" => "the rule names a backend that does not exist",
         _ => "",
     }
+}
+
+/// As the agent recognises processes (`agent/homes`).
+fn known_by(workload: &Workload) -> Vec<String> {
+    let uid = workload.uid.as_ref().map(|uid| format!("a cgroup named by the UID {uid}"));
+    let cgroup = workload.cgroup.as_ref().map(|path| format!("the cgroup {path}"));
+    let own = workload.addresses.iter().find(|address| !is_made_up(**address));
+    let namespace = own.map(|_| "a network namespace with its address".to_owned());
+    uid.into_iter().chain(cgroup).chain(namespace).collect()
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, bail};
-use beeway_model::{Mesh, Request, Service, ServicePort, Transport, Workload};
+use beeway_model::{Mesh, Request, Service, ServicePort, Transport, Workload, is_made_up};
 
 use super::url::{Url, near};
 use crate::cli::ExplainArgs;
@@ -141,6 +141,7 @@ fn hint(wanted: &str, names: &[String]) -> String {
 
 /// The address that a connection to `to` comes from: one of the same family, if there is one.
 fn own_address(source: &Workload, to: IpAddr) -> Option<IpAddr> {
-    let same = source.addresses.iter().find(|own| own.is_ipv4() == to.is_ipv4());
-    same.or(source.addresses.first()).copied()
+    let own = || source.addresses.iter().filter(|address| !is_made_up(**address));
+    let same = own().find(|own| own.is_ipv4() == to.is_ipv4());
+    same.or(own().next()).or(source.addresses.first()).copied()
 }

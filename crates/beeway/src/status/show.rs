@@ -106,6 +106,10 @@ fn text(status: &Value, now: SystemTime) -> Result<String> {
     section(&mut text, "requests", requests(status), &[1]);
     section(&mut text, "kernel", pairs(&status["counters"]), &[1]);
     section(&mut text, "proxy", pairs(&status["proxy"]), &[1]);
+    section(&mut text, "homes", homes(&status["homes"]), &[1]);
+    if let Some(error) = status["homes"]["error"].as_str() {
+        writeln!(text, "\nWHO CALLS IS NOT KNOWN FOR SURE: {error}")?;
+    }
     section(&mut text, "maps", maps(&status["maps"]), &[1, 3, 4]);
     problems(&mut text, &status["problems"])?;
     Ok(text)
@@ -134,6 +138,23 @@ fn generation(text: &mut String, generation: &Value, now: Duration) -> Result<()
     ]);
     text.push_str(&output::table(&rows, &[1]));
     Ok(())
+}
+
+/// Who is at home on this node, in numbers; `--json` has the names.
+fn homes(homes: &Value) -> Vec<Vec<String>> {
+    let count = |name: &str| vec![name.to_owned(), grouped(number(&homes[name]))];
+    let workloads = homes["workloads"].as_array().map_or(0, Vec::len) as u64;
+    let told = match homes["told"].as_bool() {
+        Some(false) => "by looking at all cgroups, twice a second: see `beeway doctor`",
+        _ => "as the kernel tells",
+    };
+    vec![
+        vec!["workloads".into(), grouped(workloads)],
+        count("cgroups"),
+        count("namespaces"),
+        count("refused"),
+        vec!["found".into(), told.into()],
+    ]
 }
 
 /// A heading and what is under it.

@@ -9,8 +9,8 @@
 //!
 //! While this is done the connection is held: bpf/packet.bpf.c lets no packet of it pass.
 
-mod namespace;
-mod option;
+pub(crate) mod namespace;
+pub(crate) mod option;
 mod segment;
 mod stand_in;
 

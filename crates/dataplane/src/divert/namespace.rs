@@ -13,10 +13,10 @@ use super::owned;
 pub(super) const MARK: u32 = 0xbee;
 
 /// A network namespace.
-pub(super) struct Namespace(OwnedFd);
+pub(crate) struct Namespace(OwnedFd);
 
 /// For as long as it is there, the thread is in another network namespace.
-pub(super) struct Inside {
+pub(crate) struct Inside {
     home: OwnedFd,
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Cookie of the socket's network namespace (include/uapi/asm-generic/socket.h).
-pub(super) const SO_NETNS_COOKIE: libc::c_int = 71;
+pub(crate) const SO_NETNS_COOKIE: libc::c_int = 71;
 
 /// Sets an option; `T` is the kernel's type for it.
 pub(super) fn set<T>(
@@ -41,7 +41,7 @@ fn set_bytes(
 }
 
 /// Reads an option; `T` is the kernel's type for it, for which any bytes are valid.
-pub(super) fn get<T: Copy>(
+pub(crate) fn get<T: Copy>(
     socket: BorrowedFd<'_>,
     level: libc::c_int,
     name: libc::c_int,

@@ -4,14 +4,17 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
+use std::time::Duration;
 
 use libbpf_rs::{RingBufferBuilder, libbpf_sys};
 
 use super::traffic::{self, ASKED};
 use super::{Check, Failure, Outcome, Probe, load_everything};
-use crate::load;
+use crate::error::Context;
+use crate::homes::{Stir, StirKind, Watch};
+use crate::{cgroup, load};
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
@@ -57,6 +60,17 @@ pub(super) const CHECKS: &[Check] = &[
     need("iterators (bpf_iter_num)", NO_LOAD, |_| iterator()),
     need("bpf_rdonly_cast", NO_LOAD, |_| cast()),
     need("ring buffer", "the proxy does not hear of connections that close", |_| ring()),
+    Check {
+        name: "cgroup tracepoints",
+        required: false,
+        consequence: "new processes are found by looking at all cgroups twice a second; until then \
+                      they are known by the address of their sockets",
+        remedy: Some(
+            "a kernel of version 6.6 or later with CONFIG_DEBUG_INFO_BTF, and CAP_PERFMON and \
+             CAP_DAC_READ_SEARCH",
+        ),
+        run: watch,
+    },
     need("all of Beeway's programs load", "`beeway run` fails", |_| load_everything()),
 ];
 
@@ -206,6 +220,29 @@ fn ring() -> Outcome {
     })?;
     builder.build()?.consume()?;
     expect("a record's value", got.get(), 42)
+}
+
+/// A cgroup is made, heard of, found by its number, and removed.
+fn watch(cgroup: &File) -> Outcome {
+    let directory = std::fs::read_link(format!("/proc/self/fd/{}", cgroup.as_raw_fd()))?;
+    let watch = Watch::start(&directory)?;
+    let made = directory.join("probe");
+    std::fs::create_dir(&made)?;
+    let heard = watch.wait(Duration::from_secs(1));
+    let seen = cgroup::number(&made).and_then(|number| {
+        let found = cgroup::directory(cgroup, number);
+        Ok((number, found.context(|| "find a cgroup by its number".into())?))
+    });
+    std::fs::remove_dir(&made)?;
+    let (number, found) = seen?;
+    let told = |stir: &Stir| stir.cgroup == number && stir.kind == StirKind::Made;
+    if !heard?.iter().any(told) {
+        return Err("nothing was heard of a new cgroup".to_owned().into());
+    }
+    if found != made {
+        return Err(format!("it was found at {}", found.display()).into());
+    }
+    Ok("heard of a new cgroup".into())
 }
 
 fn expect(what: &str, got: u64, wanted: u64) -> Outcome {

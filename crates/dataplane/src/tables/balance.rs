@@ -541,6 +541,8 @@ mod tests {
             addresses: vec!["10.0.0.2".parse().unwrap()],
             service_account: "default".to_owned(),
             node: None,
+            uid: None,
+            cgroup: None,
         }];
         let for_proxy = |mesh: &Mesh| {
             let tables = compile(mesh, 1).unwrap();

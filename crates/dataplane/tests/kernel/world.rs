@@ -85,6 +85,8 @@ fn workloads() -> Vec<Workload> {
         addresses: vec![address.parse().unwrap()],
         service_account: "default".to_owned(),
         node: None,
+        uid: None,
+        cgroup: None,
     };
     let idle = |n| Workload {
         service_account: format!("sa-{n}"),

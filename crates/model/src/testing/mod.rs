@@ -74,5 +74,7 @@ fn workload(dice: &mut Dice, n: usize, address: IpAddr) -> Workload {
         addresses: vec![address],
         service_account: dice.of(&ACCOUNTS).to_owned(),
         node: None,
+        uid: None,
+        cgroup: None,
     }
 }

@@ -29,6 +29,8 @@ pub fn serving(name: &str, address: IpAddr) -> Workload {
         addresses: vec![address],
         service_account: name.to_owned(),
         node: None,
+        uid: None,
+        cgroup: None,
     }
 }
 

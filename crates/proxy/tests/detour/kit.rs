@@ -383,6 +383,8 @@ pub fn mesh(endpoints: &[SocketAddr], rules: Option<Vec<Rule>>) -> Mesh {
             addresses: vec![IpAddr::from([10, 9, 9, 9])],
             service_account: "default".into(),
             node: None,
+            uid: None,
+            cgroup: None,
         }],
         ..Mesh::default()
     }

@@ -114,6 +114,8 @@ fn mesh(clusters: Vec<Cluster>, rules: Vec<Rule>) -> Mesh {
         addresses: vec![IpAddr::from([10, 9, 9, 9])],
         service_account: "default".into(),
         node: None,
+        uid: None,
+        cgroup: None,
     };
     Mesh { services: vec![service], clusters, workloads: vec![workload], ..Mesh::default() }
 }

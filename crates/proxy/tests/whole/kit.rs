@@ -193,6 +193,8 @@ pub fn mesh(protocol: Protocol, endpoints: &[SocketAddr], rules: Vec<StreamRule>
             addresses: vec![IpAddr::from([127, 0, 0, 1])],
             service_account: "default".into(),
             node: None,
+            uid: None,
+            cgroup: None,
         }],
         ..Mesh::default()
     }
