@@ -116,6 +116,7 @@ fn rename_domain(rule: &mut AccessRule, domain: &str) {
 /// The nodes of the cluster, in order of name.
 pub(crate) fn nodes(
     objects: &Objects,
+    instances: &Instances,
     options: &Options,
     problems: &mut Vec<Problem>,
 ) -> Vec<Node> {
@@ -141,9 +142,11 @@ pub(crate) fn nodes(
         let local = options.node.as_ref() == Some(&object.name);
         nodes.push(Node { name: object.name.clone(), addresses, local });
     }
-    // who is on another node is known without the objects too
+    // who is on another node is known without the objects too, where anybody is on this one: the
+    // name may be one that the configuration does not know
     if let Some(name) = &options.node
         && nodes.iter().all(|node| !node.local)
+        && instances.list.iter().any(|instance| instance.node.as_ref() == Some(name))
     {
         nodes.push(Node { name: name.clone(), addresses: Vec::new(), local: true });
     }

@@ -114,7 +114,7 @@ fn mesh(
     let policies = access::policies(objects, &instances, &catalog, &providers, &mut problems);
     let mut mesh = catalog.finish(&mut problems);
     mesh.workloads = instances.workloads(options.node.as_deref());
-    mesh.nodes = access::nodes(objects, options, &mut problems);
+    mesh.nodes = access::nodes(objects, &instances, options, &mut problems);
     mesh.providers = providers;
     if thorough {
         access_check::check(&policies, &mesh, &instances, &mut problems);
