@@ -6,6 +6,7 @@ use beeway_model::access::{
 };
 
 use crate::case::Draft;
+use crate::decisions::FORBIDDEN;
 use crate::judge::Trial;
 use crate::node::Node;
 use crate::world::{forward, mesh, rule};
@@ -78,4 +79,47 @@ fn each_layer_can_deny_and_none_can_allow_for_another() {
         }
     }
     assert_eq!(seen, [81 - 16, 16]);
+}
+
+/// As no spelling gets past a rule, none gets past a policy: it is answered, or left to userspace.
+#[test]
+fn no_spelling_gets_past_a_policy() {
+    let node = Node::start();
+    let denying = |field| {
+        let conditions = vec![Clause { field, negated: false }];
+        let rules = vec![AccessRule { conditions, ..AccessRule::default() }];
+        let deny = policy(Layer::Authorization, Direction::Ingress, Effect::Deny, Says::Matches);
+        let mut mesh = mesh(Some(vec![rule(Default::default(), forward(0))]));
+        mesh.access =
+            deny.into_iter().map(|deny| AccessPolicy { rules: rules.clone(), ..deny }).collect();
+        Trial::new(&node, mesh)
+    };
+    let not_passed = |trial: &Trial<'_>, draft: &Draft| {
+        let case = draft.case();
+        assert!(!case.by_evaluator(&trial.mesh).allowed, "{case:?}");
+        let kernel = trial.by_kernel(&case);
+        assert!(["answered", "detour"].contains(&kernel.lane), "{kernel:?} {case:?}");
+    };
+    let path = Text::Prefix("/forbidden".to_owned());
+    let trial = denying(Field::Path(vec![PathTest::Text(path)]));
+    for target in FORBIDDEN {
+        not_passed(&trial, &Draft::get(target));
+    }
+    let jason = Text::Exact("jason".to_owned());
+    let trial = denying(Field::Header("end-user".to_owned(), vec![jason]));
+    for blanks in [0, 1, 2, 62, 63, 64, 65, 66, 100, 200] {
+        for blank in [" ", "\t", " \t"] {
+            for name in ["End-User", "end-user", "END-USER"] {
+                let mut draft = Draft::get("/").field(name, "jason");
+                draft.lines[1].blanks = (blank.repeat(blanks), blank.repeat(blanks));
+                not_passed(&trial, &draft);
+            }
+        }
+    }
+    let trial = denying(Field::Host(vec![Text::Prefix("secret".to_owned())]));
+    for host in
+        ["secret", "SECRET", "secret.", "secret:80", "Secret.:80", "secret:0080", "secret.."]
+    {
+        not_passed(&trial, &Draft::get("/").host(host));
+    }
 }
