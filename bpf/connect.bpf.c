@@ -14,7 +14,7 @@
  * (ECONNREFUSED), which every client understands; what cannot be known yet is led to the proxy, if it
  * is not HTTP, whose requests are judged one by one.
  */
-#include "verdict.h"
+#include "access.h"
 
 #define PASS 1
 #define REFUSE 0
@@ -53,8 +53,8 @@ static __always_inline void get_address(struct bpf_sock_addr *ctx, struct addres
 }
 
 /* Who connects, by where it runs: a process can bind a foreign address, but not leave its cgroup
- * without being root of the host. False when that is not known. */
-static __always_inline bool find_caller(struct bpf_sock_addr *ctx, struct address *caller)
+ * without being root of the host. Nothing when that is not known. */
+static __always_inline void find_caller(struct bpf_sock_addr *ctx, struct address *caller)
 {
 	struct home key = { .id = bpf_get_current_cgroup_id(), .kind = HOME_CGROUP };
 	struct address *known = bpf_map_lookup_elem(&homes, &key);
@@ -78,10 +78,9 @@ static __always_inline bool find_caller(struct bpf_sock_addr *ctx, struct addres
 	key.kind = HOME_NAMESPACE;
 	known = bpf_map_lookup_elem(&homes, &key);
 	if (!known)
-		return false;
+		return;
 found:
 	*caller = *known;
-	return true;
 }
 
 /* The address that a socket is bound to; family 0: to none yet. */
@@ -106,8 +105,8 @@ static __always_inline void get_source(struct bpf_sock_addr *ctx, struct address
 
 /* Whether policies let a connection, or a datagram, pass to an endpoint. */
 static __always_inline enum access
-judge_call(struct bpf_sock_addr *ctx, struct generation *g, const struct address *endpoint,
-	   u32 transport, enum asked asked)
+judge_call(struct bpf_sock_addr *ctx, struct generation *g, const struct address *caller,
+	   const struct address *endpoint, u32 transport, enum asked asked)
 {
 	struct scratch *s = claim_scratch();
 	enum access access;
@@ -122,7 +121,8 @@ judge_call(struct bpf_sock_addr *ctx, struct generation *g, const struct address
 	v->transport = transport;
 	get_source(ctx, &v->source);
 	/* one that is known by where it runs has the address that is known of it */
-	if (!find_caller(ctx, &v->caller))
+	v->caller = *caller;
+	if (!caller->family)
 		name_by_address(&v->caller, &v->source);
 	else if (!v->source.family && is_ip4(v->caller.ip) == is_ip4(endpoint->ip) &&
 		 !is_made_up(v->caller.ip))
@@ -143,7 +143,12 @@ static __always_inline int refuse(u32 counter)
 static __always_inline bool
 denies_datagram(struct bpf_sock_addr *ctx, struct generation *g, const struct address *to)
 {
-	return g->guarded && judge_call(ctx, g, to, IPPROTO_UDP, ASK_CONNECTION) != ACCESS_PASS;
+	struct address caller = {};
+
+	if (!g->guarded)
+		return false;
+	find_caller(ctx, &caller);
+	return judge_call(ctx, g, &caller, to, IPPROTO_UDP, ASK_CONNECTION) != ACCESS_PASS;
 }
 
 /* So that an answer from `endpoint` is seen as one from `service`. */
@@ -215,6 +220,7 @@ static __always_inline bool find_proxy(const struct address *asked, bool v6, str
 
 /* Where a connection leads, and how. */
 struct target {
+	struct address caller;	/* family 0: not known by where it runs */
 	struct address to;
 	u32 protocol;
 	u32 failed;		/* counter of why it leads nowhere */
@@ -237,7 +243,7 @@ judge_target(struct bpf_sock_addr *ctx, struct generation *g, const struct front
 	enum access access = ACCESS_UNSURE;
 
 	if (!f || !f->guarded)
-		access = judge_call(ctx, g, &t->to, IPPROTO_TCP,
+		access = judge_call(ctx, g, &t->caller, &t->to, IPPROTO_TCP,
 				    opaque ? ASK_CONNECTION : ASK_NETWORK);
 	if (access == ACCESS_DENIED)
 		t->failed = COUNT_DENIED;
@@ -270,9 +276,13 @@ static __always_inline int connect_stream(struct bpf_sock_addr *ctx, bool v6)
 	struct target t = {};
 	struct frontend *f;
 	struct conn *conn;
+	bool known;
 
 	get_address(ctx, &asked, v6);
 	f = g ? find_frontend(g, asked.ip, asked.port, IPPROTO_TCP) : NULL;
+	known = f || (g && find_workload(g, &asked));
+	if (known || (g && g->guarded))
+		find_caller(ctx, &t.caller);
 	if (f)
 		find_target(ctx, g, f, &asked, v6, &t);
 	else
@@ -282,7 +292,7 @@ static __always_inline int connect_stream(struct bpf_sock_addr *ctx, bool v6)
 	if (t.failed)
 		return refuse(t.failed);
 	/* nobody has a service of this address, and nobody will mind */
-	if (!f && t.protocol == PROTOCOL_OPAQUE && !(g && find_workload(g, &asked)))
+	if (!known && t.protocol == PROTOCOL_OPAQUE)
 		return PASS;
 	conn = bpf_sk_storage_get(&conns, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!conn)
@@ -294,7 +304,7 @@ static __always_inline int connect_stream(struct bpf_sock_addr *ctx, bool v6)
 	conn->service = asked;
 	conn->endpoint = t.to;
 	conn->endpoint.family = asked.family;
-	find_caller(ctx, &conn->caller);
+	conn->caller = t.caller;
 	put_address(ctx, t.to.ip, t.to.port, v6);
 	add(t.protocol == PROTOCOL_PROXY ? COUNT_ANCHORED : COUNT_CONNECT, 1);
 	return PASS;

@@ -11,8 +11,8 @@
 #ifndef BEEWAY_INLET_H
 #define BEEWAY_INLET_H
 
+#include "access.h"
 #include "pairs.h"
-#include "verdict.h"
 
 #define SYN 2
 #define ACK 16

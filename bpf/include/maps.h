@@ -166,6 +166,7 @@ struct verdict {
 	u32 answer;		/* struct answer */
 	u32 access;		/* what policies say: enum access */
 	u32 guarded;		/* there are some that say something */
+	u32 guard;		/* struct guard of who is called; 0: none */
 	u32 certain;		/* neither rules nor policies: any further request is native too */
 };
 

@@ -8,9 +8,8 @@ use beeway_model::{
     ServicePort, StreamMatch, StreamRule, Transport,
 };
 
-use super::access::{Guards, is_named};
+use super::access::is_named;
 use super::heap::{Heap, Slots, address_bytes, hash_address};
-use super::identity::Identities;
 use super::records::Record;
 use super::table::Draft;
 use super::{Error, Notice};
@@ -293,41 +292,6 @@ pub(super) fn push_members(heap: &mut Heap, mesh: &Mesh) -> Result<Slots, Error>
                 entries.push((hash, abi::member { ip, port, cluster: number }));
             }
         }
-    }
-    heap.push_table(&entries)
-}
-
-/// Who owns an address; of several the first, as [`Mesh::identity_at`] says.
-pub(super) fn push_workloads(
-    heap: &mut Heap,
-    mesh: &Mesh,
-    identities: &Identities<'_>,
-    guards: &Guards,
-) -> Result<Slots, Error> {
-    let mut seen = HashSet::new();
-    let mut entries = Vec::new();
-    let here = mesh.nodes.iter().find(|node| node.local).map(|node| &node.name);
-    let mut own = |addresses: &[IpAddr], number: u32, (guard, leave): (u32, u32), remote: bool| {
-        for address in addresses {
-            let ip = address_bytes(address.to_canonical());
-            if seen.insert(ip) {
-                let remote = remote.into();
-                let workload = abi::workload { ip, number, guard, leave, remote };
-                entries.push((hash_address(&ip, 0), workload));
-            }
-        }
-    };
-    for (index, workload) in mesh.workloads.iter().enumerate() {
-        let number = identities.number(index);
-        let elsewhere = workload.node.is_some() && workload.node.as_ref() != here;
-        own(&workload.addresses, number, guards.of(number), here.is_some() && elsewhere);
-    }
-    for node in &mesh.nodes {
-        let number = match node.local {
-            true => abi::identity::IDENTITY_HOST,
-            false => abi::identity::IDENTITY_REMOTE_NODE,
-        };
-        own(&node.addresses, number.0, (0, 0), !node.local);
     }
     heap.push_table(&entries)
 }

@@ -112,7 +112,7 @@ pub fn compile(mesh: &Mesh, number: u64) -> Result<Tables, Error> {
     let members = balance::push_members(&mut heap, mesh)?;
     let identities = Identities::new(mesh);
     let mut guards = Guards::new(&mut heap, &mut clusters, mesh, &identities, &mut notices);
-    let workloads = balance::push_workloads(&mut heap, mesh, &identities, &guards)?;
+    let workloads = identity::push_workloads(&mut heap, mesh, &identities, &guards)?;
     let ports = table::drafts(&mut heap, mesh, &identities, &mut notices);
     let frontends = balance::push_frontends(&mut heap, &mut clusters, &ports, &mut notices)?;
     heap.check()?;

@@ -1,8 +1,8 @@
 //! Heads broken at random: whatever the kernel reads in them, its twin reads.
 
-use crate::dice::Dice;
 use crate::generate::Scene;
 use crate::heads::{ask, get, start};
+use beeway_model::testing::Dice;
 
 const SEED: u64 = 77;
 const CASES: usize = 30_000;
@@ -40,7 +40,7 @@ fn spoil(dice: &mut Dice, bytes: &mut Vec<u8>) {
     let at = dice.below(bytes.len());
     let several = bytes.len() > 1;
     match dice.below(9) {
-        0 => bytes[at] = dice.next() as u8,
+        0 => bytes[at] = dice.bits() as u8,
         1 => bytes[at] ^= 1 << dice.below(8),
         2 => bytes[at] ^= 0x20,
         3 if several => drop(bytes.remove(at)),

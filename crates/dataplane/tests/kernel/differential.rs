@@ -12,11 +12,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use beeway_model::Mesh;
 
 use crate::case::Case;
-use crate::dice::Dice;
 use crate::generate::{Scene, Shape};
 use crate::judge::{Judged, Trial};
 use crate::node::Node;
 use crate::reduce::Reduction;
+use beeway_model::testing::Dice;
 
 const MESHES: u64 = 400;
 const CASES: usize = 250;

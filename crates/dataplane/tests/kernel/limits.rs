@@ -4,11 +4,11 @@ use beeway_dataplane::tables::{Tables, compile};
 use beeway_model::{HeaderMatch, Match, PathMatch, Rule, StringMatch};
 
 use crate::case::{Case, Draft};
-use crate::dice::Dice;
 use crate::generate::Scene;
 use crate::judge::{Judged, Trial};
 use crate::node::Node;
 use crate::world::{add_service, at, exact, forward, header, mesh, rule};
+use beeway_model::testing::Dice;
 
 #[test]
 fn equal_meshes_make_equal_tables() {

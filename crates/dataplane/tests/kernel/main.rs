@@ -3,7 +3,6 @@
 mod broken;
 mod case;
 mod decisions;
-mod dice;
 mod differential;
 mod generate;
 mod heads;

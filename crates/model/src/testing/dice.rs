@@ -19,6 +19,11 @@ impl Dice {
         (self.bits() % n as u64) as usize
     }
 
+    /// A number of `low..=high`.
+    pub fn between(&mut self, low: usize, high: usize) -> usize {
+        low + self.below(high - low + 1)
+    }
+
     /// Whether something happens that does once in so many times.
     pub fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
@@ -27,6 +32,23 @@ impl Dice {
     /// One of some values, of which there must be one.
     pub fn of<T: Clone>(&mut self, values: &[T]) -> T {
         values[self.below(values.len())].clone()
+    }
+
+    /// One of some characters, of ASCII.
+    pub fn byte(&mut self, alphabet: &str) -> u8 {
+        self.of(alphabet.as_bytes())
+    }
+
+    /// So many of some characters, of ASCII.
+    pub fn text(&mut self, alphabet: &str, length: usize) -> String {
+        (0..length).map(|_| char::from(self.byte(alphabet))).collect()
+    }
+
+    /// Puts values into another order.
+    pub fn shuffle<T>(&mut self, values: &mut [T]) {
+        for last in (1..values.len()).rev() {
+            values.swap(last, self.below(last + 1));
+        }
     }
 
     /// So many of something: each number is as likely, the first of `counts` included.

@@ -6,12 +6,12 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use crate::bed::Bed;
-use crate::dice::Dice;
 use crate::ledger::Shared;
 use crate::request::Request;
 use crate::scene::Scene;
 use crate::strict::{Body, Fault, Framing, Head, Reader};
 use crate::way::{Receiver, Sender, Way, connect};
+use beeway_model::testing::Dice;
 
 /// What all clients of a try know.
 #[derive(Clone)]

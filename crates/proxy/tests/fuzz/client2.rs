@@ -9,10 +9,10 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::client::{World, answered_by_proxy};
-use crate::dice::Dice;
 use crate::request::{Framed, Request};
 use crate::strict::Body;
 use crate::way::{Joined, Way, connect};
+use beeway_model::testing::Dice;
 
 /// Sends some requests, side by side.
 pub async fn talk(world: World, mut dice: Dice) {
@@ -29,7 +29,7 @@ pub async fn talk(world: World, mut dice: Dice) {
     let driver = tokio::task::spawn_local(async move { drop(connection.await) });
     let mut calls = tokio::task::JoinSet::new();
     for _ in 0..dice.between(1, 10) {
-        calls.spawn_local(call(world.clone(), h2.clone(), Dice(dice.next())));
+        calls.spawn_local(call(world.clone(), h2.clone(), Dice(dice.bits())));
     }
     drop(h2);
     let limit = if dice.one_in(10) { dice.below(40) as u64 } else { 60_000 };

@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::dice::Dice;
 use crate::ledger::{Sent, Shared};
 use crate::plan::{Plan, Reads, Then};
 use crate::strict::{Body, Fault, Framing, Head, Reader};
+use beeway_model::testing::Dice;
 
 /// Longest that an endpoint says nothing: not all rules have a time limit.
 pub const SILENCE: Duration = Duration::from_millis(300);

@@ -7,11 +7,11 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use tokio::net::TcpStream;
 
 use crate::client2::{babble, collect, fields, frames, send};
-use crate::dice::Dice;
 use crate::endpoint::{Kind, Place, SILENCE};
 use crate::ledger::{Sent, Shown};
 use crate::plan::{Reads, filler};
 use crate::strict::Body;
+use beeway_model::testing::Dice;
 
 const REASONS: [Reason; 8] = [
     Reason::NO_ERROR,

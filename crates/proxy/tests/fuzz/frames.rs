@@ -11,13 +11,13 @@ use beeway_proxy::frame::{Address, FLAG_REQUEST, FLAG_STICKY, Frame, KIND_DATA};
 use zerocopy::IntoBytes;
 
 use crate::bed::{Bed, Line, SERVICE, STRANGE, Word, frame};
-use crate::dice::Dice;
 use crate::endpoint::{Kind, Place, start};
 use crate::http::settle;
 use crate::ledger::{Sent, Shared};
 use crate::run::{self, Counts};
 use crate::scene::plain;
 use crate::strict::Body;
+use beeway_model::testing::Dice;
 
 /// Seeds that `make test` tries.
 const SEEDS: u64 = 150;
@@ -101,7 +101,7 @@ impl Author {
             1 => next.wrapping_sub(self.dice.below(100) as u64),
             2 => next + 50_000,
             3 => u64::MAX - self.dice.below(200) as u64,
-            4 => self.dice.next(),
+            4 => self.dice.bits(),
             5 => 0,
             _ => next,
         };
@@ -115,14 +115,14 @@ impl Author {
             length: payload.len() as u32,
             kind: if self.dice.one_in(20) { self.dice.below(9) as u16 } else { KIND_DATA },
             flags,
-            cookie: if self.dice.one_in(30) { self.dice.next() | STRANGE } else { cookie },
+            cookie: if self.dice.one_in(30) { self.dice.bits() | STRANGE } else { cookie },
             offset,
-            draw: self.dice.next() as u32,
+            draw: self.dice.bits() as u32,
             request: self.dice.of(&[0, 1, 2, u32::MAX]),
             source: self.address(),
             service: self.address(),
             caller: self.address(),
-            reason: self.dice.next() as u32,
+            reason: self.dice.bits() as u32,
         };
         let sent = self.sent.entry(frame.cookie).or_default();
         if frame.kind == KIND_DATA && offset == next {
@@ -242,7 +242,7 @@ async fn try_seed(seed: u64) -> Result<Counts, String> {
     let mut served: Vec<Served> =
         (0..dice.below(6)).map(|_| Served::new(&mut dice, &bed, &ledger)).collect();
     let (sent, sockets, waiting) = Default::default();
-    let mut author = Author { dice: Dice(dice.next()), bed: bed.clone(), sent, sockets, waiting };
+    let mut author = Author { dice: Dice(dice.bits()), bed: bed.clone(), sent, sockets, waiting };
     let count = dice.of(&[5, 50, 300, 300]);
     for _ in 0..count {
         author.frame();

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use crate::bed::Bed;
 use crate::client::World;
-use crate::dice::Dice;
 use crate::endpoint::{Place, start};
 use crate::ledger::Shared;
 use crate::run::{self, Counts};
 use crate::scene::{Scene, kinds};
 use crate::{client, client2};
+use beeway_model::testing::Dice;
 
 /// Seeds that `make test` tries.
 const SEEDS: u64 = 80;
@@ -30,7 +30,7 @@ async fn try_seed(seed: u64) -> Result<Counts, String> {
     let world = World { bed: bed.clone(), scene, ledger: ledger.clone() };
     let mut clients = tokio::task::JoinSet::new();
     for _ in 0..dice.between(1, 8) {
-        let own = Dice(dice.next());
+        let own = Dice(dice.bits());
         match dice.below(10) {
             0 => clients.spawn_local(client2::attack(world.clone(), own)),
             1..=3 => clients.spawn_local(client2::talk(world.clone(), own)),

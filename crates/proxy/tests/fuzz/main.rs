@@ -7,8 +7,6 @@
 mod bed;
 mod client;
 mod client2;
-#[path = "../../../dataplane/tests/kernel/dice.rs"]
-mod dice;
 mod endpoint;
 mod endpoint2;
 mod frames;

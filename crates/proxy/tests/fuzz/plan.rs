@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::dice::Dice;
 use crate::ledger::Shown;
 use crate::strict::Body;
+use beeway_model::testing::Dice;
 
 /// When an endpoint reads a request's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

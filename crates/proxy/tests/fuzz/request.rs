@@ -2,11 +2,11 @@
 
 use beeway_model::Request as Judged;
 
-use crate::dice::Dice;
 use crate::ledger::{Sent, Shared};
 use crate::plan::chunked;
 use crate::scene::Scene;
 use crate::strict::Body;
+use beeway_model::testing::Dice;
 
 /// How a body is announced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ fn word<'a>(dice: &mut Dice, words: &'a str) -> &'a str {
 
 /// A name for a request that no other has. 0 is that of what must not come out.
 fn name(dice: &mut Dice) -> u64 {
-    1 + (dice.next() >> 16)
+    1 + (dice.bits() >> 16)
 }
 
 fn target(dice: &mut Dice, plain: bool) -> String {

@@ -8,8 +8,8 @@ use beeway_model::policy::{Abort, Fault, Fraction, Mirror, PathRewrite, Retry, R
 use beeway_model::*;
 
 use crate::bed::SERVICE;
-use crate::dice::Dice;
 use crate::endpoint::Kind;
+use beeway_model::testing::Dice;
 
 /// Endpoints by cluster; the number of an endpoint is its place among all.
 pub const CLUSTERS: [&[Kind]; 8] = [

@@ -13,7 +13,7 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::mpsc;
 
 use crate::bed::{Bed, Line, Word, hear};
-use crate::dice::Dice;
+use beeway_model::testing::Dice;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {

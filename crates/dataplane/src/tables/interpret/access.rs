@@ -1,4 +1,4 @@
-//! What policies say, word for word as `judge_request()` of `verdict.h` does.
+//! What policies say, word for word as `judge_request()` of `access.h` does.
 
 use std::mem::offset_of;
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! The twin of `bpf/include/verdict.h`: what the kernel decides with given tables, word for word.
+//! The twin of `bpf/include/{table,access,verdict}.h`: what the kernel decides with given tables, word for word.
 //! `beeway explain` asks it, and tests hold the kernel and the reference router against it.
 
 use std::mem::offset_of;

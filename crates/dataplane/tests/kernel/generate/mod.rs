@@ -13,8 +13,8 @@ use std::collections::HashMap;
 
 use beeway_model::{Match, Mesh, Rule};
 
-use crate::dice::Dice;
 use crate::world::{add_service, mesh, rules_of};
+use beeway_model::testing::Dice;
 
 /// What a configuration is made to try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,7 +3,7 @@
 use beeway_model::PathMatch;
 
 use super::Examples;
-use crate::dice::Dice;
+use beeway_model::testing::Dice;
 
 const ALPHABETS: [&str; 4] =
     ["ab", "abc/", "abcdefghijklmnopqrstuvwxyz0123456789-_/", "aAbB01-_.~;=:@+,$!&'()*/"];

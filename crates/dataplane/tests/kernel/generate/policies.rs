@@ -7,8 +7,8 @@ use beeway_model::access::{
 use beeway_model::{Subnet, Transport};
 
 use super::Palette;
-use crate::dice::Dice;
 use crate::world::labels;
+use beeway_model::testing::Dice;
 
 const SUBNETS: [(&str, u8); 8] = [
     ("10.2.0.0", 16),

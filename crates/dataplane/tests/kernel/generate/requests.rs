@@ -4,8 +4,8 @@ use beeway_model::{Action, HeaderMatch, Match, PathMatch, Rule, StringMatch};
 
 use super::{Scene, paths, policies, values};
 use crate::case::{Case, Draft, Line};
-use crate::dice::Dice;
 use crate::world::{ENDPOINTS, SOURCES, labels};
+use beeway_model::testing::Dice;
 
 const HEAD_BYTES: usize = 8192;
 const HEAD_LINES: usize = 64;
@@ -333,7 +333,7 @@ fn caller(dice: &mut Dice, m: &Match) -> &'static str {
 /// A random number, often where one backend's share ends and another's begins.
 fn draw(dice: &mut Dice, rule: Option<&Rule>) -> u32 {
     if dice.one_in(2) {
-        return dice.next() as u32;
+        return dice.bits() as u32;
     }
     let Some(Rule { action: Action::Forward(backends), .. }) = rule else { return 0 };
     let total: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();

@@ -8,8 +8,8 @@ use beeway_model::{
 };
 
 use super::{Examples, Palette, Shape, paths, values};
-use crate::dice::Dice;
 use crate::world::{CLUSTERS, exact, header, labels};
+use beeway_model::testing::Dice;
 
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
 const HOSTS: [&str; 14] = [

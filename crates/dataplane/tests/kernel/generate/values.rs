@@ -4,7 +4,7 @@ use beeway_model::StringMatch;
 
 use super::Examples;
 use super::paths::escape;
-use crate::dice::Dice;
+use beeway_model::testing::Dice;
 
 pub const NAMES: [&str; 9] =
     ["x-version", "end-user", "cookie", "x", "host", ":authority", "x-v", "accept-language", "te"];

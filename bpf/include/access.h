@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0) */
+/* What policies say of a call; the truth is the model's evaluator. */
+#ifndef BEEWAY_ACCESS_H
+#define BEEWAY_ACCESS_H
+
+#include "table.h"
+
+/* What policies say of a call. */
+enum access { ACCESS_PASS, ACCESS_DENIED, ACCESS_UNSURE };
+
+/* What follows from the candidate that was found. */
+static __always_inline enum access candidate_says(struct generation *g, const struct scratch *s)
+{
+	struct action *a;
+
+	if (s->unsure)
+		return ACCESS_UNSURE;
+	if (!s->candidate)
+		return ACCESS_DENIED;
+	a = AT(g, action, AT(g, candidate, s->candidate)->action);
+	if (a->kind == ACTION_PASS)
+		return ACCESS_PASS;
+	return a->kind == ACTION_ANSWER ? ACCESS_DENIED : ACCESS_UNSURE;
+}
+
+static __always_inline enum access
+group_says(struct generation *g, u32 group, struct scratch *s, const struct verdict *v)
+{
+	if (!group)
+		return ACCESS_PASS;
+	s->order = ~0u;
+	s->candidate = s->unsure = 0;
+	consider(g, group, s, METHOD_GET, v);
+	return candidate_says(g, s);
+}
+
+/* Of two that must both let it pass. */
+static __always_inline enum access both(enum access a, enum access b)
+{
+	if (a == ACCESS_DENIED || b == ACCESS_DENIED)
+		return ACCESS_DENIED;
+	return a == ACCESS_UNSURE || b == ACCESS_UNSURE ? ACCESS_UNSURE : ACCESS_PASS;
+}
+
+/* What is asked about a connection besides the network's policies. */
+enum asked {
+	ASK_NETWORK,		/* nothing: its requests are judged one by one */
+	ASK_CONNECTION,		/* it is not HTTP */
+	ASK_CARRIER,		/* its requests are judged on another node */
+};
+
+/* What policies say of a connection. Sets v->guarded where any apply, and v->guard. */
+__weak __noinline int
+judge_connection(struct generation *g, struct scratch *s, struct verdict *v, u32 asked)
+{
+	u32 caller, called, leave;
+	enum access access = ACCESS_PASS;
+	struct guard *guard;
+
+	if (!g || !s || !v)
+		return ACCESS_UNSURE;
+	caller = find_workload(g, &v->caller);
+	leave = caller ? AT(g, workload, caller)->leave : 0;
+	if (leave) {
+		v->guarded = 1;
+		access = group_says(g, leave, s, v);
+	}
+	called = find_workload(g, &v->endpoint);
+	v->guard = called ? AT(g, workload, called)->guard : 0;
+	if (!v->guard)
+		return access;
+	v->guarded = 1;
+	guard = AT(g, guard, v->guard);
+	access = both(access, group_says(g, guard->network, s, v));
+	if (asked == ASK_CONNECTION)
+		access = both(access, group_says(g, guard->connections, s, v));
+	else if (asked == ASK_CARRIER)
+		access = both(access, group_says(g, guard->carriers, s, v));
+	return access;
+}
+
+/* What policies say of a request, on the connection that it is on. */
+__weak __noinline int
+judge_request(struct generation *g, struct scratch *s, struct head *h, struct verdict *v)
+{
+	enum access access;
+	u32 table;
+
+	if (!g || !s || !h || !v)
+		return ACCESS_UNSURE;
+	access = judge_connection(g, s, v, ASK_NETWORK);
+	table = v->guard ? AT(g, guard, v->guard)->requests : 0;
+	if (!table)
+		return access;
+	if (AT(g, table, table)->flags & TABLE_DETOUR || h->needs_normalising)
+		return both(access, ACCESS_UNSURE);
+	find_candidate(g, table, s, h, v);
+	return both(access, candidate_says(g, s));
+}
+
+#endif
