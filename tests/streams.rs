@@ -314,7 +314,10 @@ fn directions_end_one_by_one_and_resets_are_seen() -> Result<()> {
     assert_eq!(raw.step(&json!({ "recv": 3 }))?["data"], "v1\n");
     // with an answer that it has not sent
     stop(&echoes[0])?;
+    let before = proxy(&bed, "bytes_in")?;
     raw.send("never read")?;
+    // a process that dies before the bytes are there ends its connection in order
+    wait_until("the bytes are carried", || Ok(proxy(&bed, "bytes_in")? > before))?;
     echoes[0].kill9();
     assert_eq!(raw.recv_until_close()?, (String::new(), "ECONNRESET".to_owned()));
     Ok(())
