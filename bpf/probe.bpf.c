@@ -8,6 +8,7 @@
 
 /* weak, so that its absence fails one program and not the whole object */
 extern void *bpf_rdonly_cast(const void *obj, __u32 btf_id) __ksym __weak;
+extern void *bpf_cast_to_kern_ctx(void *ctx) __ksym __weak;
 
 #define PROBE_PORT 9	/* "discard" (RFC 863): what clients ask for */
 
@@ -103,6 +104,31 @@ int probe_redirect(struct sk_msg_md *msg)
 
 	saw(msg->size);
 	return bpf_msg_redirect_hash(msg, &ends, &peer, BPF_F_INGRESS);
+}
+
+/* a first message skips TCP, what follows does not */
+SEC("sk_msg")
+int probe_redirect_first(struct sk_msg_md *msg)
+{
+	u32 zero = 0, peer = 1;
+	u64 *sum = bpf_map_lookup_elem(&seen, &zero);
+
+	if (!sum || *sum)
+		return SK_PASS;
+	*sum = 1;
+	return bpf_msg_redirect_hash(msg, &ends, &peer, BPF_F_INGRESS);
+}
+
+/* how far the socket's reader is ahead of the segment that comes, plus 1 */
+SEC("sk_skb/stream_verdict")
+int probe_position(struct __sk_buff *skb)
+{
+	u64 segment = (u64)bpf_cast_to_kern_ctx(skb);
+	const struct sk_buff *buffer = KERNEL_AT(sk_buff, segment);
+	u32 seq = KERNEL_AT(tcp_skb_cb, buffer->cb)->seq;
+
+	saw(KERNEL_AT(tcp_sock, buffer->sk)->copied_seq - seq);
+	return SK_PASS;
 }
 
 SEC("sk_skb/stream_verdict")

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use bed::{Bed, JASON, Shape, WEB};
-use beeway_testbed::{Place, Pod, pattern, slurp};
+use beeway_testbed::{Place, Pod, RepeatingServer, pattern, slurp};
+use serde_json::json;
 
 const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
@@ -57,7 +58,7 @@ fn held_for_a_slow_reader(bed: &Bed, counter: &str, server: &Pod, header: &str) 
     let report = download.output(Duration::from_secs(120))?.success()?.json().pop();
     let report = report.unwrap_or_default();
     assert_eq!(report["bytes"], GIB, "{report}");
-    assert_eq!(report["sha256"], pattern::sha256(GIB as _), "every byte arrived in its place");
+    assert_eq!(report["sha256"], pattern::sha256(GIB as _), "every byte in its place: {report}");
     Ok(held)
 }
 
@@ -131,5 +132,59 @@ fn a_proxy_that_is_told_once_of_what_has_come() -> Result<()> {
         })?;
     }
     assert_eq!(bed.lane("detour")?, 2);
+    Ok(())
+}
+
+/// A service that is at an address behind the client's tun device.
+const FAR: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: far, namespace: default}
+spec:
+  hosts: [far.example]
+  addresses: [10.96.0.30]
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  resolution: STATIC
+  endpoints: [{address: 192.0.2.1}]
+";
+
+#[test]
+fn bytes_that_tcp_brings_twice_are_read_once() -> Result<()> {
+    let bed = Bed::new("twice", Shape { servers_in_mesh: false }, JASON)?;
+    let before = bed.generation()?;
+    bed.write("far.yaml", FAR)?;
+    bed.wait_for_generation(before)?;
+    let mut server = RepeatingServer::start(&bed.client, "192.0.2.1".parse()?)?;
+    // within the queue, out of order, more than the kernel cuts off at once, and all but one byte
+    let plan = json!([
+        [0, 1000],
+        [500, 1500],
+        1500,
+        [1500, 3000],
+        [5000, 7000],
+        [6000, 8000],
+        [3000, 5500],
+        8000,
+        [8000, 20000],
+        [9000, 40000],
+        40000,
+        [39000, 40000],
+        [20000, 40001],
+        [39999, 42000],
+    ]);
+    let repeated = 500 + 500 + 1000 + 11_000 + 20_000 + 2;
+    for wait in [true, false] {
+        let counted = bed.counter("repeated_bytes")?;
+        server.answer(&plan)?;
+        let download = slurp(&bed.client, "http://10.96.0.30:80/")?;
+        let mut download = if wait { download.args(["--wait"]) } else { download }.spawn()?;
+        server.wait()?;
+        download.close_stdin();
+        let report = download.output(Duration::from_secs(20))?.success()?.json().pop();
+        let report = report.unwrap_or_default();
+        assert_eq!(report["bytes"], 42_000, "{report}");
+        assert_eq!(report["sha256"], pattern::sha256(42_000), "every byte in its place: {report}");
+        assert_eq!(bed.counter("repeated_bytes")? - counted, repeated);
+    }
     Ok(())
 }

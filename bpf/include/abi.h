@@ -12,7 +12,7 @@
 #define BEEWAY_ABI_H
 
 enum limits {
-	ABI_VERSION = 10,	/* changes with any layout; pins of another version are not adopted */
+	ABI_VERSION = 11,	/* changes with any layout; pins of another version are not adopted */
 	HEAP_WORDS = 1 << 20,	/* 4 MiB a generation */
 	HEAP_SLACK = 64,	/* so that a record at the last index stays inside */
 	HEAD_BYTES = 8192,	/* request head that the kernel judges; larger ones detour */
@@ -92,6 +92,7 @@ enum counter {
 	COUNT_NO_LISTENER,	/* connections refused because the proxy did not listen */
 	COUNT_HELD,		/* connections held until they lead to the proxy */
 	COUNT_DENIED,		/* connections and datagrams that a policy denied */
+	COUNT_REPEATED_BYTES,	/* bytes that TCP brought twice, and that were read once */
 	COUNTERS,
 };
 

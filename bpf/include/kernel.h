@@ -103,8 +103,37 @@ struct tcp_sock {
 	u32 notsent_lowat;
 } VIEW;
 
+struct list_head {
+	struct list_head *next;
+	struct list_head *prev;
+} VIEW;
+
+struct sk_buff_head {
+	struct sk_buff *prev;
+	u32 qlen;
+} VIEW;
+
+struct sk_buff {
+	u32 len;
+	struct sock *sk;
+	char cb[48];
+} VIEW;
+
+/* what TCP keeps in a segment's cb */
+struct tcp_skb_cb {
+	u32 seq;
+	u32 end_seq;
+} VIEW;
+
+struct sk_msg {
+	struct sk_buff *skb;
+	struct list_head list;
+} VIEW;
+
 struct sk_psock {
 	u32 msg_tot_len;
+	struct sk_buff_head ingress_skb;
+	struct list_head ingress_msg;
 } VIEW;
 
 /* Reads a kernel address as a struct; a bad address reads as zeros. */
@@ -115,8 +144,20 @@ extern void *bpf_rdonly_cast(const void *obj, __u32 btf_id) __ksym;
 /* A load into a variable `ip` that the compiler does not merge with that of another branch: the
  * verifier wants each field of a context or socket read at its own offset. */
 #define OWN(field) ({ ip = (field); barrier_var(ip); ip; })
+extern void *bpf_cast_to_kern_ctx(void *ctx) __ksym;
 extern struct task_struct *bpf_task_from_pid(s32 pid) __ksym;
 extern void bpf_task_release(struct task_struct *task) __ksym;
+
+static __always_inline u64 cookie_of(const struct tcp_sock *tcp)
+{
+	return tcp->inet_conn.icsk_inet.sk.__sk_common.skc_cookie.counter;
+}
+
+static __always_inline const struct sk_psock *psock_of(const struct tcp_sock *tcp)
+{
+	/* the low bits of sk_user_data are flags (include/net/sock.h) */
+	return KERNEL_AT(sk_psock, (u64)tcp->inet_conn.icsk_inet.sk.sk_user_data & ~7ull);
+}
 
 /* enum values of enum sock_flags and tcp states that we need (include/net/tcp_states.h) */
 #define STATE_CLOSE 7

@@ -28,17 +28,6 @@ static __always_inline struct tcp_sock *tcp_of(struct sk_msg_md *msg)
 	return sk ? bpf_skc_to_tcp_sock(sk) : NULL;
 }
 
-static __always_inline u64 cookie_of(const struct tcp_sock *tcp)
-{
-	return tcp->inet_conn.icsk_inet.sk.__sk_common.skc_cookie.counter;
-}
-
-static __always_inline const struct sk_psock *psock_of(const struct tcp_sock *tcp)
-{
-	/* the low bits of sk_user_data are flags (include/net/sock.h) */
-	return KERNEL_AT(sk_psock, (u64)tcp->inet_conn.icsk_inet.sk.sk_user_data & ~7ull);
-}
-
 /*
  * Whether redirected bytes would be read in order and without piling up: the peer is still that
  * socket, it has read all that went by TCP, and it keeps up with what it was given. The reverse

@@ -208,7 +208,7 @@ struct settings {
 	u32 proxy;		/* process of the userspace proxy that new requests go to */
 	u32 former;		/* of the one that it has taken over from */
 	u32 inlets;		/* who comes in is judged */
-	u32 pad;
+	u32 positions;		/* copied_seq counts what TCP brought, and nothing else */
 };
 
 /* One slot: an array of one struct generation. The loader supplies the inner map's shape. */

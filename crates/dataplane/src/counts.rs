@@ -38,7 +38,7 @@ pub const REASONS: [&str; 24] = [
 ];
 
 /// Names of `enum counter`, in its order.
-pub const COUNTERS: [&str; 16] = [
+pub const COUNTERS: [&str; 17] = [
     "connections",
     "connections_refused",
     "datagrams",
@@ -55,6 +55,7 @@ pub const COUNTERS: [&str; 16] = [
     "connections_without_proxy",
     "connections_held",
     "connections_denied",
+    "repeated_bytes",
 ];
 
 const _: () = assert!(LANES.len() == abi::lane::LANES.0 as usize);

@@ -13,6 +13,7 @@ use crate::abi;
 use crate::divert::Diverter;
 use crate::error::{Context, Error, Result};
 use crate::pins::Pins;
+use crate::probe;
 
 /// Where to attach and where to keep state.
 #[derive(Debug, Clone)]
@@ -185,6 +186,13 @@ fn load_pinned(options: &Options, pins: &Pins, adopted: bool) -> Result<(Object,
         (values.buses, values.first_bus) = (0, 0);
     }
     values.shortcut = u32::from(options.shortcut);
+    let positions = probe::counts_own_bytes();
+    if !positions {
+        tracing::warn!(
+            "bytes that the network brings twice may be read twice: see `beeway doctor`"
+        );
+    }
+    values.positions = u32::from(positions);
     write_settings(&settings, &values)?;
     attach_to_sockets(&object)?;
     attach_to_cgroup(&object, &options.cgroup, pins)?;
@@ -243,8 +251,18 @@ pub(crate) fn read_settings(map: &MapHandle) -> Result<abi::settings> {
     let generation = u64::from(word(20)) << 32 | u64::from(word(16));
     let (abi, buses, shortcut, first_bus) = (word(0), word(4), word(8), word(12));
     let proxy = word(24);
-    let (former, inlets) = (word(28), word(32));
-    Ok(abi::settings { abi, buses, shortcut, first_bus, generation, proxy, former, inlets, pad: 0 })
+    let (former, inlets, positions) = (word(28), word(32), word(36));
+    Ok(abi::settings {
+        abi,
+        buses,
+        shortcut,
+        first_bus,
+        generation,
+        proxy,
+        former,
+        inlets,
+        positions,
+    })
 }
 
 pub(crate) fn write_settings(map: &MapHandle, settings: &abi::settings) -> Result<()> {
@@ -255,7 +273,7 @@ pub(crate) fn write_settings(map: &MapHandle, settings: &abi::settings) -> Resul
     bytes.extend(settings.proxy.to_ne_bytes());
     bytes.extend(settings.former.to_ne_bytes());
     bytes.extend(settings.inlets.to_ne_bytes());
-    bytes.extend([0; 4]);
+    bytes.extend(settings.positions.to_ne_bytes());
     map.update(&0u32.to_ne_bytes(), &bytes, MapFlags::ANY).context(|| "write the settings".into())
 }
 

@@ -57,6 +57,12 @@ pub fn not_tried(why: &str) -> Vec<Finding> {
     checks::CHECKS.iter().map(|check| check.finding(Err(Failure(why.to_owned())))).collect()
 }
 
+/// Whether a socket's read position counts what TCP brought and nothing else, as it does since
+/// Linux 6.18.14.
+pub(crate) fn counts_own_bytes() -> bool {
+    checks::read_positions().is_ok()
+}
+
 /// Something to try.
 struct Check {
     name: &'static str,

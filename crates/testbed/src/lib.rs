@@ -32,6 +32,7 @@ pub mod pattern;
 mod peer;
 mod process;
 mod raw;
+mod repeats;
 mod sweep;
 mod tools;
 mod websocket;
@@ -48,6 +49,7 @@ pub use peer::{
 };
 pub use process::{Output, Process, needs};
 pub use raw::{RawClient, Response};
+pub use repeats::RepeatingServer;
 pub use sweep::sweep;
 pub use tools::{
     WrkReport, curl, grpc_client, nghttp, nginx, nginx_http2, nginx_tls, nginx_with, wait_connect,

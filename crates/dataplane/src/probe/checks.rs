@@ -57,6 +57,14 @@ pub(super) const CHECKS: &[Check] = &[
         remedy: None,
         run: |_| fionread(),
     },
+    Check {
+        name: "read positions",
+        required: false,
+        consequence: "bytes that the network brings twice, behind a part that came before, are read \
+                      twice; behind answers by detour, requests on the same connection are refused",
+        remedy: Some("a kernel that counts what TCP brought alone: 6.18.14 or later"),
+        run: |_| read_positions(),
+    },
     need("iterators (bpf_iter_num)", NO_LOAD, |_| iterator()),
     need("bpf_rdonly_cast", NO_LOAD, |_| cast()),
     need("ring buffer", "the proxy does not hear of connections that close", |_| ring()),
@@ -167,6 +175,20 @@ fn redirect() -> Outcome {
     probe.put_end(1, server.as_fd())?;
     traffic::pass(&client, &server, b"probe")?;
     expect("5 bytes arrived; of these by TCP", traffic::received_by_tcp(&server)?, 0)
+}
+
+/// What was redirected does not count as read from TCP.
+pub(super) fn read_positions() -> Outcome {
+    let programs = ["probe_redirect_first", "probe_position"];
+    let probe = Probe::load(&programs, &["seen", "ends"])?;
+    probe.attach_to_ends(programs[0], MSG)?;
+    probe.attach_to_ends(programs[1], SKB)?;
+    let (client, server) = traffic::pair()?;
+    probe.put_end(0, client.as_fd())?;
+    probe.put_end(1, server.as_fd())?;
+    traffic::pass(&client, &server, b"probe")?;
+    traffic::pass(&client, &server, b"by TCP")?;
+    expect("bytes read ahead of TCP", probe.seen()?.wrapping_sub(1), 0)
 }
 
 fn fionread() -> Outcome {

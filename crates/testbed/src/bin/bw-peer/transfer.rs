@@ -190,7 +190,14 @@ struct Seen {
     hasher: Sha256,
     keep: bool,
     kept: Vec<u8>,
+    /// Where what came leaves the pattern.
+    breaks: Vec<Value>,
+    phase: u64,
+    block: Vec<u8>,
 }
+
+/// How many breaks of the pattern are told.
+const BREAKS: usize = 16;
 
 impl Seen {
     fn head(&mut self, head: &Head) {
@@ -199,11 +206,37 @@ impl Seen {
     }
 
     fn take(&mut self, piece: &[u8]) {
+        self.compare(piece);
         self.bytes += piece.len() as u64;
         self.hasher.update(piece);
         // The answer of /sum, not that of /echo.
         if self.keep && self.bytes < 4096 {
             self.kept.extend_from_slice(piece);
+        }
+    }
+
+    /// Notes where the pattern breaks; what follows a break is held to the byte that came there.
+    fn compare(&mut self, piece: &[u8]) {
+        if self.block.is_empty() {
+            self.block = pattern::block();
+        }
+        let (mut at, mut rest) = (self.bytes, piece);
+        while !rest.is_empty() && self.breaks.len() < BREAKS {
+            let from = ((at + self.phase) % pattern::PERIOD as u64) as usize;
+            let n = rest.len().min(self.block.len() - from);
+            let expected = &self.block[from..from + n];
+            let same = match rest[..n] == *expected {
+                true => n,
+                false => rest.iter().zip(expected).take_while(|(a, b)| a == b).count(),
+            };
+            at += same as u64;
+            if same < n {
+                let (came, expected) = (rest[same], expected[same]);
+                self.breaks.push(json!({ "at": at, "expected": expected, "came": came }));
+                let period = pattern::PERIOD as u64;
+                self.phase = u64::from(came) % period + period - at % period;
+            }
+            rest = &rest[same..];
         }
     }
 
@@ -220,6 +253,9 @@ impl Seen {
         }
         for (key, value) in more.as_object().into_iter().flatten() {
             line[key] = value.clone();
+        }
+        if !self.breaks.is_empty() {
+            line["breaks"] = self.breaks.into();
         }
         if let Err(error) = outcome {
             line["error"] = error_name(&error).into();
