@@ -39,7 +39,7 @@ impl Forbidden {
             local: event.local.socket(),
             remote: event.remote.socket(),
             caller: event.caller.socket().ip(),
-            accepted: event.kind == abi::event_kind::EVENT_CAME.0,
+            accepted: event.kind != abi::event_kind::EVENT_LEFT.0,
         }
     }
 

@@ -55,8 +55,17 @@ pub const FRAME_BYTES: usize = size_of::<abi::frame>();
 /// one's, which begins while this one still ends what it has begun.
 const HALF: u32 = abi::limits::BUSES.0 / 2;
 
-/// The most proxy workers. One injector is for the agent itself.
-pub const MAX_WORKERS: usize = HALF as usize - 1;
+/// The most proxy workers. The other injectors are for the agent itself.
+pub const MAX_WORKERS: usize = HALF as usize - 2;
+
+/// What the agent has injectors of its own for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Answers to requests of an agent that is gone.
+    Orphans,
+    /// Answers to requests that are denied where they came in.
+    Denials,
+}
 
 /// The kernel programs of this node, loaded and attached. Dropping it leaves them running.
 pub struct Dataplane {
@@ -148,8 +157,9 @@ impl Dataplane {
     }
 
     /// An injector for the agent itself. Both ends must be kept for as long as it is in use.
-    pub fn open_injector(&self) -> Result<WorkerSockets> {
-        bus::open_injector(self.loaded.map("injectors"), self.first as usize + MAX_WORKERS)
+    pub fn open_injector(&self, purpose: Purpose) -> Result<WorkerSockets> {
+        let index = self.first as usize + MAX_WORKERS + purpose as usize;
+        bus::open_injector(self.loaded.map("injectors"), index)
     }
 
     /// Leads connections that the proxy takes as a whole to this socket, from now on until it
@@ -202,14 +212,25 @@ impl Dataplane {
 
     /// How full the maps are that can fill up.
     pub fn map_use(&self) -> Vec<MapUse> {
-        ["sockets", "links", "flows", "answers", "pairs", "anchors", "datagrams", "homes", "housed"]
-            .into_iter()
-            .map(|name| {
-                let map = self.loaded.map(name);
-                let limit = u64::from(map.max_entries());
-                MapUse { name: name.into(), used: map.keys().count() as u64, limit }
-            })
-            .collect()
+        [
+            "sockets",
+            "links",
+            "flows",
+            "answers",
+            "pairs",
+            "anchors",
+            "visits",
+            "datagrams",
+            "homes",
+            "housed",
+        ]
+        .into_iter()
+        .map(|name| {
+            let map = self.loaded.map(name);
+            let limit = u64::from(map.max_entries());
+            MapUse { name: name.into(), used: map.keys().count() as u64, limit }
+        })
+        .collect()
     }
 
     /// Connections that wait for an answer of another agent's proxy. To be asked when that is gone.
@@ -273,6 +294,8 @@ pub enum Event {
     Held(u64),
     /// Policies forbid a live connection. It need not have detours.
     Forbidden(Forbidden),
+    /// Policies forbid a request on an accepted connection: [`DENIED`] is to be sent by its socket.
+    Denied(Forbidden),
 }
 
 /// A reader of [`Event`]s.
@@ -305,6 +328,7 @@ fn parse_event(bytes: &[u8]) -> Option<Event> {
         abi::event_kind::EVENT_LEFT | abi::event_kind::EVENT_CAME => {
             Some(Event::Forbidden(Forbidden::of(&event)))
         }
+        abi::event_kind::EVENT_DENIED => Some(Event::Denied(Forbidden::of(&event))),
         _ => None,
     }
 }

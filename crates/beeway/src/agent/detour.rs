@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use beeway_dataplane::{Dataplane, Event, Orphan};
+use beeway_dataplane::{Dataplane, Event, Orphan, Purpose};
 use beeway_model::Mesh;
 use beeway_proxy::frame::{FLAG_END, Frame, KIND_DATA};
 use beeway_proxy::{Proxy, Recorder, Stats, Worker};
@@ -202,7 +202,7 @@ fn end_orphans(dataplane: &Dataplane, orphans: &[Orphan], order: &Sender<Order>)
     if orphans.is_empty() {
         return Ok(());
     }
-    let sockets = dataplane.open_injector()?;
+    let sockets = dataplane.open_injector(Purpose::Orphans)?;
     for orphan in orphans {
         if orphan.begun || orphan.held {
             let _ = order.send(Order::Reset(orphan.cookie));
@@ -266,7 +266,7 @@ impl Listener {
                 }
                 return;
             }
-            Event::Held(_) | Event::Forbidden(_) => {}
+            Event::Held(_) | Event::Forbidden(_) | Event::Denied(_) => {}
         }
         tell(&self.proxy, &self.order, event);
     }
@@ -295,6 +295,9 @@ fn tell(proxy: &Mutex<Option<Proxy>>, order: &Sender<Order>, event: Event) {
         }
         Event::Forbidden(forbidden) => {
             let _ = order.send(Order::Forbid(forbidden));
+        }
+        Event::Denied(denied) => {
+            let _ = order.send(Order::Deny(denied));
         }
     }
 }

@@ -24,6 +24,8 @@ pub(crate) enum Order {
     Reset(u64),
     /// The same, of any connection, because of policies.
     Forbid(Forbidden),
+    /// A request that came in shall be answered.
+    Deny(Forbidden),
     /// There are no more orders.
     End,
 }
@@ -88,10 +90,17 @@ pub(crate) fn spawn(
     orders: Receiver<Order>,
 ) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("divert".into()).spawn(move || {
+        let mut denials = forbidden::Denials::new(dataplane.clone());
         for order in orders {
             match order {
                 Order::Divert(cookie) => divert(&dataplane, &proxy, cookie),
                 Order::Reset(cookie) => reset(&dataplane, cookie),
+                Order::Deny(denied) => {
+                    if let Err(error) = denials.answer(&denied) {
+                        tracing::debug!(%error, "a denied request gets no answer");
+                        forbidden::reset(&mesh.borrow().clone(), &denied);
+                    }
+                }
                 Order::Forbid(forbidden) => forbidden::reset(&mesh.borrow().clone(), &forbidden),
                 Order::End => return,
             }
