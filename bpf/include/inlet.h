@@ -221,7 +221,8 @@ tell_of_policy(const struct tcp_sock *tcp, enum event_kind kind, const struct ad
 {
 	struct event *event;
 
-	if (!tcp)
+	/* whoever comes in must not be able to fill it with this */
+	if (!tcp || bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > CLOSED_QUEUE / 2)
 		return false;
 	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 	if (!event) {

@@ -40,7 +40,7 @@ pub use bus::WorkerSockets;
 pub use counts::Counts;
 pub use divert::{Diverted, Turn};
 pub use error::{Error, Result};
-pub use forbidden::Forbidden;
+pub use forbidden::{Forbidden, Namespaces};
 pub use generation::Filled;
 pub use load::{Options, StateLock, can_adopt};
 pub use run::{Decision, DecisionQuery, Orphan};
