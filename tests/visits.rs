@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Result;
-use bed::{Bed, Shape, wait_until};
-use beeway_testbed::{Place, RawClient, pattern, upload};
+use bed::{Bed, LIMIT, Shape, wait_until};
+use beeway_testbed::{Load, LoadReport, Place, RawClient, nginx, pattern, upload};
 
 const SHAPE: Shape = Shape { servers_in_mesh: true };
 const ALL: &str = "- route: [{destination: {host: web, subset: v1}}]\n";
@@ -145,9 +145,46 @@ fn what_cannot_be_judged_ends_the_connection() -> Result<()> {
 }
 
 #[test]
+fn many_visits_at_once() -> Result<()> {
+    let mut bed = bed("visitload")?;
+    let spec = "  ports:\n  - {name: http, port: 80, targetPort: 8081}\n";
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: nginx, namespace: default}\n\
+                 spec:\n  clusterIP: 10.96.0.40\n  selector: {app: web}\n";
+    let before = bed.generation()?;
+    bed.write("nginx.yaml", &format!("{service}{spec}"))?;
+    bed.wait_for_generation(before)?;
+    bed.servers.push(nginx(&bed.v1, 8081, "nginx")?);
+    let mut sent = (0, 0);
+    for port in [8080, 8081] {
+        for close in [false, true] {
+            let load = |path: &str| {
+                let url = format!("http://{}{path}", bed.v1.addr4(port));
+                let load = Load::new(url, 2000).header("Host: web").connections(32);
+                if close { load.close() } else { load }
+            };
+            // both at once, on connections of their own
+            let denied = load("/admin").command(&bed.client)?.plain().spawn()?;
+            let open = load("/").command(&bed.client)?.plain().output(LIMIT)?.success()?;
+            let denied = denied.output(LIMIT)?.success()?;
+            for (output, status, sum) in [(open, "200", &mut sent.0), (denied, "403", &mut sent.1)]
+            {
+                let report = LoadReport::parse(&output.stdout)?;
+                assert_eq!((report.requests, report.errors), (2000, 0), "{:?}", report.messages);
+                assert_eq!(report.status.get(status), Some(&2000), "{:?}", report.status);
+                *sum += report.requests;
+            }
+        }
+    }
+    assert_eq!(bed.requests("native", "visit")?, sent.0);
+    assert_eq!(bed.requests("answered", "denied")?, sent.1);
+    assert!(!bed.recorded_paths().iter().any(|path| path == "/admin"));
+    Ok(())
+}
+
+#[test]
 fn a_visit_follows_the_policies() -> Result<()> {
     let bed = bed("visitlive")?;
-    let mut raw = outside(&bed, false)?;
+    let (mut raw, mut vague) = (outside(&bed, false)?, outside(&bed, false)?);
     assert_eq!(raw.get("web", "/admin", &[])?.status, 403);
     apply(&bed, &POLICY.replace("/admin", "/other"))?;
     assert_eq!(raw.get("web", "/admin", &[])?.status, 200);
@@ -159,12 +196,17 @@ fn a_visit_follows_the_policies() -> Result<()> {
     assert_eq!(raw.get("web", "/other", &[])?.status, 200);
     let mut tardy = outside(&bed, false)?;
     assert_eq!(tardy.get("web", "/admin", &[])?.status, 200);
+    // nor need it be understood
+    vague.dribble("GET /other HTTP/1.1\r\nHost: web\r\n\r\n", 9, Duration::from_millis(5))?;
+    assert_eq!(vague.response()?.status, 200);
     apply(&bed, POLICY)?;
     assert_eq!(raw.get("web", "/admin", &[])?.status, 403);
-    // it came when nobody asked: judged as a connection now
-    tardy.send("GET /open HTTP/1.1\r\nHost: web\r\n\r\n")?;
-    assert_eq!(tardy.recv_until_close()?.1, "ECONNRESET");
-    drop((raw, tardy));
+    // one came when nobody asked, of the other nobody knows where requests begin
+    for mut unknown in [tardy, vague] {
+        unknown.send("GET /open HTTP/1.1\r\nHost: web\r\n\r\n")?;
+        assert_eq!(unknown.recv_until_close()?.1, "ECONNRESET");
+    }
+    drop(raw);
     wait_until("no visit is left", || {
         let status = bed.status()?;
         let visits =

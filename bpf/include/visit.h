@@ -123,6 +123,21 @@ static __always_inline int refuse_visit(struct visit *visit, const struct tcp_so
 	return SK_DROP;
 }
 
+/* Whether policies ask about requests to who is called. */
+static __always_inline bool asks_visits(const struct visit *visit)
+{
+	struct generation *g = current_generation();
+	u32 called, guard;
+
+	if (!g)
+		return true;
+	if (!g->guarded)
+		return false;
+	called = find_workload(g, &visit->called);
+	guard = called ? AT(g, workload, called)->guard : 0;
+	return guard && AT(g, guard, guard)->requests;
+}
+
 /* A segment of a connection whose requests are judged here. */
 static __always_inline int
 on_visit(struct __sk_buff *skb, struct visit *visit, const struct tcp_sock *tcp)
@@ -133,6 +148,9 @@ on_visit(struct __sk_buff *skb, struct visit *visit, const struct tcp_sock *tcp)
 
 	if (!skb->len)
 		return SK_PASS;
+	/* nobody asked what it said, so where requests begin is not known */
+	if (visit->framing.phase == PHASE_STICKY)
+		return asks_visits(visit) ? refuse_visit(visit, tcp) : SK_PASS;
 	s = visit->framing.phase == PHASE_DEAD ? NULL : claim_scratch();
 	if (!s)
 		return refuse_visit(visit, tcp);
@@ -141,6 +159,10 @@ on_visit(struct __sk_buff *skb, struct visit *visit, const struct tcp_sock *tcp)
 		said = on_visit_head(skb, visit, s);
 	understood = said != VISIT_REFUSED && walk_visit(skb, visit, s);
 	release_scratch(s);
+	if (!understood && !asks_visits(visit)) {
+		visit->framing.phase = PHASE_STICKY;
+		return SK_PASS;
+	}
 	if (!understood || (said == VISIT_DENIED && !tell_of_visit(visit, tcp, EVENT_DENIED)))
 		return refuse_visit(visit, tcp);
 	if (begins)
