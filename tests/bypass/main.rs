@@ -1,0 +1,7 @@
+//! Ways around policies: none gets a forbidden request, or a forbidden connection, to a server.
+
+#[path = "../bed/mod.rs"]
+mod bed;
+mod kit;
+mod late;
+mod sends;
