@@ -132,6 +132,24 @@ judge_call(struct bpf_sock_addr *ctx, struct generation *g, const struct address
 	return access;
 }
 
+/* Whether a send() connects, which TCP would let go on before any program has seen its bytes. */
+static __always_inline bool sends_at_once(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : NULL;
+
+	return tcp && tcp->fastopen_req;
+}
+
+/* Whether a connection may use several paths. What is sent by it goes by no program of ours. */
+static __always_inline bool is_multipath(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : NULL;
+
+	return tcp && bpf_core_field_exists(tcp->is_mptcp) && tcp->is_mptcp;
+}
+
 static __always_inline int refuse(u32 counter)
 {
 	add(counter, 1);
@@ -269,14 +287,20 @@ find_target(struct bpf_sock_addr *ctx, struct generation *g, const struct fronte
 	t->to.port = endpoint->port;
 }
 
+/* Whether bytes over several paths may go to a service: nobody can judge them, or route them. */
+static __always_inline bool may_be_multipath(const struct frontend *f, const struct target *t)
+{
+	return t->protocol != PROTOCOL_PROXY && (!f || (!f->table && !f->guarded));
+}
+
 static __always_inline int connect_stream(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct generation *g = current_generation();
 	struct address asked = {};
 	struct target t = {};
 	struct frontend *f;
+	bool multipath = is_multipath(ctx), known;
 	struct conn *conn;
-	bool known;
 
 	get_address(ctx, &asked, v6);
 	f = g ? find_frontend(g, asked.ip, asked.port, IPPROTO_TCP) : NULL;
@@ -287,10 +311,19 @@ static __always_inline int connect_stream(struct bpf_sock_addr *ctx, bool v6)
 		find_target(ctx, g, f, &asked, v6, &t);
 	else
 		t.to = asked;
+	if (multipath && t.protocol == PROTOCOL_HTTP)
+		t.protocol = PROTOCOL_OPAQUE;
 	if (g && g->guarded && !t.failed && t.protocol != PROTOCOL_PROXY)
 		judge_target(ctx, g, f, &asked, v6, &t);
+	if (multipath && !t.failed && !may_be_multipath(f, &t))
+		t.failed = COUNT_MULTIPATH;
 	if (t.failed)
 		return refuse(t.failed);
+	/* as where there is no such way to connect: the client connects first, then */
+	if (t.protocol == PROTOCOL_HTTP && sends_at_once(ctx)) {
+		bpf_set_retval(-EOPNOTSUPP);
+		return REFUSE;
+	}
 	/* nobody has a service of this address, and nobody will mind */
 	if (!known && t.protocol == PROTOCOL_OPAQUE)
 		return PASS;

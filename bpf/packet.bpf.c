@@ -33,6 +33,24 @@ static __always_inline bool has_detours(const struct conn *conn)
 	return conn && conn->noted && conn->side == SIDE_CLIENT;
 }
 
+/* Reads the header of a packet's TCP; the packet begins with that of IP. Where it is; 0: not known. */
+static __always_inline u32 read_tcp(struct __sk_buff *skb, u8 header[TCP_BYTES])
+{
+	u32 at = 40;
+	u8 ip[8];
+
+	if (bpf_skb_load_bytes(skb, 0, ip, sizeof(ip)))
+		return 0;
+	if (ip[0] >> 4 == 4)
+		at = (ip[0] & 15) * 4;
+	/* behind extension headers of IPv6 nothing is looked for */
+	else if (ip[6] != IPPROTO_TCP)
+		return 0;
+	if (bpf_skb_load_bytes(skb, at, header, TCP_BYTES))
+		return 0;
+	return at;
+}
+
 static __always_inline bool cut_off(struct conn *conn)
 {
 	if (conn->framing.phase != PHASE_DEAD)
@@ -89,6 +107,32 @@ static __always_inline bool is_allowed(struct conn *conn)
 	return judge_again(conn, g);
 }
 
+/* Whether a packet carries bytes, or may. */
+static __always_inline bool carries_bytes(struct __sk_buff *skb)
+{
+	u8 header[TCP_BYTES];
+	u32 at = read_tcp(skb, header);
+
+	return !at || skb->len > at + (header[12] >> 4) * 4;
+}
+
+/* Whether a client's connection that is judged request by request carries what nobody has judged. */
+static __always_inline bool carries_unjudged(struct __sk_buff *skb, struct conn *conn)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct tcp_sock *me;
+
+	if (conn->side != SIDE_CLIENT || conn->protocol != PROTOCOL_HTTP || conn->direct || !sk)
+		return false;
+	me = bpf_skc_to_tcp_sock(sk);
+	if (!me || !has_unjudged(conn, me))
+		return false;
+	if (conn->framing.phase != PHASE_DEAD)
+		count_request(LANE_REFUSED, REASON_UNJUDGED);
+	conn->framing.phase = PHASE_DEAD;
+	return carries_bytes(skb);
+}
+
 SEC("cgroup_skb/egress")
 int packet_out(struct __sk_buff *skb)
 {
@@ -96,6 +140,10 @@ int packet_out(struct __sk_buff *skb)
 	struct flow *flow;
 	u64 cookie;
 
+	if (!conn)
+		return skb->ifindex == LOOPBACK_IFINDEX || may_leave(skb);
+	if (carries_unjudged(skb, conn))
+		return DROP;
 	if (!has_detours(conn))
 		return is_allowed(conn);
 	cookie = conn->cookie;
@@ -106,20 +154,13 @@ int packet_out(struct __sk_buff *skb)
 	return flow && flow->way == WAY_HELD ? DROP : PASS;
 }
 
-/* Whether a packet carries bytes, or an end. It begins with its IP header. */
+/* Whether a packet carries bytes, or an end. */
 static __always_inline bool says_something(struct __sk_buff *skb)
 {
-	u8 first, header[TCP_BYTES];
-	u32 at = 40;
+	u8 header[TCP_BYTES];
+	u32 at = read_tcp(skb, header);
 
-	if (bpf_skb_load_bytes(skb, 0, &first, 1))
-		return false;
-	if (first >> 4 == 4)
-		at = (first & 15) * 4;
-	/* behind extension headers of IPv6 nothing is looked for */
-	if (bpf_skb_load_bytes(skb, at, header, sizeof(header)))
-		return false;
-	return header[13] & FIN_OR_RST || skb->len > at + (header[12] >> 4) * 4;
+	return at && (header[13] & FIN_OR_RST || skb->len > at + (header[12] >> 4) * 4);
 }
 
 /* Whether the client waits for an answer by detour, and for nothing else. */
@@ -140,8 +181,10 @@ int packet_in(struct __sk_buff *skb)
 	u64 cookie;
 	u32 zero = 0;
 
+	if (!conn || conn->side == SIDE_SERVER)
+		return may_enter(skb);
 	if (!has_detours(conn))
-		return is_allowed(conn) && may_enter(skb);
+		return is_allowed(conn);
 	cookie = conn->cookie;
 	flow = bpf_map_lookup_elem(&flows, &cookie);
 	if (!flow)

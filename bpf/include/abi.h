@@ -12,7 +12,7 @@
 #define BEEWAY_ABI_H
 
 enum limits {
-	ABI_VERSION = 11,	/* changes with any layout; pins of another version are not adopted */
+	ABI_VERSION = 12,	/* changes with any layout; pins of another version are not adopted */
 	HEAP_WORDS = 1 << 20,	/* 4 MiB a generation */
 	HEAP_SLACK = 64,	/* so that a record at the last index stays inside */
 	HEAD_BYTES = 8192,	/* request head that the kernel judges; larger ones detour */
@@ -71,6 +71,7 @@ enum reason {
 	REASON_BAD_CHUNK,	/* the framing of a chunked body is broken */
 	REASON_DENIED,		/* a policy denies it */
 	REASON_POLICY,		/* what policies say of it is for userspace to find out */
+	REASON_UNJUDGED,	/* bytes were sent before the connection stood, which nobody has seen */
 	REASONS,
 };
 
@@ -93,6 +94,8 @@ enum counter {
 	COUNT_HELD,		/* connections held until they lead to the proxy */
 	COUNT_DENIED,		/* connections and datagrams that a policy denied */
 	COUNT_REPEATED_BYTES,	/* bytes that TCP brought twice, and that were read once */
+	COUNT_MULTIPATH,	/* connections over several paths (RFC 8684) refused: no program sees
+				 * their bytes */
 	COUNTERS,
 };
 

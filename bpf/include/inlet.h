@@ -59,6 +59,21 @@ static __always_inline bool was_announced(const struct arrival *a)
 	return bpf_map_lookup_elem(&announced, &key);
 }
 
+/* A connection is made that is no client's of ours: for when packets of it are judged. */
+static __always_inline void note_outlet(struct bpf_sock *sk)
+{
+	struct generation *g = current_generation();
+	struct inlet *inlet;
+
+	if (!g || !g->guarded)
+		return;
+	inlet = bpf_sk_storage_get(&inlets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (inlet)
+		inlet->outgoing = 1;
+	else
+		add(COUNT_FULL, 1);
+}
+
 /* A connection was accepted: what is known of it, for when policies change. */
 static __always_inline void note_inlet(struct bpf_sock_ops *ctx)
 {
@@ -157,6 +172,112 @@ static __always_inline bool guards_inlets(void)
 	return set && set->inlets;
 }
 
+/* Whether somebody listens at the local end of a connection. */
+static __always_inline bool is_listened_to(struct __sk_buff *skb, const struct address *local)
+{
+	const u32 *word = (const u32 *)local->ip;
+	struct bpf_sock_tuple tuple = {};
+	struct bpf_sock *sk;
+	u32 size;
+	bool found;
+
+	if (local->family == 4) {
+		size = sizeof(tuple.ipv4);
+		tuple.ipv4.daddr = word[3];
+		tuple.ipv4.dport = bpf_htons(local->port);
+	} else {
+		size = sizeof(tuple.ipv6);
+		copy_ip((u8 *)tuple.ipv6.daddr, local->ip);
+		tuple.ipv6.dport = bpf_htons(local->port);
+	}
+	sk = bpf_sk_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+	if (!sk)
+		return false;
+	found = sk->state == STATE_LISTEN;
+	bpf_sk_release(sk);
+	return found;
+}
+
+/* Who has a socket: by the cgroup that it was made in, else by the address. */
+static __always_inline void
+find_owner(struct bpf_sock *sk, const struct address *own, struct address *caller)
+{
+	struct home key = { .kind = HOME_CGROUP };
+	struct address *known = NULL;
+	u32 level;
+
+	bpf_for(level, 1, CGROUP_DEPTH) {
+		struct address *inner;
+
+		key.id = bpf_sk_ancestor_cgroup_id(sk, level);
+		if (!key.id)
+			break;
+		inner = bpf_map_lookup_elem(&homes, &key);
+		if (inner)
+			known = inner;
+	}
+	if (known)
+		*caller = *known;
+	else
+		name_by_address(caller, own);
+}
+
+/* What policies say of who calls from here, by the socket. */
+static __always_inline bool
+releases(struct generation *g, struct bpf_sock *sk, const struct arrival *a)
+{
+	struct scratch *s = claim_scratch();
+	struct verdict *v;
+	bool pass;
+
+	if (!s)
+		return false;
+	v = &s->verdict;
+	__builtin_memset(v, 0, sizeof(*v));
+	v->source = a->from;
+	find_owner(sk, &a->from, &v->caller);
+	v->endpoint = a->to;
+	v->transport = IPPROTO_TCP;
+	pass = judge_connection(g, s, v, ASK_CONNECTION) == ACCESS_PASS;
+	release_scratch(s);
+	return pass;
+}
+
+/*
+ * A connection of which nothing is known: from before the agent, or from before the policies and to
+ * who was in nobody's tables. If somebody listens on its port it was accepted.
+ */
+static __always_inline struct inlet *
+meet(struct __sk_buff *skb, struct bpf_sock *sk, const struct address *local)
+{
+	struct inlet *inlet = bpf_sk_storage_get(&inlets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+
+	if (inlet)
+		inlet->outgoing = !is_listened_to(skb, local);
+	else
+		add(COUNT_FULL, 1);
+	return inlet;
+}
+
+/* Keeps what was found out about a connection, and counts a denial once. */
+static __always_inline bool conclude(struct generation *g, struct inlet *inlet, bool pass)
+{
+	if (!pass && !(inlet && inlet->denied))
+		add(COUNT_DENIED, 1);
+	if (inlet) {
+		inlet->generation = g->number;
+		inlet->denied = !pass;
+	}
+	return pass;
+}
+
+/* Whether it is known that a connection passes by the policies of now: it is judged at its client's
+ * end, or it was here. */
+static __always_inline bool is_settled(struct generation *g, const struct inlet *inlet)
+{
+	return inlet && (inlet->judged || inlet->generation == g->number);
+}
+
 /* Whether a packet may come in. */
 static __always_inline bool may_enter(struct __sk_buff *skb)
 {
@@ -164,32 +285,64 @@ static __always_inline bool may_enter(struct __sk_buff *skb)
 	struct bpf_sock *sk = skb->sk;
 	struct inlet *inlet;
 	struct arrival a = {};
-	bool opens, pass;
+	bool opens;
 
 	if (!g || !g->guarded || !sk || !guards_inlets())
 		return true;
 	inlet = bpf_sk_storage_get(&inlets, sk, 0, 0);
-	/* judged at its client's end, or here by the policies of now */
-	if (inlet && (inlet->judged || inlet->generation == g->number))
+	if (is_settled(g, inlet))
 		return !inlet->denied;
 	/* something before the header of TCP or UDP hides it: closed, where anybody asks */
 	if (!read_arrival(skb, &a))
 		return a.transport == IPPROTO_ICMP || a.transport == IPPROTO_ICMPV6 ||
 		       !is_guarded(g, &a);
 	opens = a.transport == IPPROTO_TCP && (a.flags & (SYN | ACK)) == SYN;
-	/* a segment of a connection that was not accepted here */
-	if (!inlet && !opens && a.transport == IPPROTO_TCP)
-		return true;
 	if (opens && was_announced(&a))
 		return true;
-	pass = !is_guarded(g, &a) || admits(g, &a);
-	if (!pass)
-		add(COUNT_DENIED, 1);
-	if (inlet) {
-		inlet->generation = g->number;
-		inlet->denied = !pass;
+	if (!inlet && !opens && a.transport == IPPROTO_TCP) {
+		/* the end of a handshake that was let begin */
+		if (sk->state == STATE_LISTEN || sk->state == STATE_SYN_SENT)
+			return true;
+		inlet = meet(skb, sk, &a.to);
+		if (!inlet)
+			return !is_guarded(g, &a);
 	}
-	return pass;
+	/* who made it is judged when he sends */
+	if (inlet && inlet->outgoing)
+		return !inlet->denied;
+	return conclude(g, inlet, !is_guarded(g, &a) || admits(g, &a));
+}
+
+/* Whether a packet of a connection that is no client's of ours may leave. */
+static __always_inline bool may_leave(struct __sk_buff *skb)
+{
+	struct generation *g = current_generation();
+	struct bpf_sock *sk = skb->sk;
+	struct arrival a = {}, back = {};
+	struct inlet *inlet;
+
+	if (!g || !g->guarded || !sk)
+		return true;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk || sk->protocol != IPPROTO_TCP || sk->state == STATE_LISTEN)
+		return true;
+	inlet = bpf_sk_storage_get(&inlets, sk, 0, 0);
+	if (is_settled(g, inlet))
+		return !inlet->denied;
+	if (!read_arrival(skb, &a))
+		return !is_guarded(g, &a);
+	if (!inlet)
+		inlet = meet(skb, sk, &a.from);
+	if (!inlet)
+		return !is_guarded(g, &a);
+	if (inlet->outgoing)
+		return conclude(g, inlet, releases(g, sk, &a));
+	if (!guards_inlets())
+		return true;
+	back.from = a.to;
+	back.to = a.from;
+	back.transport = IPPROTO_TCP;
+	return conclude(g, inlet, !is_guarded(g, &back) || admits(g, &back));
 }
 
 #endif

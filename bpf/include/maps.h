@@ -37,6 +37,7 @@ struct conn {
 	u32 expected;		/* write_seq once TCP has taken the last message */
 	u32 sent;		/* bytes of that message; 0: it did not go by TCP */
 	u32 ahead;		/* bytes by bus since no answer by detour was owed */
+	u32 judged;		/* sequence number up to which TCP's bytes were judged */
 	u64 generation;		/* of the policies that a connection which is not HTTP was judged by */
 	struct framing framing;
 	struct framing before;	/* as it was before that message */
@@ -84,11 +85,14 @@ struct end {
 	u64 sock;
 };
 
-/* What is known of a connection that was accepted in the mesh. */
+/* What is known of a connection with an end in the mesh that was accepted, or made when nobody
+ * looked. */
 struct inlet {
 	u64 generation;		/* of the policies that it was last judged by here */
-	u32 judged;		/* its client's end is, by a program of ours */
-	u32 denied;
+	u8 judged;		/* its client's end is, by a program of ours */
+	u8 denied;
+	u8 outgoing;		/* it was not accepted */
+	u8 pad[5];
 };
 
 /* A connection with both ends on this host; by the client's cookie. */

@@ -7,7 +7,8 @@ each with one of its own.
 {"echo": SECONDS}                   sends four bytes, which an echo server sends back
 {"give": PATH} {"take": PATH}       hands the connection to another process, by a socket of that path
 {"enter": PATH}                     moves the process to a cgroup
-{"late": TEXT, "to": [HOST, PORT]}  sends while the connection is not established yet: "started";
+{"late": TEXT, "to": [HOST, PORT]}  sends while the connection is not established yet: "started"; with
+                                    "fast": "send" or "option" by TCP Fast Open
 {"late_done": SECONDS}              and what came of it
 """
 
@@ -24,6 +25,7 @@ import threading
 
 MSG_ZEROCOPY = 0x4000000
 MSG_FASTOPEN = 0x20000000
+TCP_FASTOPEN_CONNECT = 30
 SO_ZEROCOPY = 60
 IPPROTO_MPTCP = 262
 
@@ -276,7 +278,10 @@ class Late:
 
     def __init__(self, to, text, fast):
         self.made = make(to[0])
-        if not fast:
+        if fast == "option":
+            self.made.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
+            self.made.connect(tuple(to))
+        elif not fast:
             self.made.setblocking(False)
             assert self.made.connect_ex(tuple(to)) == errno.EINPROGRESS
         self.made.settimeout(None)
@@ -286,7 +291,7 @@ class Late:
 
     def run(self, to, text, fast):
         try:
-            if fast:
+            if fast == "send":
                 self.made.sendto(text, MSG_FASTOPEN, to)
             else:
                 self.made.sendall(text)
