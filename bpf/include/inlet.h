@@ -198,11 +198,12 @@ static __always_inline bool is_listened_to(struct __sk_buff *skb, const struct a
 	return found;
 }
 
-/* Who has a socket: by the cgroup that it was made in, else by the address. */
+/* Who has a socket: by the cgroup that it was made in, by its network namespace, or by its address. */
 static __always_inline void
 find_owner(struct bpf_sock *sk, const struct address *own, struct address *caller)
 {
 	struct home key = { .kind = HOME_CGROUP };
+	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
 	struct address *known = NULL;
 	u32 level;
 
@@ -215,6 +216,11 @@ find_owner(struct bpf_sock *sk, const struct address *own, struct address *calle
 		inner = bpf_map_lookup_elem(&homes, &key);
 		if (inner)
 			known = inner;
+	}
+	if (!known && tcp) {
+		key.id = tcp->inet_conn.icsk_inet.sk.__sk_common.skc_net.net->net_cookie;
+		key.kind = HOME_NAMESPACE;
+		known = bpf_map_lookup_elem(&homes, &key);
 	}
 	if (known)
 		*caller = *known;

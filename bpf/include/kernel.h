@@ -37,6 +37,10 @@ struct in6_addr {
 	u8 bytes[16];
 };
 
+struct net {
+	u64 net_cookie;
+} VIEW;
+
 struct sock_common {
 	struct { long long counter; } skc_cookie;
 	unsigned char skc_state;
@@ -47,6 +51,7 @@ struct sock_common {
 	u32 skc_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
 	struct in6_addr skc_v6_daddr;
+	struct { struct net *net; } skc_net;
 } VIEW;
 
 struct file {} VIEW;

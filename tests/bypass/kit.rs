@@ -5,7 +5,7 @@ use beeway_testbed::{Place, Process};
 use serde_json::{Value, json};
 use std::path::Path;
 
-use crate::bed::{Bed, LIMIT, Shape};
+use crate::bed::{Bed, LIMIT, Shape, wait_until};
 
 pub const NATIVE: Shape = Shape { servers_in_mesh: false };
 pub const SHORTCUT: Shape = Shape { servers_in_mesh: true };
@@ -50,10 +50,26 @@ pub fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: web\r\n\r\n")
 }
 
-/// No server was asked for what is forbidden.
-pub fn assert_not_asked(bed: &Bed, what: &str) {
-    let paths = bed.recorded_paths();
-    assert!(!paths.iter().any(|path| path.contains("admin")), "{what}: {paths:?}");
+const MARK: &str = "/mark";
+
+/// The paths that the server v1 was asked for until now, in order.
+pub fn asked(bed: &Bed) -> Result<Vec<String>> {
+    let count = || bed.recorded_paths().iter().filter(|path| *path == MARK).count();
+    // what it says comes in order, so with this nothing is missing
+    let before = count();
+    let curl = bed.v1.command("curl").plain();
+    let mark = curl.args(["-sS", "-o", "/dev/null", &format!("http://127.0.0.1:8080{MARK}")]);
+    mark.output(LIMIT)?.success()?;
+    wait_until("the mark is recorded", || Ok(count() > before))?;
+    let paths = bed.recorded_paths().into_iter();
+    Ok(paths.filter(|path| path != MARK).collect())
+}
+
+/// No server was asked for what is forbidden: any path with this word.
+pub fn assert_not_asked(bed: &Bed, forbidden: &str) -> Result<()> {
+    let paths = asked(bed)?;
+    assert!(!paths.iter().any(|path| path.contains(forbidden)), "{forbidden}: {paths:?}");
+    Ok(())
 }
 
 /// A client that does as it is told.

@@ -2,6 +2,8 @@
 
 #[path = "../bed/mod.rs"]
 mod bed;
+mod before;
+mod handed;
 mod kit;
 mod late;
 mod sends;
