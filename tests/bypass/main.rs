@@ -7,3 +7,4 @@ mod handed;
 mod kit;
 mod late;
 mod sends;
+mod unrest;
