@@ -74,9 +74,7 @@ static __always_inline void find_caller(struct bpf_sock_addr *ctx, struct addres
 	}
 	if (known)
 		goto found;
-	key.id = bpf_get_netns_cookie(ctx);
-	key.kind = HOME_NAMESPACE;
-	known = bpf_map_lookup_elem(&homes, &key);
+	known = find_by_namespace(bpf_get_netns_cookie(ctx));
 	if (!known)
 		return;
 found:
@@ -125,7 +123,7 @@ judge_call(struct bpf_sock_addr *ctx, struct generation *g, const struct address
 	if (!caller->family)
 		name_by_address(&v->caller, &v->source);
 	else if (!v->source.family && is_ip4(v->caller.ip) == is_ip4(endpoint->ip) &&
-		 !is_made_up(v->caller.ip))
+		 !is_made_up(v->caller.ip) && !is_nobody(v->caller.ip))
 		v->source = v->caller;
 	access = judge_connection(g, s, v, asked);
 	release_scratch(s);

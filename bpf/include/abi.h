@@ -392,6 +392,8 @@ enum side {
 enum home_kind {
 	HOME_CGROUP = 1,	/* its cgroup, or one around that; the innermost that is known */
 	HOME_NAMESPACE,		/* else its network namespace, by the cookie */
+	HOME_REST,		/* id 0: who is in no known cgroup. Family 0: he is looked for as
+				 * above; else there are homes that did not fit, and he is nobody */
 };
 
 struct home {

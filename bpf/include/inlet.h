@@ -217,11 +217,9 @@ find_owner(struct bpf_sock *sk, const struct address *own, struct address *calle
 		if (inner)
 			known = inner;
 	}
-	if (!known && tcp) {
-		key.id = tcp->inet_conn.icsk_inet.sk.__sk_common.skc_net.net->net_cookie;
-		key.kind = HOME_NAMESPACE;
-		known = bpf_map_lookup_elem(&homes, &key);
-	}
+	if (!known && tcp)
+		known = find_by_namespace(
+			tcp->inet_conn.icsk_inet.sk.__sk_common.skc_net.net->net_cookie);
 	if (known)
 		*caller = *known;
 	else

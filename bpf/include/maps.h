@@ -396,6 +396,14 @@ static __always_inline bool is_made_up(const u8 *ip)
 	return word[0] == bpf_htonl(0x01000000) && !word[1];
 }
 
+/* The address of nobody: no workload owns it. */
+static __always_inline bool is_nobody(const u8 *ip)
+{
+	const u64 *half = (const u64 *)ip;
+
+	return !half[0] && !half[1];
+}
+
 /* Who has an address, and is at home nowhere: the workload that owns it, unless that is at home
  * elsewhere. Then nobody, and the world's rules hold: no workload owns the address zero. */
 static __always_inline void name_by_address(struct address *caller, const struct address *own)
@@ -403,6 +411,19 @@ static __always_inline void name_by_address(struct address *caller, const struct
 	*caller = *own;
 	if (bpf_map_lookup_elem(&housed, own->ip))
 		__builtin_memset(caller->ip, 0, sizeof(caller->ip));
+}
+
+/* Who is in no known cgroup, and in a network namespace. */
+static __always_inline struct address *find_by_namespace(u64 cookie)
+{
+	struct home key = { .kind = HOME_REST };
+	struct address *known = bpf_map_lookup_elem(&homes, &key);
+
+	if (known && known->family)
+		return known;
+	key.id = cookie;
+	key.kind = HOME_NAMESPACE;
+	return bpf_map_lookup_elem(&homes, &key);
 }
 
 /* Cookies are not drawn at random: both ends of connections on this host take them in turn. */

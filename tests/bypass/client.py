@@ -1,7 +1,8 @@
 """A client that sends in every way that Linux has. It takes orders, a line of JSON each, and answers
 each with one of its own.
 
-{"connect": [HOST, PORT]}           makes a connection; "socket": make one only, "finish": connect that
+{"connect": [HOST, PORT]}           makes a connection; with "source": from there; with "multipath": by
+                                    MPTCP; "socket": makes one only, "finish": connects that
 {"send": TEXT, "way": WAY}          sends it; WAYS has the ways
 {"read": SECONDS}                   the status of the next answer
 {"echo": SECONDS}                   sends four bytes, which an echo server sends back
@@ -315,6 +316,8 @@ def follow(order):
     global kept, late
     if "connect" in order:
         kept = make(order["connect"][0], IPPROTO_MPTCP if order.get("multipath") else 0)
+        if "source" in order:
+            kept.bind((order["source"], 0))
         kept.connect(tuple(order["connect"]))
         return "connected"
     if "socket" in order:
