@@ -199,11 +199,11 @@ static __always_inline bool is_listened_to(struct __sk_buff *skb, const struct a
 }
 
 /* Who has a socket: by the cgroup that it was made in, by its network namespace, or by its address. */
-static __always_inline void
-find_owner(struct bpf_sock *sk, const struct address *own, struct address *caller)
+static __always_inline void find_owner(struct __sk_buff *skb, struct bpf_sock *sk,
+				       const struct address *own, struct address *caller)
 {
 	struct home key = { .kind = HOME_CGROUP };
-	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+	u64 packet = (u64)bpf_cast_to_kern_ctx(skb);
 	struct address *known = NULL;
 	u32 level;
 
@@ -217,9 +217,9 @@ find_owner(struct bpf_sock *sk, const struct address *own, struct address *calle
 		if (inner)
 			known = inner;
 	}
-	if (!known && tcp)
+	if (!known)
 		known = find_by_namespace(
-			tcp->inet_conn.icsk_inet.sk.__sk_common.skc_net.net->net_cookie);
+			KERNEL_AT(sk_buff, packet)->sk->__sk_common.skc_net.net->net_cookie);
 	if (known)
 		*caller = *known;
 	else
@@ -228,7 +228,7 @@ find_owner(struct bpf_sock *sk, const struct address *own, struct address *calle
 
 /* What policies say of who calls from here, by the socket. */
 static __always_inline bool
-releases(struct generation *g, struct bpf_sock *sk, const struct arrival *a)
+releases(struct generation *g, struct __sk_buff *skb, struct bpf_sock *sk, const struct arrival *a)
 {
 	struct scratch *s = claim_scratch();
 	struct verdict *v;
@@ -239,9 +239,9 @@ releases(struct generation *g, struct bpf_sock *sk, const struct arrival *a)
 	v = &s->verdict;
 	__builtin_memset(v, 0, sizeof(*v));
 	v->source = a->from;
-	find_owner(sk, &a->from, &v->caller);
+	find_owner(skb, sk, &a->from, &v->caller);
 	v->endpoint = a->to;
-	v->transport = IPPROTO_TCP;
+	v->transport = a->transport;
 	pass = judge_connection(g, s, v, ASK_CONNECTION) == ACCESS_PASS;
 	release_scratch(s);
 	return pass;
@@ -317,36 +317,47 @@ static __always_inline bool may_enter(struct __sk_buff *skb)
 	return conclude(g, inlet, !is_guarded(g, &a) || admits(g, &a));
 }
 
+/* Whether what a socket sends is judged before it leaves: answers to who begins a connection, and
+ * datagrams, with where they are sent to; but a socket may be connected since before the policies. */
+static __always_inline bool is_judged_elsewhere(const struct bpf_sock *sk)
+{
+	if (sk->protocol == IPPROTO_UDP)
+		return sk->state != STATE_ESTABLISHED;
+	return sk->protocol != IPPROTO_TCP || sk->state == STATE_LISTEN;
+}
+
 /* Whether a packet of a connection that is no client's of ours may leave. */
 static __always_inline bool may_leave(struct __sk_buff *skb)
 {
 	struct generation *g = current_generation();
 	struct bpf_sock *sk = skb->sk;
-	struct arrival a = {}, back = {};
-	struct inlet *inlet;
+	struct inlet *inlet = NULL;
+	struct arrival a = {};
+	struct address from;
 
 	if (!g || !g->guarded || !sk)
 		return true;
 	sk = bpf_sk_fullsock(sk);
-	if (!sk || sk->protocol != IPPROTO_TCP || sk->state == STATE_LISTEN)
+	if (!sk || is_judged_elsewhere(sk))
 		return true;
 	inlet = bpf_sk_storage_get(&inlets, sk, 0, 0);
 	if (is_settled(g, inlet))
 		return !inlet->denied;
 	if (!read_arrival(skb, &a))
 		return !is_guarded(g, &a);
-	if (!inlet)
+	if (!inlet && a.transport == IPPROTO_TCP) {
 		inlet = meet(skb, sk, &a.from);
-	if (!inlet)
-		return !is_guarded(g, &a);
-	if (inlet->outgoing)
-		return conclude(g, inlet, releases(g, sk, &a));
+		if (!inlet)
+			return !is_guarded(g, &a);
+	}
+	if (!inlet || inlet->outgoing)
+		return conclude(g, inlet, releases(g, skb, sk, &a));
 	if (!guards_inlets())
 		return true;
-	back.from = a.to;
-	back.to = a.from;
-	back.transport = IPPROTO_TCP;
-	return conclude(g, inlet, !is_guarded(g, &back) || admits(g, &back));
+	from = a.to;
+	a.to = a.from;
+	a.from = from;
+	return conclude(g, inlet, !is_guarded(g, &a) || admits(g, &a));
 }
 
 #endif

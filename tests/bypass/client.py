@@ -3,6 +3,9 @@ each with one of its own.
 
 {"connect": [HOST, PORT]}           makes a connection; with "source": from there; with "multipath": by
                                     MPTCP; "socket": makes one only, "finish": connects that
+{"datagram": [HOST, PORT]}          what comes back; with "connected": by a connected socket; with "again":
+                                    by the same as before; with "source": from there, and nothing
+                                    comes back
 {"send": TEXT, "way": WAY}          sends it; WAYS has the ways
 {"read": SECONDS}                   the status of the next answer
 {"echo": SECONDS}                   sends four bytes, which an echo server sends back
@@ -305,6 +308,34 @@ class Late:
         return self.result
 
 
+def raw_datagram(to, source):
+    """A datagram that no program sees leave: made by hand, from whatever address."""
+    made = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    udp = struct.pack("!4H", 7777, to[1], 12, 0) + b"ping"
+    addresses = socket.inet_aton(source) + socket.inet_aton(to[0])
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0) + addresses
+    made.sendto(head + udp, (to[0], 0))
+
+
+def datagram(order):
+    """What comes back for a datagram, by a socket that is kept."""
+    global kept
+    to = tuple(order["datagram"])
+    if order.get("source"):
+        raw_datagram(to, order["source"])
+        return "sent"
+    if not order.get("again"):
+        kept = socket.socket(socket.AF_INET6 if ":" in to[0] else socket.AF_INET, socket.SOCK_DGRAM)
+        if order.get("connected"):
+            kept.connect(to)
+    kept.settimeout(0.5)
+    if order.get("connected"):
+        kept.send(b"ping")
+    else:
+        kept.sendto(b"ping", to)
+    return kept.recv(4).decode()
+
+
 def name(error):
     return errno.errorcode.get(error.errno, "timeout" if isinstance(error, TimeoutError) else str(error))
 
@@ -320,6 +351,8 @@ def follow(order):
             kept.bind((order["source"], 0))
         kept.connect(tuple(order["connect"]))
         return "connected"
+    if "datagram" in order:
+        return datagram(order)
     if "socket" in order:
         kept = make(order["socket"])
         return "made"

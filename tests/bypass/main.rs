@@ -3,6 +3,7 @@
 #[path = "../bed/mod.rs"]
 mod bed;
 mod before;
+mod datagrams;
 mod full;
 mod handed;
 mod kit;
