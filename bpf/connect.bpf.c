@@ -179,6 +179,30 @@ remember_datagram(u64 cookie, const struct endpoint *endpoint, const struct addr
 	add(COUNT_DATAGRAM, 1);
 }
 
+/*
+ * A datagram to who is no service. What comes back is let in for this, and an answer to what was let in
+ * is not judged.
+ */
+static __always_inline int
+send_elsewhere(struct bpf_sock_addr *ctx, struct generation *g, const struct address *to)
+{
+	struct datagram_key key = { .port = to->port };
+	struct address *known;
+
+	if (!g || !g->guarded)
+		return PASS;
+	key.cookie = bpf_get_socket_cookie(ctx);
+	copy_ip(key.ip, to->ip);
+	known = bpf_map_lookup_elem(&datagrams, &key);
+	if (known && !known->family)
+		return PASS;
+	if (denies_datagram(ctx, g, to))
+		return refuse(COUNT_DENIED);
+	if (!known && bpf_map_update_elem(&datagrams, &key, to, BPF_ANY))
+		add(COUNT_FULL, 1);
+	return PASS;
+}
+
 static __always_inline int send_datagram(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct generation *g = current_generation();
@@ -190,7 +214,7 @@ static __always_inline int send_datagram(struct bpf_sock_addr *ctx, bool v6)
 	get_address(ctx, &asked, v6);
 	f = g ? find_frontend(g, asked.ip, asked.port, IPPROTO_UDP) : NULL;
 	if (!f)
-		return g && denies_datagram(ctx, g, &asked) ? refuse(COUNT_DENIED) : PASS;
+		return send_elsewhere(ctx, g, &asked);
 	cookie = bpf_get_socket_cookie(ctx);
 	/* the same socket keeps its endpoint: its cookie is the draw */
 	endpoint = pick_endpoint(g, f->cluster, mix(cookie));

@@ -282,6 +282,52 @@ static __always_inline bool is_settled(struct generation *g, const struct inlet 
 	return inlet && (inlet->judged || inlet->generation == g->number);
 }
 
+/* Whether a datagram comes from whom its socket has sent to first. */
+static __always_inline bool is_answer(struct __sk_buff *skb, struct bpf_sock *sk, const struct arrival *a)
+{
+	struct datagram_key key = { .port = a->from.port };
+	struct address *known;
+
+	if (sk->state == STATE_ESTABLISHED)
+		return true;
+	key.cookie = bpf_get_socket_cookie(skb);
+	copy_ip(key.ip, a->from.ip);
+	known = bpf_map_lookup_elem(&datagrams, &key);
+	return known && known->family;
+}
+
+/* A datagram was let in: what its socket sends there is an answer. */
+static __always_inline void note_caller(struct __sk_buff *skb, const struct arrival *a)
+{
+	struct datagram_key key = { .port = a->from.port };
+	struct address caller = a->from;
+
+	key.cookie = bpf_get_socket_cookie(skb);
+	copy_ip(key.ip, a->from.ip);
+	caller.family = 0;
+	if (!bpf_map_lookup_elem(&datagrams, &key) &&
+	    bpf_map_update_elem(&datagrams, &key, &caller, BPF_ANY))
+		add(COUNT_FULL, 1);
+}
+
+/* Whether a datagram may come in. */
+static __always_inline bool admits_datagram(struct generation *g, struct __sk_buff *skb,
+					    struct bpf_sock *sk, const struct arrival *a)
+{
+	u32 caller = find_workload(g, &a->from);
+	bool guarded = is_guarded(g, a);
+
+	if (guarded) {
+		if (is_answer(skb, sk, a))
+			return true;
+		if (!conclude(g, NULL, admits(g, a)))
+			return false;
+	}
+	if (guarded || (caller && AT(g, workload, caller)->guard))
+		note_caller(skb, a);
+	return true;
+}
+
 /* Whether a packet may come in. */
 static __always_inline bool may_enter(struct __sk_buff *skb)
 {
@@ -314,6 +360,8 @@ static __always_inline bool may_enter(struct __sk_buff *skb)
 	/* who made it is judged when he sends */
 	if (inlet && inlet->outgoing)
 		return !inlet->denied;
+	if (a.transport == IPPROTO_UDP)
+		return admits_datagram(g, skb, sk, &a);
 	return conclude(g, inlet, !is_guarded(g, &a) || admits(g, &a));
 }
 

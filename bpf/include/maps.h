@@ -366,6 +366,8 @@ MAP {
 	__uint(max_entries, CLOSED_QUEUE);
 } events SEC(".maps");
 
+/* Whom a socket exchanges datagrams with: the address that it knows him by. Family 0: he began, and what
+ * he sends is judged; else it is an answer. */
 MAP {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 65536);

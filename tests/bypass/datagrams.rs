@@ -5,7 +5,9 @@ use beeway_testbed::{Place, Process, spawn_ready, tcp_echo, udp_echo};
 use serde_json::json;
 
 use crate::bed::{Bed, Shape, wait_until};
-use crate::kit::{ALL, Client, NATIVE, SHORTCUT, apply, asked, assert_not_asked, no_admin, policy};
+use crate::kit::{
+    ALL, Client, NATIVE, SHORTCUT, apply, asked, assert_not_asked, no_admin, only_from, policy,
+};
 
 const ECHO: u16 = 7007;
 /// The service `raw`: echoes of datagrams.
@@ -94,6 +96,21 @@ fn mapped_addresses_are_judged_as_what_they_are() -> Result<()> {
         assert_not_asked(&bed, "admin")?;
         assert_eq!(asked(&bed)?, ["/fine", "/fine"]);
     }
+    Ok(())
+}
+
+/// Who has called may not go on because he was answered.
+#[test]
+fn an_answer_lets_nobody_in_for_good() -> Result<()> {
+    let (bed, _echoes) = bed("callers", SHORTCUT)?;
+    let pod = bed.v1.ip4().to_string();
+    let mut outside = Client::start_in(&bed.client, bed.node.plain().path())?;
+    apply(&bed, "policy.yaml", &only_from("default"))?;
+    assert_eq!(outside.order(json!({"datagram": [&pod, ECHO]}))?, "ping");
+    let again = json!({"datagram": [&pod, ECHO], "again": true});
+    assert_eq!(outside.order(again.clone())?, "ping");
+    apply(&bed, "policy.yaml", &nobody())?;
+    assert_eq!(outside.order(again)?, "timeout");
     Ok(())
 }
 
