@@ -10,7 +10,7 @@ use crate::error::{Context, Result};
 pub const LANES: [&str; 5] = ["native", "shortcut", "detour", "answered", "refused"];
 
 /// Names of `enum reason`, in its order.
-pub const REASONS: [&str; 25] = [
+pub const REASONS: [&str; 26] = [
     "none",
     "route",
     "other_cluster",
@@ -36,10 +36,11 @@ pub const REASONS: [&str; 25] = [
     "denied",
     "policy",
     "visit",
+    "unjudged",
 ];
 
 /// Names of `enum counter`, in its order.
-pub const COUNTERS: [&str; 17] = [
+pub const COUNTERS: [&str; 18] = [
     "connections",
     "connections_refused",
     "datagrams",
@@ -57,6 +58,7 @@ pub const COUNTERS: [&str; 17] = [
     "connections_held",
     "connections_denied",
     "repeated_bytes",
+    "connections_multipath",
 ];
 
 const _: () = assert!(LANES.len() == abi::lane::LANES.0 as usize);
