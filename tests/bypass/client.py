@@ -7,6 +7,7 @@ each with one of its own.
                                     by the same as before; with "source": from there, and nothing
                                     comes back
 {"send": TEXT, "way": WAY}          sends it; WAYS has the ways
+{"again": [HOST, PORT]}             ends the connection and makes another by the same socket
 {"read": SECONDS}                   the status of the next answer
 {"echo": SECONDS}                   sends four bytes, which an echo server sends back
 {"give": PATH} {"take": PATH}       hands the connection to another process, by a socket of that path
@@ -356,6 +357,10 @@ def follow(order):
     if "socket" in order:
         kept = make(order["socket"])
         return "made"
+    if "again" in order:
+        checked(libc.connect(kept.fileno(), bytes(16), 16))
+        kept.connect(tuple(order["again"]))
+        return "connected"
     if "finish" in order:
         kept.settimeout(2)
         kept.connect(tuple(order["finish"]))
