@@ -98,7 +98,7 @@ fn what_is_not_http_is_cut_off_wherever_it_is() -> Result<()> {
     }
     apply(&bed, "policy.yaml", &nobody())?;
     for client in [&mut outside, &mut first, &mut inside, &mut second] {
-        wait_until("it is cut off", || Ok(!client.echoes()?))?;
+        wait_until("it is cut off", || client.is_cut_off())?;
     }
     Ok(())
 }
