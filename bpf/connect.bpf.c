@@ -347,8 +347,11 @@ static __always_inline int connect_stream(struct bpf_sock_addr *ctx, bool v6)
 		return REFUSE;
 	}
 	/* nobody has a service of this address, and nobody will mind */
-	if (!known && t.protocol == PROTOCOL_OPAQUE)
+	if (!known && t.protocol == PROTOCOL_OPAQUE) {
+		/* of a connection that the same socket had before */
+		bpf_sk_storage_delete(&conns, ctx->sk);
 		return PASS;
+	}
 	conn = bpf_sk_storage_get(&conns, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!conn)
 		return refuse(COUNT_FULL);

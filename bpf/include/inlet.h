@@ -7,6 +7,10 @@
  * nodes agents do the same: their workloads are let in unless no request of theirs could be allowed, and
  * their own addresses, from which they forward, always. Whoever else comes is judged by the address:
  * request by request where HTTP is spoken (visit.h), as a connection otherwise.
+ *
+ * What has no record at its client's end (from before the agent, or made to who was in nobody's tables, or
+ * over several paths) is judged by its packets, at whichever end in the mesh sees one first, and again
+ * after each change.
  */
 #ifndef BEEWAY_INLET_H
 #define BEEWAY_INLET_H
@@ -68,10 +72,13 @@ static __always_inline void note_outlet(struct bpf_sock *sk)
 	if (!g || !g->guarded)
 		return;
 	inlet = bpf_sk_storage_get(&inlets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (inlet)
-		inlet->outgoing = 1;
-	else
+	if (!inlet) {
 		add(COUNT_FULL, 1);
+		return;
+	}
+	/* the socket may have had another connection */
+	__builtin_memset(inlet, 0, sizeof(*inlet));
+	inlet->outgoing = 1;
 }
 
 /* Reads the headers; false when they are not plain. The packet begins with that of IP. */

@@ -40,7 +40,7 @@ impl Early {
     /// None of them gets a request for `path` to the server; `all` but the one from outside. What they
     /// have sent waits, and comes when nobody is there to stop it.
     fn assert_closed(&mut self, bed: &Bed, path: &str, all: bool) -> Result<()> {
-        assert!(!self.echo.echoes()?, "{path}");
+        assert!(self.echo.is_cut_off()?, "{path}");
         let outside = all.then_some(&mut self.outside);
         for client in [&mut self.http].into_iter().chain(outside) {
             client.send("plain", &get(path))?;
@@ -156,10 +156,10 @@ fn connections_from_before_the_policies_are_judged() -> Result<()> {
         assert!(echo.echoes()? && outside.echoes()?);
         assert_eq!(http.get("/fine")?, "200");
         apply(&bed, "policy.yaml", &policy("nobody", "  action: ALLOW\n"))?;
-        wait_until("echoes are cut off", || Ok(!echo.echoes()?))?;
+        wait_until("echoes are cut off", || echo.is_cut_off())?;
         http.send("plain", &get("/fine"))?;
         assert_eq!(http.glimpse()?, "timeout");
-        assert_eq!(outside.echoes()?, !meshed, "nobody looks, outside of the mesh");
+        assert_eq!(outside.is_cut_off()?, meshed, "nobody looks, outside of the mesh");
         std::fs::remove_file(bed.config.path().join("policy.yaml"))?;
     }
     Ok(())

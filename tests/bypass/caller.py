@@ -15,7 +15,7 @@ import time
 
 SERVICE, POD = sys.argv[1:3]
 # seconds for what may never be answered
-LIMIT = 1.5
+LIMIT = 1.0
 # another service, and a port of the pod that no service has
 ECHO, FORBIDDEN_ECHO = ("10.96.0.12", 7), 7008
 

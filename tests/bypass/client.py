@@ -4,9 +4,10 @@ each with one of its own.
 {"connect": [HOST, PORT]}           makes a connection; with "source": from there; with "multipath": by
                                     MPTCP; "socket": makes one only, "finish": connects that
 {"datagram": [HOST, PORT]}          what comes back; with "connected": by a connected socket; with "again":
-                                    by the same as before; with "source": from there, and nothing
-                                    comes back
+                                    by the same as before; with "wait": so many seconds; with
+                                    "source": from there, and nothing comes back
 {"send": TEXT, "way": WAY}          sends it; WAYS has the ways
+{"again": [HOST, PORT]}             ends the connection and makes another by the same socket
 {"read": SECONDS}                   the status of the next answer
 {"echo": SECONDS}                   sends four bytes, which an echo server sends back
 {"give": PATH} {"take": PATH}       hands the connection to another process, by a socket of that path
@@ -328,7 +329,7 @@ def datagram(order):
         kept = socket.socket(socket.AF_INET6 if ":" in to[0] else socket.AF_INET, socket.SOCK_DGRAM)
         if order.get("connected"):
             kept.connect(to)
-    kept.settimeout(0.5)
+    kept.settimeout(order.get("wait", 10))
     if order.get("connected"):
         kept.send(b"ping")
     else:
@@ -356,6 +357,10 @@ def follow(order):
     if "socket" in order:
         kept = make(order["socket"])
         return "made"
+    if "again" in order:
+        checked(libc.connect(kept.fileno(), bytes(16), 16))
+        kept.connect(tuple(order["again"]))
+        return "connected"
     if "finish" in order:
         kept.settimeout(2)
         kept.connect(tuple(order["finish"]))

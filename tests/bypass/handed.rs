@@ -59,6 +59,26 @@ fn a_connection_that_leaves_the_mesh_is_still_judged() -> Result<()> {
     assert_not_asked(&bed, "admin")
 }
 
+/// A socket's next connection is judged for itself.
+#[test]
+fn a_socket_that_is_used_again_is_judged_again() -> Result<()> {
+    let (bed, _echo) = bed("again")?;
+    let stranger = bed.node.plain_pod("stranger")?;
+    let _other = spawn_ready(tcp_echo(&stranger, ECHO)?)?;
+    let unknown = (stranger.ip4().to_string(), ECHO);
+    apply(&bed, "policy.yaml", &no_admin())?;
+    let mut client = Client::start(&bed.client)?;
+    client.connect(WEB)?;
+    assert_eq!(client.get("/fine")?, "200");
+    assert_eq!(client.order(json!({"again": unknown}))?, "connected");
+    assert!(client.echoes()?, "it is not HTTP any more");
+    assert_eq!(client.order(json!({"again": WEB}))?, "connected");
+    assert_judged(&mut client, "again")?;
+    let forbidden = (bed.v1.ip4().to_string(), ECHO);
+    assert_eq!(client.order(json!({"again": forbidden}))?, "ECONNREFUSED");
+    assert_not_asked(&bed, "admin")
+}
+
 #[test]
 fn what_is_not_http_is_cut_off_wherever_it_is() -> Result<()> {
     let (bed, _echo) = bed("cut")?;
@@ -78,7 +98,7 @@ fn what_is_not_http_is_cut_off_wherever_it_is() -> Result<()> {
     }
     apply(&bed, "policy.yaml", &nobody())?;
     for client in [&mut outside, &mut first, &mut inside, &mut second] {
-        wait_until("it is cut off", || Ok(!client.echoes()?))?;
+        wait_until("it is cut off", || client.is_cut_off())?;
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ pub const WEB: (&str, u16) = ("10.96.0.10", 80);
 /// Seconds that a client waits for what shall come.
 const SOON: f64 = 10.0;
 /// Seconds that it waits for what shall not come.
-const NEVER: f64 = 0.5;
+pub const NEVER: f64 = 0.3;
 
 /// An AuthorizationPolicy of the namespace `default` about `web`.
 pub fn policy(name: &str, spec: &str) -> String {
@@ -141,9 +141,14 @@ impl Client {
         self.read()
     }
 
-    /// Whether a server of echoes answers.
+    /// Whether a server of echoes answers, as it shall.
     pub fn echoes(&mut self) -> Result<bool> {
-        Ok(self.order(json!({ "echo": NEVER }))? == "ping")
+        Ok(self.order(json!({ "echo": SOON }))? == "ping")
+    }
+
+    /// Whether a server of echoes does not answer, as it shall not.
+    pub fn is_cut_off(&mut self) -> Result<bool> {
+        Ok(self.order(json!({ "echo": NEVER }))? != "ping")
     }
 
     /// Hands its connection to another client.

@@ -90,6 +90,6 @@ fn connections_of_several_paths_are_refused_where_requests_matter() -> Result<()
     assert_eq!(several((&pod, 7007))?, "connected");
     assert!(client.echoes()?);
     apply(&bed, "policy.yaml", &policy("nobody", "  action: ALLOW\n"))?;
-    wait_until("it is cut off", || Ok(!client.echoes()?))?;
+    wait_until("it is cut off", || client.is_cut_off())?;
     assert_not_asked(&bed, "admin")
 }
