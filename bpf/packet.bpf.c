@@ -18,6 +18,7 @@
 #define PASS 1
 #define DROP 0
 #define LOOPBACK_IFINDEX 1	/* in every network namespace (include/net/net_namespace.h) */
+#define RST 4
 #define FIN_OR_RST 5
 
 static __always_inline struct conn *conn_of(struct __sk_buff *skb)
@@ -33,16 +34,21 @@ static __always_inline bool has_detours(const struct conn *conn)
 	return conn && conn->noted && conn->side == SIDE_CLIENT;
 }
 
-static __always_inline bool cut_off(struct conn *conn)
+/* No packet of it passes, and the agent will reset it. */
+static __always_inline bool cut_off(struct __sk_buff *skb, struct conn *conn)
 {
 	if (conn->framing.phase != PHASE_DEAD)
 		add(COUNT_DENIED, 1);
 	conn->framing.phase = PHASE_DEAD;
+	if (!conn->told)
+		conn->told = tell_forbidden(skb, EVENT_LEFT, &conn->source, &conn->endpoint,
+					    &conn->caller);
 	return false;
 }
 
 /* Asks the policies of now about a client's connection that is not HTTP. */
-static __always_inline bool judge_again(struct conn *conn, struct generation *g)
+static __always_inline bool
+judge_again(struct __sk_buff *skb, struct conn *conn, struct generation *g)
 {
 	struct frontend *f = find_frontend(g, conn->service.ip, conn->service.port, IPPROTO_TCP);
 	struct scratch *s;
@@ -51,7 +57,7 @@ static __always_inline bool judge_again(struct conn *conn, struct generation *g)
 
 	/* it is for the proxy to judge now, as a new connection */
 	if (f && f->guarded && f->protocol == PROTOCOL_PROXY)
-		return cut_off(conn);
+		return cut_off(skb, conn);
 	s = claim_scratch();
 	if (!s)
 		return false;
@@ -67,12 +73,12 @@ static __always_inline bool judge_again(struct conn *conn, struct generation *g)
 		conn->generation = g->number;
 		return true;
 	}
-	return cut_off(conn);
+	return cut_off(skb, conn);
 }
 
 /* Whether policies still let a client's connection pass. HTTP is judged request by request, and what
  * the proxy carries is judged there. */
-static __always_inline bool is_allowed(struct conn *conn)
+static __always_inline bool is_allowed(struct __sk_buff *skb, struct conn *conn)
 {
 	struct generation *g;
 
@@ -86,7 +92,41 @@ static __always_inline bool is_allowed(struct conn *conn)
 		conn->generation = g->number;
 		return true;
 	}
-	return judge_again(conn, g);
+	return judge_again(skb, conn, g);
+}
+
+/* Reads the header of TCP; where its bytes begin, 0 on failure. The packet begins with that of IP. */
+static __always_inline u32 read_tcp(struct __sk_buff *skb, u8 header[TCP_BYTES])
+{
+	u32 at = 40;
+	u8 first;
+
+	if (bpf_skb_load_bytes(skb, 0, &first, 1))
+		return 0;
+	if (first >> 4 == 4)
+		at = (first & 15) * 4;
+	/* behind extension headers of IPv6 nothing is looked for */
+	if (bpf_skb_load_bytes(skb, at, header, TCP_BYTES))
+		return 0;
+	return at + (header[12] >> 4) * 4;
+}
+
+/* Whether a packet carries bytes, or an end. */
+static __always_inline bool says_something(struct __sk_buff *skb)
+{
+	u8 header[TCP_BYTES];
+	u32 bytes = read_tcp(skb, header);
+
+	return bytes && (header[13] & FIN_OR_RST || skb->len > bytes);
+}
+
+/* Whether a packet says that a connection is over, and nothing else. */
+static __always_inline bool is_reset(struct __sk_buff *skb)
+{
+	u8 header[TCP_BYTES];
+	u32 bytes = read_tcp(skb, header);
+
+	return bytes && header[13] & RST && skb->len == bytes;
 }
 
 SEC("cgroup_skb/egress")
@@ -97,29 +137,13 @@ int packet_out(struct __sk_buff *skb)
 	u64 cookie;
 
 	if (!has_detours(conn))
-		return is_allowed(conn);
+		return is_allowed(skb, conn) || is_reset(skb);
 	cookie = conn->cookie;
 	flow = bpf_map_lookup_elem(&flows, &cookie);
 	/* what waits in the send queue is for the proxy: it goes there or nowhere */
 	if (conn->direct)
 		return skb->ifindex == LOOPBACK_IFINDEX && (!flow || flow->way == WAY_DIRECT);
 	return flow && flow->way == WAY_HELD ? DROP : PASS;
-}
-
-/* Whether a packet carries bytes, or an end. It begins with its IP header. */
-static __always_inline bool says_something(struct __sk_buff *skb)
-{
-	u8 first, header[TCP_BYTES];
-	u32 at = 40;
-
-	if (bpf_skb_load_bytes(skb, 0, &first, 1))
-		return false;
-	if (first >> 4 == 4)
-		at = (first & 15) * 4;
-	/* behind extension headers of IPv6 nothing is looked for */
-	if (bpf_skb_load_bytes(skb, at, header, sizeof(header)))
-		return false;
-	return header[13] & FIN_OR_RST || skb->len > at + (header[12] >> 4) * 4;
 }
 
 /* Whether the client waits for an answer by detour, and for nothing else. */
@@ -141,7 +165,7 @@ int packet_in(struct __sk_buff *skb)
 	u32 zero = 0;
 
 	if (!has_detours(conn))
-		return is_allowed(conn) && may_enter(skb);
+		return is_allowed(skb, conn) && may_enter(skb);
 	cookie = conn->cookie;
 	flow = bpf_map_lookup_elem(&flows, &cookie);
 	if (!flow)

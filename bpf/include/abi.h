@@ -368,12 +368,19 @@ struct frame {
 enum event_kind {
 	EVENT_CLOSED = 1,	/* a connection with detours has closed */
 	EVENT_HELD = 2,		/* one is held: it shall lead to the proxy */
+	EVENT_LEFT = 3,		/* policies forbid a live connection, which leaves here */
+	EVENT_CAME = 4,		/* the same, of one that was accepted here */
 };
 
+/* The other fields are those of events of policies. */
 struct event {
 	unsigned int kind;
-	unsigned int pad;
+	unsigned int namespace;	/* number of the socket's network namespace in /proc/PID/ns */
 	unsigned long long cookie;
+	struct address local;
+	struct address remote;
+	struct address caller;	/* an address by which the caller is known */
+	unsigned int pad;
 };
 
 /* --- state of connections ------------------------------------------------------------------- */

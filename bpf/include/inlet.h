@@ -157,6 +157,34 @@ static __always_inline bool guards_inlets(void)
 	return set && set->inlets;
 }
 
+/* Tells the agent of a live connection that policies forbid: it is to be reset. False when that has
+ * to be tried again, by its next packet. */
+static __always_inline bool
+tell_forbidden(struct __sk_buff *skb, enum event_kind kind, const struct address *local,
+	       const struct address *remote, const struct address *caller)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : NULL;
+	struct event *event;
+
+	if (!tcp)
+		return false;
+	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+	if (!event) {
+		add(COUNT_EVENTS_LOST, 1);
+		return false;
+	}
+	event->kind = kind;
+	event->namespace = tcp->inet_conn.icsk_inet.sk.__sk_common.skc_net.net->ns.inum;
+	event->cookie = bpf_get_socket_cookie(skb);
+	event->local = *local;
+	event->remote = *remote;
+	event->caller = *caller;
+	event->pad = 0;
+	bpf_ringbuf_submit(event, 0);
+	return true;
+}
+
 /* Whether a packet may come in. */
 static __always_inline bool may_enter(struct __sk_buff *skb)
 {
@@ -170,7 +198,8 @@ static __always_inline bool may_enter(struct __sk_buff *skb)
 		return true;
 	inlet = bpf_sk_storage_get(&inlets, sk, 0, 0);
 	/* judged at its client's end, or here by the policies of now */
-	if (inlet && (inlet->judged || inlet->generation == g->number))
+	if (inlet && (inlet->judged || inlet->generation == g->number) &&
+	    (!inlet->denied || inlet->told))
 		return !inlet->denied;
 	/* something before the header of TCP or UDP hides it: closed, where anybody asks */
 	if (!read_arrival(skb, &a))
@@ -188,6 +217,8 @@ static __always_inline bool may_enter(struct __sk_buff *skb)
 	if (inlet) {
 		inlet->generation = g->number;
 		inlet->denied = !pass;
+		if (!pass && !inlet->told)
+			inlet->told = tell_forbidden(skb, EVENT_CAME, &a.to, &a.from, &a.from);
 	}
 	return pass;
 }

@@ -36,7 +36,16 @@ struct in6_addr {
 	u8 bytes[16];
 };
 
+struct ns_common {
+	unsigned int inum;
+} VIEW;
+
+struct net {
+	struct ns_common ns;
+} VIEW;
+
 struct sock_common {
+	struct { struct net *net; } skc_net;
 	struct { long long counter; } skc_cookie;
 	unsigned char skc_state;
 	u16 skc_family;

@@ -46,7 +46,8 @@ struct conn {
 	u8 followed;		/* its native answers are, in `answers` */
 	u8 noted;		/* it has, or had, a record in `flows` */
 	u8 direct;		/* all that it sends goes by WAY_DIRECT */
-	u8 pad[2];
+	u8 told;		/* the agent knows that policies forbid it now */
+	u8 pad;
 };
 
 #define LINE_BYTES 64	/* of a line kept until its end comes; a power of two */
@@ -88,7 +89,9 @@ struct end {
 struct inlet {
 	u64 generation;		/* of the policies that it was last judged by here */
 	u32 judged;		/* its client's end is, by a program of ours */
-	u32 denied;
+	u8 denied;
+	u8 told;		/* the agent knows that it is denied */
+	u8 pad[2];
 };
 
 /* A connection with both ends on this host; by the client's cookie. */

@@ -15,15 +15,17 @@ pub mod cgroup;
 pub mod counts;
 mod divert;
 mod error;
+mod forbidden;
 pub mod generation;
 pub mod homes;
 mod load;
+mod netlink;
 mod pins;
 pub mod probe;
 mod run;
 pub mod tables;
 
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -38,6 +40,7 @@ pub use bus::WorkerSockets;
 pub use counts::Counts;
 pub use divert::{Diverted, Turn};
 pub use error::{Error, Result};
+pub use forbidden::Forbidden;
 pub use generation::Filled;
 pub use load::{Options, StateLock, can_adopt};
 pub use run::{Decision, DecisionQuery, Orphan};
@@ -243,7 +246,7 @@ impl Dataplane {
         let _ = self.loaded.map("flows").delete(&cookie.to_ne_bytes());
     }
 
-    /// Tells what happens to connections with detours.
+    /// Tells what happens to connections.
     pub fn events(&self) -> Result<Events<'_>> {
         let mut builder = RingBufferBuilder::new();
         let (send, receive) = std::sync::mpsc::channel();
@@ -260,7 +263,7 @@ impl Dataplane {
     }
 }
 
-/// What happened to a connection with detours, which is named by the cookie of the client's socket.
+/// What happened to a connection; one with detours is named by the cookie of the client's socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// It has closed.
@@ -268,6 +271,8 @@ pub enum Event {
     /// It is held: nothing that it sends gets anywhere until [`Dataplane::divert`] or
     /// [`Dataplane::reset`].
     Held(u64),
+    /// Policies forbid a live connection. It need not have detours.
+    Forbidden(Forbidden),
 }
 
 /// A reader of [`Event`]s.
@@ -288,14 +293,25 @@ impl Events<'_> {
     }
 }
 
-/// A `struct event`.
 fn parse_event(bytes: &[u8]) -> Option<Event> {
-    let kind = u32::from_ne_bytes(bytes.get(0..4)?.try_into().ok()?);
-    let cookie = u64::from_ne_bytes(bytes.get(8..16)?.try_into().ok()?);
-    match abi::event_kind(kind) {
-        abi::event_kind::EVENT_CLOSED => Some(Event::Closed(cookie)),
-        abi::event_kind::EVENT_HELD => Some(Event::Held(cookie)),
+    if bytes.len() < size_of::<abi::event>() {
+        return None;
+    }
+    // SAFETY: there are enough bytes, and any are valid integers.
+    let event = unsafe { bytes.as_ptr().cast::<abi::event>().read_unaligned() };
+    match abi::event_kind(event.kind) {
+        abi::event_kind::EVENT_CLOSED => Some(Event::Closed(event.cookie)),
+        abi::event_kind::EVENT_HELD => Some(Event::Held(event.cookie)),
+        abi::event_kind::EVENT_LEFT | abi::event_kind::EVENT_CAME => {
+            Some(Event::Forbidden(Forbidden::of(&event)))
+        }
         _ => None,
+    }
+}
+
+impl abi::address {
+    fn socket(&self) -> SocketAddr {
+        SocketAddr::new(Ipv6Addr::from(self.ip).to_canonical(), self.port)
     }
 }
 

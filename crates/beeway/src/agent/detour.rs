@@ -57,10 +57,10 @@ impl Detour {
         end_orphans(&dataplane, &orphans, &order)?;
         let workers =
             sockets.into_iter().map(|s| Worker { bus: s.bus, injector: s.injector }).collect();
-        let proxy = Proxy::start(workers, Arc::new(kernel), mesh, recorder)
+        let proxy = Proxy::start(workers, Arc::new(kernel), mesh.clone(), recorder)
             .context("start the userspace proxy")?;
         let proxy = Arc::new(Mutex::new(Some(proxy)));
-        let diverting = divert::spawn(dataplane.clone(), proxy.clone(), orders)?;
+        let diverting = divert::spawn(dataplane.clone(), proxy.clone(), mesh, orders)?;
         let (threads, listeners) = (Mutex::new(vec![diverting]), Mutex::default());
         let detour =
             Detour { proxy, dataplane, order, events: Mutex::default(), threads, listeners };
@@ -266,7 +266,7 @@ impl Listener {
                 }
                 return;
             }
-            Event::Held(_) => {}
+            Event::Held(_) | Event::Forbidden(_) => {}
         }
         tell(&self.proxy, &self.order, event);
     }
@@ -274,7 +274,8 @@ impl Listener {
     /// False when there is none.
     fn tell_predecessor(&mut self, event: Event) -> bool {
         let Some(predecessor) = &mut self.predecessor else { return false };
-        let told = predecessor.write_all(handover::line(event).as_bytes()).is_ok();
+        let Some(line) = handover::line(event) else { return false };
+        let told = predecessor.write_all(line.as_bytes()).is_ok();
         if !told {
             self.predecessor = None;
         }
@@ -291,6 +292,9 @@ fn tell(proxy: &Mutex<Option<Proxy>>, order: &Sender<Order>, event: Event) {
         }
         Event::Held(cookie) => {
             let _ = order.send(Order::Divert(cookie));
+        }
+        Event::Forbidden(forbidden) => {
+            let _ = order.send(Order::Forbid(forbidden));
         }
     }
 }
