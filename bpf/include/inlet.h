@@ -144,8 +144,11 @@ static __always_inline bool admits(struct generation *g, const struct arrival *a
 static __always_inline bool is_guarded(struct generation *g, const struct arrival *a)
 {
 	u32 called = find_workload(g, &a->to);
+	u32 at = called ? AT(g, workload, called)->guard : 0;
+	struct guard *guard = AT(g, guard, at);
 
-	return called && AT(g, workload, called)->guard;
+	/* limits of requests alone ask nobody */
+	return at && (guard->network || guard->connections || guard->carriers);
 }
 
 /* Where the proxy cannot announce its own connections, nobody's are looked for. */

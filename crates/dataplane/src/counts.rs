@@ -10,7 +10,7 @@ use crate::error::{Context, Result};
 pub const LANES: [&str; 5] = ["native", "shortcut", "detour", "answered", "refused"];
 
 /// Names of `enum reason`, in its order.
-pub const REASONS: [&str; 24] = [
+pub const REASONS: [&str; 25] = [
     "none",
     "route",
     "other_cluster",
@@ -35,10 +35,11 @@ pub const REASONS: [&str; 24] = [
     "bad_chunk",
     "denied",
     "policy",
+    "rate_limited",
 ];
 
 /// Names of `enum counter`, in its order.
-pub const COUNTERS: [&str; 17] = [
+pub const COUNTERS: [&str; 19] = [
     "connections",
     "connections_refused",
     "datagrams",
@@ -56,6 +57,8 @@ pub const COUNTERS: [&str; 17] = [
     "connections_held",
     "connections_denied",
     "repeated_bytes",
+    "rate_limits_not_enforced",
+    "token_buckets_full",
 ];
 
 const _: () = assert!(LANES.len() == abi::lane::LANES.0 as usize);

@@ -24,6 +24,7 @@ mod pins;
 pub mod probe;
 mod run;
 pub mod tables;
+mod tokens;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
@@ -44,6 +45,7 @@ pub use forbidden::Forbidden;
 pub use generation::Filled;
 pub use load::{Options, StateLock, can_adopt};
 pub use run::{Decision, DecisionQuery, Orphan};
+pub use tokens::{Token, TokenQuery};
 
 use error::Context;
 use tables::Tables;
@@ -195,6 +197,16 @@ impl Dataplane {
         run::decide(self.loaded.decide.as_fd(), query)
     }
 
+    /// Takes a token of a bucket, as the kernel does for native requests.
+    pub fn take_token(&self, query: &TokenQuery<'_>) -> Result<Token> {
+        tokens::take(self.loaded.ask_token.as_fd(), query)
+    }
+
+    /// Removes the token buckets that have been full for that long. Says how many.
+    pub fn sweep_buckets(&self, spare: Duration) -> Result<usize> {
+        tokens::sweep(self.loaded.map("buckets"), spare)
+    }
+
     /// Everything counted since the maps were made.
     pub fn counts(&self) -> Result<Counts> {
         counts::read(self.loaded.map("requests"), self.loaded.map("counters"))
@@ -202,14 +214,25 @@ impl Dataplane {
 
     /// How full the maps are that can fill up.
     pub fn map_use(&self) -> Vec<MapUse> {
-        ["sockets", "links", "flows", "answers", "pairs", "anchors", "datagrams", "homes", "housed"]
-            .into_iter()
-            .map(|name| {
-                let map = self.loaded.map(name);
-                let limit = u64::from(map.max_entries());
-                MapUse { name: name.into(), used: map.keys().count() as u64, limit }
-            })
-            .collect()
+        [
+            "sockets",
+            "links",
+            "flows",
+            "answers",
+            "pairs",
+            "anchors",
+            "buckets",
+            "datagrams",
+            "homes",
+            "housed",
+        ]
+        .into_iter()
+        .map(|name| {
+            let map = self.loaded.map(name);
+            let limit = u64::from(map.max_entries());
+            MapUse { name: name.into(), used: map.keys().count() as u64, limit }
+        })
+        .collect()
     }
 
     /// Connections that wait for an answer of another agent's proxy. To be asked when that is gone.

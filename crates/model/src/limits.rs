@@ -2,10 +2,11 @@
 //!
 //! A request that policies allow takes a token of every bucket that is about it, one after another;
 //! the first that has none left refuses it, and what was taken before stays taken. There is a bucket
-//! for each endpoint, its address and port; where a bucket is for callers, for each of these. Buckets
+//! for each endpoint, a workload and its port; where a bucket is for callers, for each of these. Buckets
 //! are full at first, and get their tokens all at once when an interval since then is over.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -99,6 +100,13 @@ impl Mesh {
     }
 }
 
+impl Workload {
+    /// The address by which its buckets are known, as an endpoint and as a caller: its first one.
+    pub fn bucket_address(&self) -> Option<IpAddr> {
+        self.addresses.first().map(IpAddr::to_canonical)
+    }
+}
+
 impl RateLimiter {
     /// Whether a workload is one of those that it is about.
     pub fn selects(&self, workload: &Workload) -> bool {
@@ -140,18 +148,28 @@ impl Bucket {
         Level { since: now, fills: 0, tokens: self.capacity }
     }
 
-    /// Takes a token, if there is one. The kernel does the same in `bpf/include/limits.h`.
-    pub fn take(&self, level: &mut Level, now: u64) -> bool {
+    /// The tokens in it.
+    pub fn tokens(&self, level: &Level, now: u64) -> u32 {
+        self.fill_up(level, now).tokens
+    }
+
+    fn fill_up(&self, level: &Level, now: u64) -> Level {
         let interval = self.interval.as_nanos() as u64;
         let fills = (now.saturating_sub(level.since) / interval.max(1)) as u32;
         // another one may have looked at its clock a moment later, and been faster
         let fills = fills.max(level.fills);
         let come = u64::from(fills - level.fills) * u64::from(self.fill);
         let tokens = (u64::from(level.tokens) + come).min(u64::from(self.capacity)) as u32;
-        if tokens == 0 {
+        Level { fills, tokens, ..*level }
+    }
+
+    /// Takes a token, if there is one. The kernel does the same in `bpf/include/limits.h`.
+    pub fn take(&self, level: &mut Level, now: u64) -> bool {
+        let filled = self.fill_up(level, now);
+        if filled.tokens == 0 {
             return false;
         }
-        (level.fills, level.tokens) = (fills, tokens - 1);
+        *level = Level { tokens: filled.tokens - 1, ..filled };
         true
     }
 }
