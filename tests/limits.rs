@@ -185,6 +185,22 @@ fn tokens_come_back_when_the_interval_is_over() -> Result<()> {
 }
 
 #[test]
+fn a_refusal_is_not_tried_again_and_buckets_outlive_the_agent() -> Result<()> {
+    let rules = "- retries: {attempts: 3, retryOn: \"429,5xx\"}\n  \
+                 route: [{destination: {host: web, subset: v1}}]\n";
+    let mut bed = Bed::new("again", NATIVE, rules)?;
+    apply(&bed, "limit.yaml", &filter(&limit(3, HOUR, "")))?;
+    assert_eq!(passed(&bed.client, WEB, "/", 5)?, 3);
+    assert_eq!(bed.status()?["proxy"]["retries"], 0);
+    bed.route(ALL)?;
+    drop(bed.agent.take());
+    bed.start_agent()?;
+    assert_eq!(passed(&bed.client, WEB, "/", 2)?, 0);
+    assert_eq!(bed.requests("answered", "rate_limited")?, 2);
+    Ok(())
+}
+
+#[test]
 fn each_caller_has_a_bucket_where_the_limit_is_for_callers() -> Result<()> {
     let bed = Bed::new("source", SHORTCUT, ALL)?;
     let each = "descriptors: [{entries: [{key: remote_address}], token_bucket: {max_tokens: 5, \
