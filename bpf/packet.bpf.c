@@ -34,6 +34,13 @@ static __always_inline bool has_detours(const struct conn *conn)
 	return conn && conn->noted && conn->side == SIDE_CLIENT;
 }
 
+static __always_inline struct tcp_sock *tcp_sock_of(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	return sk ? bpf_skc_to_tcp_sock(sk) : NULL;
+}
+
 /* No packet of it passes, and the agent will reset it. */
 static __always_inline bool cut_off(struct __sk_buff *skb, struct conn *conn)
 {
@@ -41,8 +48,8 @@ static __always_inline bool cut_off(struct __sk_buff *skb, struct conn *conn)
 		add(COUNT_DENIED, 1);
 	conn->framing.phase = PHASE_DEAD;
 	if (!conn->told)
-		conn->told = tell_forbidden(skb, EVENT_LEFT, &conn->source, &conn->endpoint,
-					    &conn->caller);
+		conn->told = tell_of_policy(tcp_sock_of(skb), EVENT_LEFT, &conn->source,
+					    &conn->endpoint, &conn->caller);
 	return false;
 }
 

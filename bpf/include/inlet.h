@@ -5,8 +5,8 @@
  * A client in the mesh on this host, or the proxy, announces its connection before the first segment
  * leaves; such a connection is judged at its client's end, request by request if it is HTTP. On other
  * nodes agents do the same: their workloads are let in unless no request of theirs could be allowed, and
- * their own addresses, from which they forward, always. Whoever else comes is judged by the address, as
- * a connection: conditions on requests close, whatever is spoken.
+ * their own addresses, from which they forward, always. Whoever else comes is judged by the address:
+ * request by request where HTTP is spoken (visit.h), as a connection otherwise.
  */
 #ifndef BEEWAY_INLET_H
 #define BEEWAY_INLET_H
@@ -59,25 +59,6 @@ static __always_inline bool was_announced(const struct arrival *a)
 	return bpf_map_lookup_elem(&announced, &key);
 }
 
-/* A connection was accepted: what is known of it, for when policies change. */
-static __always_inline void note_inlet(struct bpf_sock_ops *ctx)
-{
-	struct bpf_sock *sk = ctx->sk;
-	struct arrival a = {};
-	struct inlet *inlet;
-
-	if (!sk)
-		return;
-	inlet = bpf_sk_storage_get(&inlets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!inlet) {
-		add(COUNT_FULL, 1);
-		return;
-	}
-	get_ends(ctx, &a.to, &a.from);
-	a.seq = ctx->rcv_nxt - 1;
-	inlet->judged = was_announced(&a);
-}
-
 /* Reads the headers; false when they are not plain. The packet begins with that of IP. */
 static __always_inline bool read_arrival(struct __sk_buff *skb, struct arrival *a)
 {
@@ -116,16 +97,24 @@ static __always_inline bool read_arrival(struct __sk_buff *skb, struct arrival *
 	return true;
 }
 
+/* Whether a workload is on another node, where an agent judges what it asks. */
+static __always_inline bool is_judged_there(struct generation *g, u32 caller)
+{
+	struct workload *w = AT(g, workload, caller);
+
+	return caller && (w->remote || w->number == IDENTITY_REMOTE_NODE);
+}
+
 /* What policies say of who comes in, by the address. What is not known is not let in. */
-static __always_inline bool admits(struct generation *g, const struct arrival *a)
+static __always_inline bool
+admits(struct generation *g, const struct arrival *a, bool by_request)
 {
 	u32 caller = find_workload(g, &a->from);
-	struct workload *w = AT(g, workload, caller);
-	bool remote = caller && w->remote, pass;
+	bool there = is_judged_there(g, caller), pass;
 	struct scratch *s;
 	struct verdict *v;
 
-	if (caller && w->number == IDENTITY_REMOTE_NODE)
+	if (there && AT(g, workload, caller)->number == IDENTITY_REMOTE_NODE)
 		return true;
 	s = claim_scratch();
 	if (!s)
@@ -135,20 +124,20 @@ static __always_inline bool admits(struct generation *g, const struct arrival *a
 	v->source = v->caller = a->from;
 	v->endpoint = a->to;
 	v->transport = a->transport;
-	pass = judge_connection(g, s, v, remote ? ASK_CARRIER : ASK_CONNECTION) == ACCESS_PASS;
+	pass = judge_connection(g, s, v, there || by_request ? ASK_CARRIER : ASK_CONNECTION) ==
+	       ACCESS_PASS;
 	release_scratch(s);
 	return pass;
 }
 
-/* Whether the workload that a packet is for asks who calls. */
+/* Whether the workload that a packet is for asks who calls. Limits of the rate alone ask nobody. */
 static __always_inline bool is_guarded(struct generation *g, const struct arrival *a)
 {
 	u32 called = find_workload(g, &a->to);
 	u32 at = called ? AT(g, workload, called)->guard : 0;
 	struct guard *guard = AT(g, guard, at);
 
-	/* limits of requests alone ask nobody */
-	return at && (guard->network || guard->connections || guard->carriers);
+	return at && (guard->network || guard->connections || guard->carriers || guard->requests);
 }
 
 /* Where the proxy cannot announce its own connections, nobody's are looked for. */
@@ -160,17 +149,80 @@ static __always_inline bool guards_inlets(void)
 	return set && set->inlets;
 }
 
-/* Tells the agent of a live connection that policies forbid: it is to be reset. False when that has
- * to be tried again, by its next packet. */
+/* Whether requests to a port are judged one by one. */
+static __always_inline bool is_judged_by_request(struct generation *g, const struct address *to)
+{
+	struct frontend *f = find_frontend(g, to->ip, to->port, IPPROTO_TCP);
+
+	return f && f->protocol == PROTOCOL_HTTP;
+}
+
+/* Lets on_receive() judge the requests of who came in, if policies ask about them and nobody else
+ * does. False: the connection is judged as a whole. */
+static __always_inline bool begin_visit(struct bpf_sock_ops *ctx, const struct arrival *a)
+{
+	struct generation *g = current_generation();
+	u64 cookie = bpf_get_socket_cookie(ctx);
+	struct visit visit = {};
+
+	if (!g || !g->guarded || !guards_inlets())
+		return false;
+	if (!is_guarded(g, a) || !is_judged_by_request(g, &a->to))
+		return false;
+	if (is_judged_there(g, find_workload(g, &a->from)))
+		return false;
+	visit.caller = a->from;
+	visit.called = a->to;
+	if (bpf_map_update_elem(&visits, &cookie, &visit, BPF_ANY)) {
+		add(COUNT_FULL, 1);
+		return false;
+	}
+	if (enrol(ctx, cookie))
+		return true;
+	bpf_map_delete_elem(&visits, &cookie);
+	return false;
+}
+
+/* A connection was accepted: what is known of it, for when policies change. */
+static __always_inline void note_inlet(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct arrival a = {};
+	struct inlet *inlet;
+
+	if (!sk)
+		return;
+	inlet = bpf_sk_storage_get(&inlets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!inlet) {
+		add(COUNT_FULL, 1);
+		return;
+	}
+	get_ends(ctx, &a.to, &a.from);
+	a.seq = ctx->rcv_nxt - 1;
+	inlet->judged = was_announced(&a);
+	if (!inlet->judged)
+		inlet->visit = begin_visit(ctx, &a);
+}
+
+/* An accepted socket is closed. */
+static __always_inline void forget_inlet(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+{
+	struct inlet *inlet = bpf_sk_storage_get(&inlets, sk, 0, 0);
+	u64 cookie = bpf_get_socket_cookie(ctx);
+
+	if (inlet && inlet->visit)
+		bpf_map_delete_elem(&visits, &cookie);
+}
+
+/* Tells the agent of what policies forbid on a live connection. False when it was not told. */
 static __always_inline bool
-tell_forbidden(struct __sk_buff *skb, enum event_kind kind, const struct address *local,
+tell_of_policy(const struct tcp_sock *tcp, enum event_kind kind, const struct address *local,
 	       const struct address *remote, const struct address *caller)
 {
-	struct bpf_sock *sk = skb->sk;
-	struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : NULL;
 	struct event *event;
 
-	if (!tcp)
+	/* whoever comes in must not be able to fill it with this */
+	if (!tcp || bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > CLOSED_QUEUE / 2)
 		return false;
 	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 	if (!event) {
@@ -179,7 +231,7 @@ tell_forbidden(struct __sk_buff *skb, enum event_kind kind, const struct address
 	}
 	event->kind = kind;
 	event->namespace = tcp->inet_conn.icsk_inet.sk.__sk_common.skc_net.net->ns.inum;
-	event->cookie = bpf_get_socket_cookie(skb);
+	event->cookie = cookie_of(tcp);
 	event->local = *local;
 	event->remote = *remote;
 	event->caller = *caller;
@@ -195,7 +247,7 @@ static __always_inline bool may_enter(struct __sk_buff *skb)
 	struct bpf_sock *sk = skb->sk;
 	struct inlet *inlet;
 	struct arrival a = {};
-	bool opens, pass;
+	bool opens, pass, by_request;
 
 	if (!g || !g->guarded || !sk || !guards_inlets())
 		return true;
@@ -214,14 +266,16 @@ static __always_inline bool may_enter(struct __sk_buff *skb)
 		return true;
 	if (opens && was_announced(&a))
 		return true;
-	pass = !is_guarded(g, &a) || admits(g, &a);
+	by_request = inlet ? inlet->visit : opens && is_judged_by_request(g, &a.to);
+	pass = !is_guarded(g, &a) || admits(g, &a, by_request);
 	if (!pass)
 		add(COUNT_DENIED, 1);
 	if (inlet) {
 		inlet->generation = g->number;
 		inlet->denied = !pass;
 		if (!pass && !inlet->told)
-			inlet->told = tell_forbidden(skb, EVENT_CAME, &a.to, &a.from, &a.from);
+			inlet->told = tell_of_policy(bpf_skc_to_tcp_sock(sk), EVENT_CAME, &a.to,
+						     &a.from, &a.from);
 	}
 	return pass;
 }

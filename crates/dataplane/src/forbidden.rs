@@ -1,6 +1,8 @@
 //! Live connections that policies forbid since they changed: ended at our end, with a reset for both
 //! (`SOCK_DESTROY` of man 7 sock_diag; the application here gets ECONNABORTED, its peer ECONNRESET).
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -39,7 +41,7 @@ impl Forbidden {
             local: event.local.socket(),
             remote: event.remote.socket(),
             caller: event.caller.socket().ip(),
-            accepted: event.kind == abi::event_kind::EVENT_CAME.0,
+            accepted: event.kind != abi::event_kind::EVENT_LEFT.0,
         }
     }
 
@@ -50,8 +52,9 @@ impl Forbidden {
 
     /// Resets the connection; that it is gone already is fine. The thread is in another network
     /// namespace for a moment.
-    pub fn reset(&self) -> Result<()> {
-        let _inside = namespace(self.namespace)
+    pub fn reset(&self, namespaces: &mut Namespaces) -> Result<()> {
+        let _inside = namespaces
+            .of(self.namespace)
             .and_then(|namespace| namespace.enter())
             .context(|| "enter the socket's network namespace".into())?;
         match netlink::ask(libc::NETLINK_SOCK_DIAG, SOCK_DESTROY, 0, &self.request()) {
@@ -84,8 +87,21 @@ impl Forbidden {
     }
 }
 
+/// Network namespaces that were looked for; they stay for as long as this does.
+#[derive(Default)]
+pub struct Namespaces(HashMap<u32, Namespace>);
+
+impl Namespaces {
+    fn of(&mut self, number: u32) -> io::Result<&Namespace> {
+        match self.0.entry(number) {
+            Entry::Occupied(entry) => Ok(entry.into_mut()),
+            Entry::Vacant(entry) => Ok(entry.insert(find(number)?)),
+        }
+    }
+}
+
 /// That of any process that is there: the socket's own may have no descriptor any more.
-fn namespace(number: u32) -> io::Result<Namespace> {
+fn find(number: u32) -> io::Result<Namespace> {
     for entry in fs::read_dir("/proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;

@@ -41,7 +41,7 @@ pub use bus::WorkerSockets;
 pub use counts::Counts;
 pub use divert::{Diverted, Turn};
 pub use error::{Error, Result};
-pub use forbidden::Forbidden;
+pub use forbidden::{Forbidden, Namespaces};
 pub use generation::Filled;
 pub use load::{Options, StateLock, can_adopt};
 pub use run::{Decision, DecisionQuery, Orphan};
@@ -57,8 +57,17 @@ pub const FRAME_BYTES: usize = size_of::<abi::frame>();
 /// one's, which begins while this one still ends what it has begun.
 const HALF: u32 = abi::limits::BUSES.0 / 2;
 
-/// The most proxy workers. One injector is for the agent itself.
-pub const MAX_WORKERS: usize = HALF as usize - 1;
+/// The most proxy workers. The other injectors are for the agent itself.
+pub const MAX_WORKERS: usize = HALF as usize - 2;
+
+/// What the agent has injectors of its own for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Answers to requests of an agent that is gone.
+    Orphans,
+    /// Answers to requests that are denied where they came in.
+    Denials,
+}
 
 /// The kernel programs of this node, loaded and attached. Dropping it leaves them running.
 pub struct Dataplane {
@@ -150,8 +159,9 @@ impl Dataplane {
     }
 
     /// An injector for the agent itself. Both ends must be kept for as long as it is in use.
-    pub fn open_injector(&self) -> Result<WorkerSockets> {
-        bus::open_injector(self.loaded.map("injectors"), self.first as usize + MAX_WORKERS)
+    pub fn open_injector(&self, purpose: Purpose) -> Result<WorkerSockets> {
+        let index = self.first as usize + MAX_WORKERS + purpose as usize;
+        bus::open_injector(self.loaded.map("injectors"), index)
     }
 
     /// Leads connections that the proxy takes as a whole to this socket, from now on until it
@@ -222,6 +232,7 @@ impl Dataplane {
             "pairs",
             "anchors",
             "buckets",
+            "visits",
             "datagrams",
             "homes",
             "housed",
@@ -296,6 +307,8 @@ pub enum Event {
     Held(u64),
     /// Policies forbid a live connection. It need not have detours.
     Forbidden(Forbidden),
+    /// Policies forbid a request on an accepted connection: [`DENIED`] is to be sent by its socket.
+    Denied(Forbidden),
 }
 
 /// A reader of [`Event`]s.
@@ -328,6 +341,7 @@ fn parse_event(bytes: &[u8]) -> Option<Event> {
         abi::event_kind::EVENT_LEFT | abi::event_kind::EVENT_CAME => {
             Some(Event::Forbidden(Forbidden::of(&event)))
         }
+        abi::event_kind::EVENT_DENIED => Some(Event::Denied(Forbidden::of(&event))),
         _ => None,
     }
 }

@@ -8,13 +8,9 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use beeway_dataplane::{Dataplane, Forbidden, Token, TokenQuery};
+use beeway_dataplane::{Dataplane, Token, TokenQuery};
 use beeway_model::Bucket;
-use beeway_model::Mesh;
 use beeway_proxy::{Anchor, Kernel, Proxy, Turn};
-use tokio::sync::watch;
-
-use super::forbidden;
 
 /// What is to be done with a client's connection.
 #[derive(Debug, Clone, Copy)]
@@ -23,8 +19,6 @@ pub(crate) enum Order {
     Divert(u64),
     /// It shall be reset.
     Reset(u64),
-    /// The same, of any connection, because of policies.
-    Forbid(Forbidden),
     /// There are no more orders.
     End,
 }
@@ -96,7 +90,6 @@ impl Kernel for KernelSide {
 pub(crate) fn spawn(
     dataplane: Arc<Dataplane>,
     proxy: Arc<Mutex<Option<Proxy>>>,
-    mesh: watch::Receiver<Arc<Mesh>>,
     orders: Receiver<Order>,
 ) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("divert".into()).spawn(move || {
@@ -104,7 +97,6 @@ pub(crate) fn spawn(
             match order {
                 Order::Divert(cookie) => divert(&dataplane, &proxy, cookie),
                 Order::Reset(cookie) => reset(&dataplane, cookie),
-                Order::Forbid(forbidden) => forbidden::reset(&mesh.borrow().clone(), &forbidden),
                 Order::End => return,
             }
         }

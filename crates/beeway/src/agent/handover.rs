@@ -46,8 +46,8 @@ pub(crate) fn line(event: Event) -> Option<String> {
     match event {
         Event::Closed(cookie) => Some(format!("closed {cookie}\n")),
         Event::Held(cookie) => Some(format!("held {cookie}\n")),
-        // whoever hears of it resets it
-        Event::Forbidden(_) => None,
+        // whoever hears of it sees to it
+        Event::Forbidden(_) | Event::Denied(_) => None,
     }
 }
 
