@@ -14,6 +14,11 @@ struct layouts {
 	struct member member;
 	struct workload workload;
 	struct guard guard;
+	struct rate_limits rate_limits;
+	struct rate_limit rate_limit;
+	struct bucket_key bucket_key;
+	struct bucket bucket;
+	enum token token;
 	struct range range;
 	enum identity identity;
 	struct table table;

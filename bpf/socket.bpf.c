@@ -178,6 +178,8 @@ struct request {
 	u32 sticky;
 	u32 more;		/* another request begins behind it */
 	u32 certain;
+	u32 limits;		/* as in struct verdict */
+	u32 limited;
 	u32 bare;		/* a HEAD: its answer has no body */
 };
 
@@ -266,6 +268,8 @@ examine(struct sk_msg_md *msg, struct conn *conn, struct generation *g, struct r
 		lane = v->lane;
 		r->answer = v->answer;
 		r->certain = v->certain;
+		r->limits = v->limits;
+		r->limited = v->limited;
 		why = v->reason;
 	}
 	release_scratch(s);
@@ -281,9 +285,28 @@ examine(struct sk_msg_md *msg, struct conn *conn, struct generation *g, struct r
 	r->bare = h.method == METHOD_HEAD;
 }
 
+/* A request that is about to go to the endpoint takes its tokens, once; without one it is answered. */
+static __always_inline void limit_rate(struct conn *conn, struct generation *g, struct request *r)
+{
+	u32 refused;
+
+	if (r->lane != LANE_NATIVE || !r->limited || conn->paid)
+		return;
+	refused = spend(g, r->limits, r->limited, &conn->endpoint, &conn->caller);
+	conn->paid = !refused;
+	if (!refused)
+		return;
+	r->reason = REASON_RATE_LIMITED;
+	r->answer = AT(g, rate_limit, refused)->answer;
+	r->lane = LANE_ANSWERED;
+	/* userspace gives the answer when there is a body to come, or none may be in it */
+	if (!r->answer || r->bare || conn->framing.phase != PHASE_HEAD)
+		r->lane = LANE_DETOUR;
+}
+
 /* Keeps answers in the order of requests; false when that cannot be. */
 static __always_inline bool
-keep_order(struct sk_msg_md *msg, struct conn *conn, struct request *r)
+keep_order(struct sk_msg_md *msg, struct conn *conn, struct generation *g, struct request *r)
 {
 	if (r->more && !r->certain && !r->sticky) {
 		r->lane = LANE_DETOUR;
@@ -300,6 +323,7 @@ keep_order(struct sk_msg_md *msg, struct conn *conn, struct request *r)
 		r->reason = REASON_OUTSTANDING;
 		r->sticky |= r->more;
 	}
+	limit_rate(conn, g, r);
 	return r->lane == LANE_NATIVE || !native_outstanding(conn, msg);
 }
 
@@ -368,7 +392,7 @@ static __always_inline int on_head(struct sk_msg_md *msg, struct conn *conn)
 		return refuse(conn, REASON_NO_SERVICE);
 	r.draw = bpf_get_prandom_u32();
 	examine(msg, conn, g, &r);
-	if (!keep_order(msg, conn, &r))
+	if (!keep_order(msg, conn, g, &r))
 		return refuse(conn, REASON_ORDER);
 	conn->lane = r.lane;
 	if (r.lane == LANE_DETOUR)

@@ -168,6 +168,33 @@ int find_descriptor(struct descriptor_query *query)
 	return 0;
 }
 
+/* In: a bucket and what it is like, and the time (CLOCK_MONOTONIC, ns; 0: now). Out: enum token. */
+struct token_query {
+	struct rate_limit limit;
+	struct bucket_key key;
+	u64 now;
+	u32 token;
+	u32 pad;
+};
+
+SEC("syscall")
+int ask_token(struct token_query *query)
+{
+	struct rate_limit limit = {};
+	struct bucket_key key = {};
+	u64 now = query->now ? query->now : bpf_ktime_get_ns();
+
+	limit.interval = query->limit.interval;
+	limit.capacity = query->limit.capacity;
+	limit.fill = query->limit.fill;
+	key.limit = query->key.limit;
+	copy_ip(key.endpoint, query->key.endpoint);
+	copy_ip(key.caller, query->key.caller);
+	key.port = query->key.port;
+	query->token = take_token(&limit, &key, now);
+	return 0;
+}
+
 /* In: verdict's inputs and a head. Out: what on_send() would do with it. */
 struct decision_query {
 	struct verdict verdict;
@@ -216,6 +243,7 @@ int decide(struct decision_query *query)
 	query->verdict.reason = v.reason;
 	query->verdict.rule = v.rule;
 	query->verdict.answer = v.answer;
+	query->verdict.limited = v.limited;
 	query->parsed.length = h.length;
 	query->parsed.body = h.body;
 	query->parsed.chunked = h.chunked;

@@ -30,6 +30,9 @@ enum limits {
 	VISITS = 65536,		/* connections from who is not judged elsewhere, by request */
 	HOMES = 65536,		/* cgroups and network namespaces whose workload is known */
 	HOUSED = 262144,	/* addresses that nobody has who is not at home there */
+	RATE_LIMITS = 16,	/* limits of one workload that are looked at here */
+	RATE_WHOLE = 1000000,	/* what fractions of requests are counted in */
+	BUCKETS = 262144,	/* token buckets; where there is no room, requests are refused */
 	CGROUP_DEPTH = 16,	/* levels of cgroups in which a workload's is looked for */
 	QUEUE_BYTES = 131072,	/* unread redirected bytes after which a shortcut yields to TCP */
 	AHEAD_BYTES = 131072,	/* of requests without an answer yet, by bus; more is held */
@@ -74,6 +77,7 @@ enum reason {
 	REASON_POLICY,		/* what policies say of it is for userspace to find out */
 	REASON_VISIT,		/* judged where it came in, and not understood if it was refused */
 	REASON_UNJUDGED,	/* bytes were sent before the connection stood, which nobody has seen */
+	REASON_RATE_LIMITED,	/* no token is left for it */
 	REASONS,
 };
 
@@ -98,6 +102,8 @@ enum counter {
 	COUNT_REPEATED_BYTES,	/* bytes that TCP brought twice, and that were read once */
 	COUNT_MULTIPATH,	/* connections over several paths (RFC 8684) refused: no program sees
 				 * their bytes */
+	COUNT_NOT_ENFORCED,	/* requests without a token that passed: the limit is not enforced */
+	COUNT_BUCKETS_FULL,	/* requests for whose token bucket there was no room */
 	COUNTERS,
 };
 
@@ -181,6 +187,7 @@ struct workload {
 	unsigned int guard;	/* struct guard: what is asked of who calls it; 0: nothing */
 	unsigned int leave;	/* struct group: whom it may call; 0: everybody */
 	unsigned int remote;	/* it is on another node, where an agent judges its requests */
+	unsigned int first;	/* 16 bytes: another address, by which its token buckets go; 0: this */
 };
 
 /*
@@ -193,7 +200,51 @@ struct guard {
 	unsigned int connections;	/* struct group: those that are not HTTP; 0: everybody may */
 	unsigned int carriers;		/* struct group: those whose requests are judged elsewhere */
 	unsigned int requests;		/* struct table: requests; 0: everybody may */
+	unsigned int limits;		/* struct rate_limits: how many; 0: any number */
 };
+
+/* Limits of the rate of requests, in the order in which they are asked. */
+struct rate_limits {
+	unsigned int count;		/* above RATE_LIMITS: userspace knows them */
+	unsigned int pad;
+	/* struct rate_limit follows */
+};
+
+struct rate_limit {
+	unsigned long long id;		/* of its buckets; of another limit it is another */
+	unsigned long long interval;	/* ns from one fill to the next */
+	unsigned int capacity;		/* tokens in a full bucket */
+	unsigned int fill;		/* tokens that come with each interval */
+	unsigned int enabled;		/* of RATE_WHOLE requests, how many take a token */
+	unsigned int enforced;		/* of as many without one, how many are refused */
+	unsigned int per_caller;	/* every caller has a bucket of his own */
+	unsigned int port;		/* of the endpoint; 0: any */
+	unsigned int unless;		/* not where one of these is about the request: bit n: the n-th */
+	unsigned int table;		/* struct table of the requests that it is about; 0: all */
+	unsigned int answer;		/* struct answer; 0: userspace gives it */
+	unsigned int pad;
+};
+
+/* Names a token bucket. */
+struct bucket_key {
+	unsigned long long limit;	/* struct rate_limit's id */
+	unsigned char endpoint[16];	/* the first address of the workload */
+	unsigned char caller[16];	/* that of the caller; zero: it is for all */
+	unsigned int port;		/* of the endpoint */
+	unsigned int pad;
+};
+
+struct bucket {
+	unsigned long long since;	/* CLOCK_MONOTONIC, ns; full then. Never changes */
+	unsigned long long level;	/* intervals that have brought their tokens << 32 | tokens left */
+	/* as in struct rate_limit, so that the agent can tell which are full */
+	unsigned long long interval;
+	unsigned int capacity;
+	unsigned int fill;
+};
+
+/* What comes of asking a bucket. */
+enum token { TOKEN_NONE, TOKEN_TAKEN, TOKEN_NO_ROOM };
 
 /*
  * The rules of one service port. Automata over the path lead to groups of rules, of which the

@@ -152,12 +152,14 @@ admits(struct generation *g, const struct arrival *a, bool by_request)
 	return pass;
 }
 
-/* Whether the workload that a packet is for asks who calls. */
+/* Whether the workload that a packet is for asks who calls. Limits of the rate alone ask nobody. */
 static __always_inline bool is_guarded(struct generation *g, const struct arrival *a)
 {
 	u32 called = find_workload(g, &a->to);
+	u32 at = called ? AT(g, workload, called)->guard : 0;
+	struct guard *guard = AT(g, guard, at);
 
-	return called && AT(g, workload, called)->guard;
+	return at && (guard->network || guard->connections || guard->carriers || guard->requests);
 }
 
 /* Where the proxy cannot announce its own connections, nobody's are looked for. */
@@ -184,12 +186,10 @@ static __always_inline bool begin_visit(struct bpf_sock_ops *ctx, const struct a
 	struct generation *g = current_generation();
 	u64 cookie = bpf_get_socket_cookie(ctx);
 	struct visit visit = {};
-	u32 called;
 
 	if (!g || !g->guarded || !guards_inlets())
 		return false;
-	called = find_workload(g, &a->to);
-	if (!called || !AT(g, workload, called)->guard || !is_judged_by_request(g, &a->to))
+	if (!is_guarded(g, a) || !is_judged_by_request(g, &a->to))
 		return false;
 	if (is_judged_there(g, find_workload(g, &a->from)))
 		return false;

@@ -124,9 +124,11 @@ static __always_inline u32 send_on(struct sk_msg_md *msg, struct conn *conn, u32
 static __always_inline bool take_back(struct conn *conn, struct sk_msg_md *msg)
 {
 	u32 sent = conn->sent, missing;
+	bool paid = conn->paid;
 	struct tcp_sock *me;
 
 	conn->sent = 0;
+	conn->paid = 0;
 	if (!sent)
 		return true;
 	me = tcp_of(msg);
@@ -139,8 +141,10 @@ static __always_inline bool take_back(struct conn *conn, struct sk_msg_md *msg)
 	if (missing < sent && conn->before.phase != PHASE_BODY &&
 	    conn->before.phase != PHASE_CHUNK_DATA)
 		return false;
-	if (conn->before.phase == PHASE_HEAD)
+	if (conn->before.phase == PHASE_HEAD) {
 		conn->native--;
+		conn->paid = paid;
+	}
 	conn->framing = conn->before;
 	conn->framing.left -= sent - missing;
 	return true;

@@ -47,6 +47,7 @@ struct conn {
 	u8 followed;		/* its native answers are, in `answers` */
 	u8 noted;		/* it has, or had, a record in `flows` */
 	u8 direct;		/* all that it sends goes by WAY_DIRECT */
+	u8 paid;		/* the request that was sent last has taken its tokens */
 	u8 told;		/* the agent knows that policies forbid it now */
 	u8 pad;
 };
@@ -186,6 +187,8 @@ struct verdict {
 	u32 access;		/* what policies say: enum access */
 	u32 guarded;		/* there are some that say something */
 	u32 guard;		/* struct guard of who is called; 0: none */
+	u32 limits;		/* struct rate_limits of who is called; 0: none */
+	u32 limited;		/* which of them are about it, a bit each */
 	u32 certain;		/* neither rules nor policies: any further request is native too */
 };
 
@@ -369,6 +372,16 @@ MAP {
 	__type(key, u8[16]);
 	__type(value, u8);
 } housed SEC(".maps");
+
+/* Not LRU: a bucket that is forgotten would be a full one. The agent removes what has been full for
+ * long. */
+MAP {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, BUCKETS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct bucket_key);
+	__type(value, struct bucket);
+} buckets SEC(".maps");
 
 MAP {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -7,7 +7,7 @@
 #ifndef BEEWAY_VERDICT_H
 #define BEEWAY_VERDICT_H
 
-#include "access.h"
+#include "limits.h"
 
 /* The heap index of the cluster that the draw chooses; 0 for a backend that is missing. */
 static __always_inline u32 pick_share(struct generation *g, struct action *a, u32 draw)
@@ -134,9 +134,11 @@ static __always_inline void
 judge(struct generation *g, struct scratch *s, struct head *h, struct verdict *v)
 {
 	v->access = ACCESS_PASS;
-	v->guarded = 0;
+	v->guarded = v->guard = v->limits = v->limited = 0;
 	if (g->guarded)
 		v->access = judge_request(g, s, h, v);
+	if (v->guard)
+		find_limits(g, s, h, v);
 	follow_rules(g, s, h, v);
 }
 

@@ -389,6 +389,33 @@ fn a_running_agent_is_stopped_by_off() {
 }
 
 #[test]
+fn explain_names_the_limits_of_a_request() {
+    let config = examples().join("limits");
+    let check = run(&["check", path(&config)]);
+    assert_eq!(check.status.code(), Some(0), "{}", stdout(&check));
+    for (url, text) in [
+        (
+            "http://shop:9080/",
+            "needs a token of EnvoyFilter default/shop (20 at most for each caller, 10 each 1s; \
+             answered 429 without one), EnvoyFilter default/shop (100 at most, 50 each 1s; answered \
+             429 without one)",
+        ),
+        (
+            "http://shop:9081/",
+            "needs a token of EnvoyFilter default/shop (4 at most, 4 each 60s; answered 429 without \
+             one)",
+        ),
+    ] {
+        let args = ["--from", "default/client", "GET", url];
+        let all = json(&explain(&config, &[&args[..], &["--json"]].concat()));
+        assert_eq!(all["outcomes"][0]["lanes"][0]["lane"], "native", "{all:#}");
+        assert_eq!(all["outcomes"][0]["lanes"][0]["agrees"], true, "{all:#}");
+        let said = stdout(&explain(&config, &args));
+        assert!(said.contains(text), "{said}");
+    }
+}
+
+#[test]
 fn explain_names_the_policy_and_rule_that_decide() {
     let config = examples().join("authorization");
     for (from, method, url, allowed, text, lane) in [

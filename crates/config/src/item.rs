@@ -21,7 +21,7 @@ use crate::mesh_config::{self, MeshConfig};
 use crate::network_policy::NetworkPolicy;
 use crate::policy_item;
 use crate::problem::{Problem, Severity};
-use crate::{gateway, istio, kafka};
+use crate::{envoy_filter, gateway, istio, kafka, rate_limit};
 
 /// Where an object was written, and what it is called in problems.
 #[derive(Debug, Clone)]
@@ -105,6 +105,7 @@ pub(crate) enum Typed {
     Authorization(Arc<Written<Authorization>>),
     NetworkPolicy(Arc<Written<NetworkPolicy>>),
     KafkaPolicy(Arc<Written<kafka::Spec>>),
+    EnvoyFilter(Arc<Written<envoy_filter::Spec>>),
 }
 
 impl<T> Written<T> {
@@ -318,9 +319,25 @@ impl Reader<'_> {
             "VirtualService" => Typed::VirtualService(self.read_spec()?),
             "DestinationRule" => Typed::DestinationRule(self.read_spec()?),
             "ServiceEntry" => Typed::ServiceEntry(self.read_spec()?),
+            "EnvoyFilter" => Typed::EnvoyFilter(self.rate_limit()?),
             "KafkaPolicy" => Typed::KafkaPolicy(self.read_spec().unwrap_or_else(|| self.closed())),
             _ => Typed::WorkloadEntry(self.read_spec()?),
         })
+    }
+
+    /// An EnvoyFilter, which must do nothing but limit rates.
+    fn rate_limit(&mut self) -> Option<Arc<Written<envoy_filter::Spec>>> {
+        if let Some((path, what)) = envoy_filter::something_else(&self.place.node) {
+            let outcome = rate_limit::NOT_APPLIED;
+            let reason = format!("{what}: only local rate limits are supported; {outcome}");
+            self.problems.push(self.place.error(&path, reason));
+            return None;
+        }
+        let read = self.read_spec();
+        if read.is_none() {
+            self.problems.push(self.place.error("", rate_limit::NOT_APPLIED));
+        }
+        read
     }
 
     /// Stands for a policy that cannot be read.
@@ -388,7 +405,7 @@ fn is_condition(kind: &str, path: &str) -> bool {
     let (root, list, _) = (steps.next(), steps.next(), steps.next());
     root == Some("spec")
         && match list {
-            _ if kind == "KafkaPolicy" => true,
+            _ if matches!(kind, "KafkaPolicy" | "EnvoyFilter") => true,
             Some("http" | "tls" | "tcp") => steps.next() == Some("match"),
             Some("rules") => steps.next() == Some("matches"),
             _ => false,
@@ -404,9 +421,10 @@ fn unread_kind(place: &Place, group: &str, kind: &str) -> Option<Problem> {
         "" => matches!(kind, "Service" | "Pod" | "Namespace" | "Node"),
         "discovery.k8s.io" => kind == "EndpointSlice",
         "gateway.networking.k8s.io" => matches!(kind, "HTTPRoute" | "GRPCRoute" | "ReferenceGrant"),
-        "networking.istio.io" => {
-            matches!(kind, "VirtualService" | "DestinationRule" | "ServiceEntry" | "WorkloadEntry")
-        }
+        "networking.istio.io" => matches!(
+            kind,
+            "VirtualService" | "DestinationRule" | "ServiceEntry" | "WorkloadEntry" | "EnvoyFilter"
+        ),
         kafka::GROUP => kind == "KafkaPolicy",
         _ => false,
     };

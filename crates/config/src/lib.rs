@@ -21,6 +21,7 @@ mod decode;
 mod directory;
 mod document;
 mod duration;
+mod envoy_filter;
 mod gateway;
 mod gateway_route;
 mod header_edits;
@@ -39,6 +40,8 @@ mod network_policy;
 mod objects;
 mod policy_item;
 mod problem;
+mod rate_descriptor;
+mod rate_limit;
 mod route_action;
 mod route_filter;
 mod route_match;
@@ -120,6 +123,7 @@ fn mesh(
         access_check::check(&policies, &mesh, &instances, &mut problems);
     }
     mesh.access = policies.into_iter().map(|listed| listed.policy).collect();
+    mesh.limits = rate_limit::limiters(objects, &mesh, &mut problems);
     beeway_model::access::add_direct(&mut mesh);
     mesh.kafka = kafka::policies(objects, &mesh, &mut problems);
     problems.sort_by(|a, b| {

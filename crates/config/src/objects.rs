@@ -13,7 +13,7 @@ use crate::item::{Identity, Item, Typed, Written};
 use crate::mesh_config::MeshConfig;
 use crate::network_policy::NetworkPolicy;
 use crate::problem::Problem;
-use crate::{gateway, istio, kafka};
+use crate::{envoy_filter, gateway, istio, kafka};
 
 pub(crate) use crate::item::{Object, Place};
 
@@ -36,6 +36,7 @@ pub(crate) struct Objects {
     pub authorizations: Vec<Object<Authorization>>,
     pub network_policies: Vec<Object<NetworkPolicy>>,
     pub kafka_policies: Vec<Object<kafka::Spec>>,
+    pub envoy_filters: Vec<Object<envoy_filter::Spec>>,
 }
 
 /// Takes in the items of all files, in the order of files and documents.
@@ -127,6 +128,7 @@ impl Objects {
             Typed::KafkaPolicy(written) => {
                 self.kafka_policies.push(Object::new(place, written));
             }
+            Typed::EnvoyFilter(written) => self.envoy_filters.push(Object::new(place, written)),
         }
     }
 
@@ -149,5 +151,6 @@ impl Objects {
         by_name(&mut self.authorizations);
         by_name(&mut self.network_policies);
         by_name(&mut self.kafka_policies);
+        by_name(&mut self.envoy_filters);
     }
 }

@@ -10,7 +10,7 @@ use crate::error::{Context, Result};
 pub const LANES: [&str; 5] = ["native", "shortcut", "detour", "answered", "refused"];
 
 /// Names of `enum reason`, in its order.
-pub const REASONS: [&str; 26] = [
+pub const REASONS: [&str; 27] = [
     "none",
     "route",
     "other_cluster",
@@ -37,10 +37,11 @@ pub const REASONS: [&str; 26] = [
     "policy",
     "visit",
     "unjudged",
+    "rate_limited",
 ];
 
 /// Names of `enum counter`, in its order.
-pub const COUNTERS: [&str; 18] = [
+pub const COUNTERS: [&str; 20] = [
     "connections",
     "connections_refused",
     "datagrams",
@@ -59,6 +60,8 @@ pub const COUNTERS: [&str; 18] = [
     "connections_denied",
     "repeated_bytes",
     "connections_multipath",
+    "rate_limits_not_enforced",
+    "token_buckets_full",
 ];
 
 const _: () = assert!(LANES.len() == abi::lane::LANES.0 as usize);

@@ -24,6 +24,7 @@ mod pins;
 pub mod probe;
 mod run;
 pub mod tables;
+mod tokens;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
@@ -44,6 +45,7 @@ pub use forbidden::{Forbidden, Namespaces};
 pub use generation::Filled;
 pub use load::{Options, StateLock, can_adopt};
 pub use run::{Decision, DecisionQuery, Orphan};
+pub use tokens::{Token, TokenQuery};
 
 use error::Context;
 use tables::Tables;
@@ -205,6 +207,16 @@ impl Dataplane {
         run::decide(self.loaded.decide.as_fd(), query)
     }
 
+    /// Takes a token of a bucket, as the kernel does for native requests.
+    pub fn take_token(&self, query: &TokenQuery<'_>) -> Result<Token> {
+        tokens::take(self.loaded.ask_token.as_fd(), query)
+    }
+
+    /// Removes the token buckets that have been full for that long. Says how many.
+    pub fn sweep_buckets(&self, spare: Duration) -> Result<usize> {
+        tokens::sweep(self.loaded.map("buckets"), spare)
+    }
+
     /// Everything counted since the maps were made.
     pub fn counts(&self) -> Result<Counts> {
         counts::read(self.loaded.map("requests"), self.loaded.map("counters"))
@@ -219,6 +231,7 @@ impl Dataplane {
             "answers",
             "pairs",
             "anchors",
+            "buckets",
             "visits",
             "datagrams",
             "homes",

@@ -63,6 +63,7 @@ pub(crate) struct Loaded {
     /// Programs that userspace runs itself.
     pub(crate) query_queue: OwnedFd,
     pub(crate) decide: OwnedFd,
+    pub(crate) ask_token: OwnedFd,
     pub(crate) diverter: Diverter,
     /// Programs on the agent's own cgroup, which go away with it.
     _own: Vec<Link>,
@@ -90,8 +91,9 @@ impl Loaded {
                 .context(|| format!("keep the program {name}"))
         };
         let (query_queue, decide) = (keep("query_queue")?, keep("decide")?);
+        let ask_token = keep("ask_token")?;
         let diverter = Diverter::new(keep("query_connection")?, keep("find_descriptor")?);
-        Ok(Loaded { maps, query_queue, decide, diverter, _own: own, adopted })
+        Ok(Loaded { maps, query_queue, decide, ask_token, diverter, _own: own, adopted })
     }
 }
 

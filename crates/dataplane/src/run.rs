@@ -37,6 +37,8 @@ pub struct Decision {
     pub rule: Option<usize>,
     /// Heap index of the answer.
     pub answer: Option<u32>,
+    /// Limits of the rate that are about it, a bit each. No tokens were taken.
+    pub limited: u32,
     /// Bytes of the head, 0 when it was not understood.
     pub head_length: usize,
     /// Bytes of the body, when it is not chunked.
@@ -63,6 +65,7 @@ pub(crate) fn decide(program: BorrowedFd<'_>, query: &DecisionQuery<'_>) -> Resu
         reason: crate::counts::REASONS[verdict.reason as usize],
         rule: (verdict.rule as usize).checked_sub(1),
         answer: (verdict.answer != 0).then_some(verdict.answer),
+        limited: verdict.limited,
         head_length: context.parsed.length as usize,
         body: context.parsed.body,
         chunked: context.parsed.chunked != 0,

@@ -9,6 +9,7 @@
 pub mod access;
 pub mod action;
 pub mod kafka;
+pub mod limits;
 pub mod mesh;
 mod pattern;
 pub mod policy;
@@ -23,6 +24,7 @@ pub use access::{AccessPolicy, Identity, Node, Provider};
 pub use kafka::{
     KafkaAllow, KafkaCaller, KafkaGrant, KafkaName, KafkaPolicy, KafkaRule, kafka_grant,
 };
+pub use limits::{Bucket, RateLimit, RateLimiter};
 pub use mesh::{
     Cluster, ClusterId, Endpoint, Mesh, Protocol, Service, ServicePort, Transport, Workload,
     is_made_up,

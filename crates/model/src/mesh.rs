@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::access::{AccessPolicy, Node, Provider};
 use crate::kafka::KafkaPolicy;
+use crate::limits::RateLimiter;
 use crate::route::Rule;
 use crate::stream::StreamRule;
 
@@ -27,6 +28,8 @@ pub struct Mesh {
     pub providers: Vec<Provider>,
     /// What may be asked of Kafka brokers, in order of namespace and name.
     pub kafka: Vec<KafkaPolicy>,
+    /// How many requests workloads take, in order of namespace and name.
+    pub limits: Vec<RateLimiter>,
 }
 
 /// Index into [`Mesh::clusters`].

@@ -125,6 +125,11 @@ fn draw_index(backends: &[Backend], draw: u32) -> Option<usize> {
     })
 }
 
+/// Whether all conditions hold for a request.
+pub(crate) fn matches(m: &Match, request: &Request<'_>) -> bool {
+    holds(m, request, &request.path(), &request.host())
+}
+
 fn holds(m: &Match, request: &Request<'_>, path: &str, host: &str) -> bool {
     m.path.as_ref().is_none_or(|p| path_holds(p, m.ignore_path_case, path))
         && (m.hosts.is_empty() || m.hosts.iter().any(|pattern| host_holds(pattern, host)))

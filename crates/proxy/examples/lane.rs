@@ -51,6 +51,10 @@ impl Kernel for Empty {
     fn leave_alone(&self, _: BorrowedFd<'_>) -> std::io::Result<()> {
         Ok(())
     }
+
+    fn take_token(&self, _: &Bucket, _: SocketAddr, _: std::net::IpAddr) -> bool {
+        true
+    }
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -169,6 +169,10 @@ impl<'a> Tries<'a> {
                 let status = response.status().as_u16();
                 Failure::Answered { status, grpc_status: grpc::status_of(response.headers()) }
             }
+            // as Envoy, for whom `x-envoy-ratelimited` says it
+            Tried::Refused(refusal, _) if refusal.flags.contains(Flags::RATE_LIMITED) => {
+                return None;
+            }
             Tried::Refused(refusal, _) => refusal.as_failure(self.call.grpc),
             Tried::Failed(failure) => *failure,
             Tried::Garbage => Failure::Reset { sent: true },

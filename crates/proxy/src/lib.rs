@@ -64,7 +64,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use beeway_model::Mesh;
+use beeway_model::{Bucket, Mesh};
 use tokio::sync::{mpsc, watch};
 
 pub use direct::Turn;
@@ -103,6 +103,10 @@ pub trait Kernel: Send + Sync + 'static {
     /// endpoint may do with its end what it likes (hand it over to TLS in the kernel): they must go
     /// by TCP.
     fn leave_alone(&self, socket: BorrowedFd<'_>) -> io::Result<()>;
+
+    /// Takes a token of a bucket of an endpoint, for a caller; both by the addresses by which buckets
+    /// are known. False: there is none.
+    fn take_token(&self, bucket: &Bucket, endpoint: SocketAddr, caller: IpAddr) -> bool;
 }
 
 /// What the kernel knows of a client that it has led to the proxy.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use beeway_model::access::Party;
-use beeway_model::{Identity, Mesh, ServicePort, Transport, Workload};
+use beeway_model::{Identity, Mesh, RateLimit, RateLimiter, ServicePort, Transport, Workload};
 use rustc_hash::FxHashMap;
 
 use crate::access::{Policies, Prospect};
@@ -107,6 +107,22 @@ impl View {
             (None, None) => Identity::World,
         };
         (Party { address, identity }, workload)
+    }
+
+    /// The address by which the token buckets of who has this one are known.
+    pub fn bucket_address(&self, address: IpAddr) -> IpAddr {
+        let known = address.to_canonical();
+        self.workload_at(known).and_then(Workload::bucket_address).unwrap_or(known)
+    }
+
+    /// How many requests an endpoint takes.
+    pub fn rate_limits(
+        &self,
+        endpoint: SocketAddr,
+    ) -> impl Iterator<Item = (&RateLimiter, &RateLimit)> {
+        let limited = if self.mesh.limits.is_empty() { None } else { Some(endpoint) };
+        let called = limited.and_then(|at| self.workload_at(at.ip().to_canonical()));
+        called.into_iter().flat_map(move |w| self.mesh.rate_limits(w, endpoint.port()))
     }
 
     /// The call of an endpoint by who asked for a service; `None`: no policy is about it.

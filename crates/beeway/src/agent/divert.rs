@@ -2,13 +2,14 @@
 //! calls, and is in the network namespaces of clients for moments.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use beeway_dataplane::Dataplane;
+use beeway_dataplane::{Dataplane, Token, TokenQuery};
+use beeway_model::Bucket;
 use beeway_proxy::{Anchor, Kernel, Proxy, Turn};
 
 /// What is to be done with a client's connection.
@@ -71,6 +72,17 @@ impl Kernel for KernelSide {
 
     fn leave_alone(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
         self.dataplane.leave_alone(socket).map_err(io::Error::other)
+    }
+
+    fn take_token(&self, bucket: &Bucket, endpoint: SocketAddr, caller: IpAddr) -> bool {
+        let query = TokenQuery { bucket, endpoint, caller, now: None };
+        match self.dataplane.take_token(&query) {
+            Ok(token) => token == Token::Taken,
+            Err(error) => {
+                tracing::warn!(%error, "a request is refused: its token bucket cannot be asked");
+                false
+            }
+        }
     }
 }
 

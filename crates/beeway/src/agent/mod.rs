@@ -5,6 +5,7 @@
 
 mod access_log;
 mod admin;
+mod buckets;
 mod configuration;
 mod detour;
 mod divert;
@@ -134,6 +135,7 @@ impl Agent {
         let mesh = follower.mesh();
         let detour = Arc::new(Detour::start(dataplane.clone(), mesh, recorder, beside)?);
         listen::start(&args, &detour, follower.mesh())?;
+        buckets::start(&dataplane)?;
         write_pid(&args.state)?;
         Ok(Agent {
             args,

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use beeway_model::access::{Access, Call, Decider, Party, evaluate};
-use beeway_model::{Mesh, Protocol, Transport};
+use beeway_model::{Bucket, Mesh, Protocol, Transport};
 use serde::Serialize;
 
 use super::asked::Asked;
@@ -25,6 +25,8 @@ pub struct Policies {
     pub asks: Vec<String>,
     /// Policies that report it and do nothing (AUDIT, dry run).
     pub reports: Vec<String>,
+    /// Token buckets of which it needs one each.
+    pub limits: Vec<String>,
 }
 
 /// What the reference evaluator says of the request to an endpoint.
@@ -55,6 +57,31 @@ pub fn words(allowed: bool, policy: Option<&str>, rule: Option<usize>) -> String
     }
 }
 
+/// The buckets that the request needs a token of, in words.
+fn limits(mesh: &Mesh, asked: &Asked<'_>, endpoint: SocketAddr) -> Vec<String> {
+    if !matches!(asked.port.protocol, Protocol::Http | Protocol::Http2) {
+        return Vec::new();
+    }
+    let called = mesh.workload_at(endpoint.ip());
+    let limits = called.into_iter().flat_map(|w| mesh.rate_limits(w, endpoint.port()));
+    let limits = limits.filter(|(_, limit)| limit.enabled > 0);
+    let mut found = Vec::new();
+    for (limiter, limit) in limits {
+        for Bucket { capacity, fill, interval, per_caller, .. } in limit.buckets(&asked.request()) {
+            let whose = if *per_caller { " for each caller" } else { "" };
+            let refused = match limit.enforced {
+                0 => "counted".to_owned(),
+                _ => format!("answered {}", limit.status),
+            };
+            found.push(format!(
+                "{} ({capacity} at most{whose}, {fill} each {interval:?}; {refused} without one)",
+                limiter.name
+            ));
+        }
+    }
+    found
+}
+
 impl Policies {
     /// For an endpoint; `workload` names it.
     pub fn of(mesh: &Mesh, asked: &Asked<'_>, endpoint: SocketAddr, workload: &str) -> Policies {
@@ -68,6 +95,7 @@ impl Policies {
             rule: by.and_then(|by| by.rule),
             asks: ask.iter().map(name).collect(),
             reports: audit.iter().chain(&dry_run).map(name).collect(),
+            limits: limits(mesh, asked, endpoint),
         }
     }
 
@@ -78,6 +106,8 @@ impl Policies {
             [] => String::new(),
             names => format!("; {what} {}", names.join(", ")),
         };
-        by + &list("asks the provider of", &self.asks) + &list("reported by", &self.reports)
+        by + &list("asks the provider of", &self.asks)
+            + &list("reported by", &self.reports)
+            + &list("needs a token of", &self.limits)
     }
 }

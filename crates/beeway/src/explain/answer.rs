@@ -158,9 +158,9 @@ pub fn answer(mesh: &Mesh, tables: &Tables, asked: &Asked<'_>) -> Explanation {
     }
 }
 
-/// What policies say of each endpoint that the request may be for.
+/// What policies and limits say of each endpoint that the request may be for.
 fn policies(mesh: &Mesh, asked: &Asked<'_>, outcomes: &[Share]) -> Vec<Policies> {
-    if mesh.access.is_empty() {
+    if mesh.access.is_empty() && mesh.limits.is_empty() {
         return Vec::new();
     }
     let mut policies: Vec<Policies> = Vec::new();
@@ -415,6 +415,7 @@ pub fn why(reason: &str) -> &'static str {
         "no_service" => "the service is not in the tables",
         "denied" => "a policy denies it, and the kernel answers 403",
         "policy" => "what policies say of it is for userspace to find out",
+        "rate_limited" => "no token is left for it, and the kernel answers 429",
         "backend_missing" => "the rule names a backend that does not exist",
         _ => "",
     }

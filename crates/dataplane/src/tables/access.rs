@@ -2,7 +2,7 @@
 //! the same ones apply.
 
 use beeway_model::access::{AccessPolicy, Direction, Identity, Layer, Scope};
-use beeway_model::{Mesh, Service};
+use beeway_model::{Mesh, RateLimiter, Service};
 use rustc_hash::FxHashMap;
 
 use super::Notice;
@@ -10,6 +10,7 @@ use super::access_rules::{Asked, plan};
 use super::balance::Clusters;
 use super::heap::Heap;
 use super::identity::Identities;
+use super::limits;
 use super::records::Record;
 use super::rules::{Plan, Surroundings};
 use super::table::{Draft, body, push_whole, reserve};
@@ -23,9 +24,12 @@ pub(super) struct Guards {
     pub drafts: Vec<Draft>,
 }
 
-/// Policies that apply to an identity, by their indices in the mesh.
+/// Policies and limits that apply to an identity, by their indices in the mesh.
 #[derive(Default, PartialEq, Eq, Hash)]
-struct Applying(Vec<usize>);
+struct Applying {
+    policies: Vec<usize>,
+    limits: Vec<usize>,
+}
 
 struct Maker<'m, 'h> {
     mesh: &'m Mesh,
@@ -55,7 +59,7 @@ impl Guards {
         identities: &'m Identities<'m>,
         notices: &mut Vec<Notice>,
     ) -> Guards {
-        if mesh.access.is_empty() {
+        if mesh.access.is_empty() && mesh.limits.is_empty() {
             return Guards { places: Vec::new(), drafts: Vec::new() };
         }
         let scopes = Scopes::of(mesh);
@@ -63,11 +67,13 @@ impl Guards {
         let mut known: FxHashMap<Applying, (u32, u32)> = FxHashMap::default();
         let mut places = Vec::new();
         for identity in identities.iter() {
-            let applying = Applying(scopes.applying(mesh, identity));
+            let limits = identity.workload().map(|workload| limits::applying(mesh, workload));
+            let policies = scopes.applying(mesh, identity);
+            let applying = Applying { policies, limits: limits.unwrap_or_default() };
             let place = match known.get(&applying) {
                 Some(place) => *place,
                 None => {
-                    let place = maker.make(&applying.0);
+                    let place = maker.make(&applying);
                     known.insert(applying, place);
                     place
                 }
@@ -116,22 +122,25 @@ impl<'m> Scopes<'m> {
 }
 
 impl<'m> Maker<'m, '_> {
-    fn make(&mut self, applying: &[usize]) -> (u32, u32) {
+    fn make(&mut self, applying: &Applying) -> (u32, u32) {
         let of = |layer, direction| -> Vec<&'m AccessPolicy> {
-            let policies = applying.iter().map(|index| &self.mesh.access[*index]);
+            let policies = applying.policies.iter().map(|index| &self.mesh.access[*index]);
             policies.filter(|p| (p.layer, p.direction) == (layer, direction)).collect()
         };
         let network = of(Layer::Network, Direction::Ingress);
         let leave = of(Layer::Network, Direction::Egress);
         let authorization = of(Layer::Authorization, Direction::Ingress);
-        let guard = match network.is_empty() && authorization.is_empty() {
+        let free = network.is_empty() && authorization.is_empty() && applying.limits.is_empty();
+        let guard = match free {
             true => 0,
             false => {
+                let limits = applying.limits.iter().map(|index| &self.mesh.limits[*index]);
                 let record = abi::guard {
                     network: self.group(&network, Asked::Connections),
                     connections: self.group(&authorization, Asked::Connections),
                     carriers: self.group(&authorization, Asked::Carriers),
                     requests: self.table(&authorization),
+                    limits: self.limits(limits.collect()),
                 };
                 self.heap.intern(record.words())
             }
@@ -166,6 +175,28 @@ impl<'m> Maker<'m, '_> {
         let (owner, place) = (owner(policies), reserve(self.heap));
         self.drafts.push(Draft { owner, place, body });
         place
+    }
+
+    fn limits(&mut self, limiters: Vec<&'m RateLimiter>) -> u32 {
+        let mut reasons = Vec::new();
+        let limits = limits::push(self.heap, &limiters, |heap, rules| {
+            let mut around = Surroundings::new(self.identities);
+            let body = body(&mut around, &mut reasons, |around| Plan::new(rules, around));
+            let place = reserve(heap);
+            let owner = rules.first().map(|rule| rule.name.clone()).unwrap_or_default();
+            self.drafts.push(Draft { owner, place, body });
+            place
+        });
+        if limits.past_limit {
+            let most = abi::limits::RATE_LIMITS.0;
+            reasons.push(format!("more than {most} buckets of one workload: every request to it"));
+        }
+        let service = limiters.first().map(|limiter| limiter.name.clone()).unwrap_or_default();
+        self.notices.extend(reasons.into_iter().map(|reason| {
+            let reason = format!("{reason}: is decided by the userspace proxy");
+            Notice { service: service.clone(), reason }
+        }));
+        limits.place
     }
 
     fn note(&mut self, policies: &[&AccessPolicy], reasons: Vec<String>) {

@@ -21,6 +21,16 @@ pub(super) fn answer(status: u16, body: &str) -> Result<Vec<u32>, Unfit> {
     encode(status, body, "")
 }
 
+/// The same with more header fields.
+pub(super) fn answer_with<'a>(
+    status: u16,
+    body: &str,
+    fields: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> Result<Vec<u32>, Unfit> {
+    let fields = fields.into_iter().map(|(name, value)| format!("{name}: {value}\r\n"));
+    encode(status, body, &fields.collect::<String>())
+}
+
 /// What clients are told while no userspace proxy runs: the connection has lost its order.
 pub(super) fn no_proxy() -> Vec<u32> {
     encode(503, "beeway: the userspace proxy is not running", "connection: close\r\n")

@@ -164,7 +164,9 @@ impl<'a> Clusters<'a> {
         address: IpAddr,
     ) -> (abi::protocol, u32) {
         let cluster = match way(port, self.mesh.cluster(port.cluster), address) {
-            _ if self.leads_to_brokers(port) => return (abi::protocol::PROTOCOL_PROXY, 0),
+            _ if self.leads_to_brokers(port) || self.is_limited(port) => {
+                return (abi::protocol::PROTOCOL_PROXY, 0);
+            }
             Way::Likely => self.likely(heap, port, address),
             Way::Rule(rule) => self.shares(heap, &rule.backends, address),
             Way::Proxy => return (abi::protocol::PROTOCOL_PROXY, 0),
@@ -182,6 +184,17 @@ impl<'a> Clusters<'a> {
         port.protocol != Protocol::Http
             && !self.brokers.is_empty()
             && self.mesh.tcp_endpoints(port).any(|endpoint| self.brokers.contains(&endpoint))
+    }
+
+    /// Whether requests to a port are counted that the kernel does not look into.
+    fn is_limited(&self, port: &ServicePort) -> bool {
+        let mesh = self.mesh;
+        port.protocol == Protocol::Http2
+            && !mesh.limits.is_empty()
+            && mesh.tcp_endpoints(port).any(|endpoint| {
+                let workload = mesh.workload_at(endpoint.ip());
+                workload.is_some_and(|w| mesh.rate_limits(w, endpoint.port()).next().is_some())
+            })
     }
 
     /// The first of the likely clusters with an endpoint that this address leads to. Without any,

@@ -203,7 +203,7 @@ mod tests {
         let mut heap = Heap::new();
         let slots = heap.push_table(&entries).unwrap();
         assert_eq!(slots.mask, 255, "15 records share each of four hashes, 64 slots apart");
-        assert_eq!(heap.used(), 5 + 256 * 8);
+        assert_eq!(heap.used(), 5 + 256 * abi::workload::WORDS as usize);
     }
 
     #[test]

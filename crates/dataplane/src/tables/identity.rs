@@ -11,6 +11,7 @@ use rustc_hash::FxHashMap;
 use super::Error;
 use super::access::Guards;
 use super::heap::{Heap, Slots, address_bytes, hash_address};
+use super::records::words_of;
 use crate::abi;
 
 /// The first number of a workload.
@@ -96,11 +97,15 @@ pub(super) fn push_workloads(
     let mut entries = Vec::new();
     let here = mesh.nodes.iter().find(|node| node.local).map(|node| &node.name);
     let mut own = |addresses: &[IpAddr], number: u32, (guard, leave): (u32, u32), remote: bool| {
-        for address in addresses {
+        let mut first = 0;
+        for (at, address) in addresses.iter().enumerate() {
             let ip = address_bytes(address.to_canonical());
+            if at == 1 && !mesh.limits.is_empty() {
+                first = heap.intern(words_of(&address_bytes(addresses[0].to_canonical())));
+            }
             if seen.insert(ip) {
                 let remote = remote.into();
-                let workload = abi::workload { ip, number, guard, leave, remote };
+                let workload = abi::workload { ip, number, guard, leave, remote, first };
                 entries.push((hash_address(&ip, 0), workload));
             }
         }
@@ -133,6 +138,9 @@ fn label_keys(mesh: &Mesh) -> BTreeSet<&str> {
     let sources = matches.flat_map(|m| &m.sources);
     let mut keys: BTreeSet<&str> =
         sources.flat_map(|source| source.labels.keys()).map(String::as_str).collect();
+    for limiter in &mesh.limits {
+        keys.extend(limiter.selector.0.iter().map(|(key, _)| key.as_str()));
+    }
     for policy in &mesh.access {
         if let Scope::Workloads(_, selector) = &policy.scope {
             keys.extend(selector.0.iter().map(|(key, _)| key.as_str()));

@@ -27,6 +27,7 @@ pub mod head;
 mod heap;
 mod identity;
 pub mod interpret;
+mod limits;
 mod pattern;
 mod predicates;
 mod records;
@@ -121,7 +122,7 @@ pub fn compile(mesh: &Mesh, number: u64) -> Result<Tables, Error> {
     table::place_all(&mut heap, &mut clusters, drafts, &mut notices);
     let words = heap.into_words();
     let counts = count(mesh);
-    let guarded = !mesh.access.is_empty() || !mesh.kafka.is_empty();
+    let guarded = !mesh.access.is_empty() || !mesh.kafka.is_empty() || !mesh.limits.is_empty();
     Ok(Tables { number, words, frontends, members, workloads, guarded, notices, counts })
 }
 

@@ -92,8 +92,10 @@ records! {
     cluster { id, endpoints, count, total }
     endpoint { ip, port, family, up_to }
     member { ip, port, cluster }
-    workload { ip, number, guard, leave, remote }
-    guard { network, connections, carriers, requests }
+    workload { ip, number, guard, leave, remote, first }
+    guard { network, connections, carriers, requests, limits }
+    rate_limits { count, pad }
+    rate_limit { id, interval, capacity, fill, enabled, enforced, per_caller, port, unless, table, answer, pad }
     table { flags, classes, any, hosts, no_route }
     paths { exact, folded }
     run { accept, otherwise, next, length, bytes }

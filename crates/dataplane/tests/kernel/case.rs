@@ -137,6 +137,15 @@ impl Case {
         route(&mesh.services[0].ports[0], &message.request(mesh, self.source), self.draw)
     }
 
+    /// The ids of the buckets that the request needs a token of.
+    pub fn by_limits(&self, mesh: &Mesh) -> Vec<u64> {
+        let message = self.message();
+        let called = mesh.workload_at(self.endpoint.ip());
+        let limits = called.into_iter().flat_map(|w| mesh.rate_limits(w, self.endpoint.port()));
+        let request = message.request(mesh, self.source);
+        limits.flat_map(|(_, limit)| limit.buckets(&request)).map(|bucket| bucket.id).collect()
+    }
+
     /// What policies say, by the reference evaluator.
     pub fn by_evaluator(&self, mesh: &Mesh) -> Access {
         let message = self.message();

@@ -70,6 +70,9 @@ impl<'a> Trial<'a> {
         if (kernel.lane, kernel.reason, kernel.rule) != (lane, reason, twin.rule) {
             return Err("the kernel and the interpreter differ");
         }
+        if kernel.limited != twin.limited {
+            return Err("the kernel and the interpreter find other limits");
+        }
         if kernel.answer.map(|index| self.answer(index)) != twin.answer.as_deref() {
             return Err("the kernel and the interpreter give different answers");
         }
@@ -107,6 +110,9 @@ impl<'a> Trial<'a> {
         if (kernel.lane, twin.status) != (lane, status) {
             return Err("the kernel does something else than the router says");
         }
+        if lane == "native" && twin.limits != case.by_limits(&self.mesh) {
+            return Err("the kernel asks other buckets than the model");
+        }
         if !is_answer(&decision.outcome, &twin) {
             return Err("the kernel's answer is not the router's");
         }
@@ -136,18 +142,20 @@ impl<'a> Trial<'a> {
 
     /// Everything about a case.
     pub fn describe(&self, case: &Case) -> String {
-        let Verdict { lane, reason, rule, status, answer } = self.by_twin(case);
+        let Verdict { lane, reason, rule, status, answer, limits, .. } = self.by_twin(case);
         let (lane, reason) = (LANES[lane.0 as usize], REASONS[reason.0 as usize]);
         let answer = answer.map(|answer| answer.escape_ascii().to_string());
         format!(
             "request: {case:?}\nkernel: {:?}\ninterpreter: {lane}, {reason}, rule {rule:?}, {status:?} \
-             {answer:?}\nrouter: {:?}\nevaluator: {:?}\nrules: {:#?}\n\
-             policies: {:#?}",
+             {answer:?}, buckets {limits:x?}\nmodel: buckets {:x?}\nrouter: {:?}\nevaluator: {:?}\n\
+             rules: {:#?}\npolicies: {:#?}\nlimits: {:#?}",
             self.by_kernel(case),
+            case.by_limits(&self.mesh),
             case.by_router(&self.mesh),
             case.by_evaluator(&self.mesh),
             self.mesh.services[0].ports[0].rules,
             self.mesh.access,
+            self.mesh.limits,
         )
     }
 

@@ -1,7 +1,14 @@
 //! What is past a limit of the tables goes to userspace, and nothing else does.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use beeway_dataplane::tables::{Tables, compile};
-use beeway_model::{HeaderMatch, Match, PathMatch, Rule, StringMatch};
+use beeway_model::access::LabelSelector;
+use beeway_model::limits::WHOLE;
+use beeway_model::{
+    Bucket, HeaderMatch, Match, PathMatch, RateLimit, RateLimiter, Rule, StringMatch,
+};
 
 use crate::case::{Case, Draft};
 use crate::generate::Scene;
@@ -139,5 +146,42 @@ fn what_can_never_match_compiles_to_no_route() {
         let case = Draft::get("/").host(host).case();
         assert!(trial.check(&case));
         assert_eq!(trial.by_kernel(&case).reason, "no_route");
+    }
+}
+
+#[test]
+fn more_buckets_than_the_kernel_looks_at_are_for_userspace() {
+    let node = Node::start();
+    let bucket = |id: u64| Bucket {
+        id,
+        capacity: 1,
+        fill: 1,
+        interval: Duration::from_secs(1),
+        per_caller: false,
+        matches: Vec::new(),
+    };
+    for special in [15, 16] {
+        let mut mesh = mesh(Some(vec![rule(Match::default(), forward(0))]));
+        mesh.limits = vec![RateLimiter {
+            name: "EnvoyFilter default/many".to_owned(),
+            namespace: None,
+            selector: LabelSelector::default(),
+            ports: BTreeMap::new(),
+            others: Some(RateLimit {
+                special: (1..=special).map(bucket).collect(),
+                usual: Some(bucket(17)),
+                always: true,
+                enabled: WHOLE,
+                enforced: WHOLE,
+                status: 429,
+                headers: Vec::new(),
+            }),
+        }];
+        let trial = Trial::new(&node, mesh);
+        let case = Draft::get("/").case();
+        assert_eq!(trial.check(&case), special == 15);
+        assert_eq!(trial.is_within_limits(), special == 15, "{:?}", trial.tables.notices());
+        let asked = if special == 15 { 16 } else { 0 };
+        assert_eq!(trial.by_kernel(&case).limited.count_ones(), asked);
     }
 }

@@ -13,4 +13,5 @@ mod policies;
 mod reduce;
 mod regressions;
 mod runs;
+mod tokens;
 mod world;

@@ -3,11 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use beeway_dataplane::cgroup::mount_point;
 use beeway_dataplane::tables::{Tables, compile};
-use beeway_dataplane::{Dataplane, Decision, DecisionQuery, Options, off};
-use beeway_model::Mesh;
+use beeway_dataplane::{Dataplane, Decision, DecisionQuery, Options, Token, TokenQuery, off};
+use beeway_model::{Bucket, Mesh};
 
 /// A loaded data plane, gone without a trace when dropped.
 pub struct Node {
@@ -54,6 +55,21 @@ impl Node {
     ) -> Decision {
         let query = DecisionQuery { service, endpoint, source, draw, head };
         self.dataplane().decide(&query).expect("the program runs")
+    }
+
+    pub fn take_token(
+        &self,
+        bucket: &Bucket,
+        endpoint: SocketAddr,
+        caller: IpAddr,
+        now: Duration,
+    ) -> Token {
+        let query = TokenQuery { bucket, endpoint, caller, now: Some(now) };
+        self.dataplane().take_token(&query).expect("the program runs")
+    }
+
+    pub fn sweep_buckets(&self, spare: Duration) -> usize {
+        self.dataplane().sweep_buckets(spare).expect("the map can be read")
     }
 
     fn dataplane(&self) -> &Dataplane {

@@ -34,10 +34,10 @@ struct Direct {
     endpoint: Endpoint,
 }
 
-/// Adds services for addresses of workloads that policies are about. What a policy says of a service
+/// Adds services for addresses of workloads that policies or limits are about. What a policy says of a service
 /// it says of calls straight to its endpoints too.
 pub fn add_direct(mesh: &mut Mesh) {
-    if mesh.access.is_empty() {
+    if mesh.access.is_empty() && mesh.limits.is_empty() {
         return;
     }
     let found = find(mesh);
@@ -130,7 +130,7 @@ fn find(mesh: &Mesh) -> Vec<Direct> {
     found
 }
 
-/// Whom policies are about.
+/// Whom policies and limits are about.
 struct Selectors<'m> {
     of_namespace: HashMap<&'m str, Vec<&'m LabelSelector>>,
     of_all: Vec<&'m LabelSelector>,
@@ -153,6 +153,14 @@ impl<'m> Selectors<'m> {
                 Scope::Services(services) => selectors
                     .services
                     .extend(services.iter().map(|(n, name)| (n.as_str(), name.as_str()))),
+            }
+        }
+        for limiter in &mesh.limits {
+            match &limiter.namespace {
+                Some(namespace) => {
+                    selectors.of_namespace.entry(namespace).or_default().push(&limiter.selector);
+                }
+                None => selectors.of_all.push(&limiter.selector),
             }
         }
         selectors

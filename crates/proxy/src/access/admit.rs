@@ -6,15 +6,27 @@ use std::rc::Rc;
 use beeway_model::Protocol;
 use http::request::Parts;
 
-use super::Refusal;
 use super::check::{Asking, Changes, Stop};
+use super::{Refusal, rate};
 use crate::body::RequestBody;
 use crate::call::Call;
 use crate::view::View;
 
-/// Judges one try of a request. What authorizers add goes into its head; what they add to its
-/// answer is returned.
+/// Judges one try of a request, and takes its tokens. What authorizers add goes into its head; what
+/// they add to its answer is returned.
 pub(crate) async fn admit(
+    call: &Rc<Call>,
+    view: &View,
+    endpoint: SocketAddr,
+    (head, protocol): (&mut Parts, Protocol),
+    body: &mut RequestBody,
+) -> Result<Changes, Stop> {
+    let changes = judge(call, view, endpoint, (&mut *head, protocol), body).await?;
+    rate::take(&call.client, view, endpoint, head, protocol)?;
+    Ok(changes)
+}
+
+async fn judge(
     call: &Rc<Call>,
     view: &View,
     endpoint: SocketAddr,

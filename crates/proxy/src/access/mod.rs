@@ -8,6 +8,7 @@
 
 mod admit;
 mod check;
+mod rate;
 mod refusal;
 mod standing;
 
@@ -159,15 +160,7 @@ impl<'a> Prospect<'a> {
         }
         let fields: Vec<(&str, &[u8])> =
             head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-        let request = Request {
-            method: head.method.as_str(),
-            scheme: "http",
-            authority: authority(head),
-            target: head.uri.path_and_query().map_or("/", |target| target.as_str()),
-            headers: &fields,
-            source: None,
-        };
-        self.judge(None, Some(&request))
+        self.judge(None, Some(&request_of(head, &fields)))
     }
 
     pub fn policy(&self, decider: Decider) -> &'a AccessPolicy {
@@ -197,6 +190,18 @@ impl<'a> Prospect<'a> {
         record.policy = access.by.map(|by| self.policy(by).name.clone()).unwrap_or_default();
         record.audit = names(&access.audit);
         record.dry_run = names(&access.dry_run);
+    }
+}
+
+/// A head that is on its way to an endpoint, as the model sees it.
+fn request_of<'a>(head: &'a Parts, fields: &'a [(&'a str, &'a [u8])]) -> Request<'a> {
+    Request {
+        method: head.method.as_str(),
+        scheme: "http",
+        authority: authority(head),
+        target: head.uri.path_and_query().map_or("/", |target| target.as_str()),
+        headers: fields,
+        source: None,
     }
 }
 

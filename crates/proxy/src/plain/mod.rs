@@ -262,7 +262,8 @@ pub(crate) fn take(core: &Rc<Core>, stream: &Rc<Stream>, piece: &Piece<'_>) -> b
     let Some(asked) = request::read(piece.data) else { return false };
     let Some(routed) = Routed::new(core, stream, &asked, judged.draw) else { return false };
     let chosen = routed.chosen();
-    if !request::is_plain_rule(&chosen) || plain.avoids(routed.address) {
+    let limited = routed.view.rate_limits(routed.address).next().is_some();
+    if !request::is_plain_rule(&chosen) || limited || plain.avoids(routed.address) {
         return false;
     }
     let mut record = core.recorder.is_some().then(|| routed.record(stream, &asked));

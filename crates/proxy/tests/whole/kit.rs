@@ -45,6 +45,10 @@ impl Kernel for Guide {
     fn leave_alone(&self, _: BorrowedFd<'_>) -> std::io::Result<()> {
         Ok(())
     }
+
+    fn take_token(&self, _: &Bucket, _: SocketAddr, _: IpAddr) -> bool {
+        true
+    }
 }
 
 /// A running proxy of one worker, and what it leads to.

@@ -32,6 +32,10 @@ pub struct Verdict {
     pub status: Option<u16>,
     /// The answer, head and body.
     pub answer: Option<Vec<u8>>,
+    /// Limits of the rate that are about it, a bit each, as `struct verdict` has them.
+    pub limited: u32,
+    /// The ids of their buckets, of each of which it needs a token.
+    pub limits: Vec<u64>,
 }
 
 /// A condition on a field that occurs twice is left to userspace, which joins the values; so are
@@ -55,6 +59,7 @@ macro_rules! at {
 
 // behind the macro, which it uses
 mod access;
+mod limits;
 
 /// Decides about a request whose head is `bytes`, on a connection to `service` that connect() led
 /// to `endpoint`.
@@ -129,8 +134,15 @@ fn first_above(count: u32, steps: u32, point: u32, value: impl Fn(u32) -> u32) -
     low
 }
 
+impl Verdict {
+    fn of(lane: Lane, reason: Reason, rule: Option<usize>) -> Verdict {
+        let (status, answer) = (None, None);
+        Verdict { lane, reason, rule, status, answer, limited: 0, limits: Vec::new() }
+    }
+}
+
 fn detour(reason: Reason, rule: Option<usize>) -> Verdict {
-    Verdict { lane: Lane::LANE_DETOUR, reason, rule, status: None, answer: None }
+    Verdict::of(Lane::LANE_DETOUR, reason, rule)
 }
 
 impl Tables {
@@ -233,7 +245,8 @@ impl Context<'_> {
             return detour(Reason::REASON_NO_SERVICE, None);
         };
         let named = self.word(at!(frontend, frontend.guarded)) != 0;
-        let access = if named { Access::Unsure } else { self.judge_request() };
+        let (unsure, limited, limits) = self.find_limits();
+        let access = if named { Access::Unsure } else { self.judge_request() }.max(unsure);
         let verdict = match self.word(at!(frontend, frontend.table)) {
             0 => {
                 let cluster = self.word(at!(frontend, frontend.cluster));
@@ -251,9 +264,9 @@ impl Context<'_> {
             }
         };
         if verdict.lane == Lane::LANE_ANSWERED && self.head.method == abi::method::METHOD_HEAD.0 {
-            return detour(Reason::REASON_UNUSUAL, verdict.rule);
+            return Verdict { limited, limits, ..detour(Reason::REASON_UNUSUAL, verdict.rule) };
         }
-        verdict
+        Verdict { limited, limits, ..verdict }
     }
 
     fn apply_table(&self, table: u32) -> Verdict {
@@ -520,19 +533,14 @@ impl Context<'_> {
         if !self.tables.is_member(self.word(at!(cluster, cluster.id)), self.endpoint) {
             return detour(Reason::REASON_OTHER_CLUSTER, rule);
         }
-        Verdict { lane: Lane::LANE_NATIVE, reason, rule, status: None, answer: None }
+        Verdict::of(Lane::LANE_NATIVE, reason, rule)
     }
 
     fn answer(&self, answer: u32, reason: Reason, rule: Option<usize>) -> Verdict {
         let length = self.word(at!(answer, answer.length));
         let bytes = self.tables.heap_bytes(answer + abi::answer::WORDS, length);
         let status = self.word(at!(answer, answer.status)) as u16;
-        Verdict {
-            lane: Lane::LANE_ANSWERED,
-            reason,
-            rule,
-            status: Some(status),
-            answer: Some(bytes),
-        }
+        let verdict = Verdict::of(Lane::LANE_ANSWERED, reason, rule);
+        Verdict { status: Some(status), answer: Some(bytes), ..verdict }
     }
 }

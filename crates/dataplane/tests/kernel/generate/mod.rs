@@ -3,6 +3,7 @@
 //! A seed makes a [`Scene`]: a mesh of some [`Shape`]. Requests begin as what one of its matches
 //! asks for, and are then spoiled a little, or not.
 
+mod limits;
 mod paths;
 mod policies;
 mod requests;
@@ -81,6 +82,9 @@ impl Scene {
         }
         if dice.one_in(2) {
             mesh.access = palette.policies(dice);
+        }
+        if dice.one_in(3) {
+            mesh.limits = palette.limits(dice);
         }
         Scene { shape, mesh, examples: palette.examples }
     }
