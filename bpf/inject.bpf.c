@@ -25,6 +25,7 @@ static __always_inline bool next_frame(struct sk_msg_md *msg, struct injection *
 	in->cookie = f->cookie;
 	in->left = f->length;
 	in->end = f->flags & FRAME_END;
+	in->out = f->flags & FRAME_OUT;
 	in->request = f->request;
 	return !in->left || !bpf_msg_pop_data(msg, 0, sizeof(*f), 0);
 }
@@ -52,7 +53,7 @@ int on_inject(struct sk_msg_md *msg)
 	struct bpf_sock *sk = msg->sk;
 	struct injection *in;
 	u32 size, n;
-	u64 cookie;
+	u64 cookie, where;
 
 	bpf_msg_apply_bytes(msg, 0);
 	in = sk ? bpf_sk_storage_get(&injections, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : NULL;
@@ -70,7 +71,8 @@ int on_inject(struct sk_msg_md *msg)
 	if (!n)
 		return fail_injection(msg);
 	only(msg, n, size);
-	if (bpf_msg_redirect_hash(msg, &sockets, &cookie, BPF_F_INGRESS) != SK_PASS) {
+	where = in->out ? 0 : BPF_F_INGRESS;
+	if (bpf_msg_redirect_hash(msg, &sockets, &cookie, where) != SK_PASS) {
 		/* the rest of the frame, if there is one, is not written: the next write begins anew */
 		in->left = 0;
 		return fail_injection(msg);

@@ -18,6 +18,7 @@
 #define PASS 1
 #define DROP 0
 #define LOOPBACK_IFINDEX 1	/* in every network namespace (include/net/net_namespace.h) */
+#define RST 4
 #define FIN_OR_RST 5
 
 static __always_inline struct conn *conn_of(struct __sk_buff *skb)
@@ -51,16 +52,28 @@ static __always_inline u32 read_tcp(struct __sk_buff *skb, u8 header[TCP_BYTES])
 	return at;
 }
 
-static __always_inline bool cut_off(struct conn *conn)
+static __always_inline struct tcp_sock *tcp_sock_of(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	return sk ? bpf_skc_to_tcp_sock(sk) : NULL;
+}
+
+/* No packet of it passes, and the agent will reset it. */
+static __always_inline bool cut_off(struct __sk_buff *skb, struct conn *conn)
 {
 	if (conn->framing.phase != PHASE_DEAD)
 		add(COUNT_DENIED, 1);
 	conn->framing.phase = PHASE_DEAD;
+	if (!conn->told)
+		conn->told = tell_of_policy(tcp_sock_of(skb), EVENT_LEFT, &conn->source,
+					    &conn->endpoint, &conn->caller);
 	return false;
 }
 
 /* Asks the policies of now about a client's connection that is not HTTP. */
-static __always_inline bool judge_again(struct conn *conn, struct generation *g)
+static __always_inline bool
+judge_again(struct __sk_buff *skb, struct conn *conn, struct generation *g)
 {
 	struct frontend *f = find_frontend(g, conn->service.ip, conn->service.port, IPPROTO_TCP);
 	struct scratch *s;
@@ -69,7 +82,7 @@ static __always_inline bool judge_again(struct conn *conn, struct generation *g)
 
 	/* it is for the proxy to judge now, as a new connection */
 	if (f && f->guarded && f->protocol == PROTOCOL_PROXY)
-		return cut_off(conn);
+		return cut_off(skb, conn);
 	s = claim_scratch();
 	if (!s)
 		return false;
@@ -85,12 +98,12 @@ static __always_inline bool judge_again(struct conn *conn, struct generation *g)
 		conn->generation = g->number;
 		return true;
 	}
-	return cut_off(conn);
+	return cut_off(skb, conn);
 }
 
 /* Whether policies still let a client's connection pass. HTTP is judged request by request, and what
  * the proxy carries is judged there. */
-static __always_inline bool is_allowed(struct conn *conn)
+static __always_inline bool is_allowed(struct __sk_buff *skb, struct conn *conn)
 {
 	struct generation *g;
 
@@ -104,7 +117,7 @@ static __always_inline bool is_allowed(struct conn *conn)
 		conn->generation = g->number;
 		return true;
 	}
-	return judge_again(conn, g);
+	return judge_again(skb, conn, g);
 }
 
 /* Whether a packet carries bytes, or may. */
@@ -133,6 +146,15 @@ static __always_inline bool carries_unjudged(struct __sk_buff *skb, struct conn 
 	return carries_bytes(skb);
 }
 
+/* Whether a packet says that a connection is over, and nothing else. */
+static __always_inline bool is_reset(struct __sk_buff *skb)
+{
+	u8 header[TCP_BYTES];
+	u32 at = read_tcp(skb, header);
+
+	return at && header[13] & RST && skb->len == at + (header[12] >> 4) * 4;
+}
+
 SEC("cgroup_skb/egress")
 int packet_out(struct __sk_buff *skb)
 {
@@ -141,11 +163,11 @@ int packet_out(struct __sk_buff *skb)
 	u64 cookie;
 
 	if (!conn)
-		return skb->ifindex == LOOPBACK_IFINDEX || may_leave(skb);
+		return skb->ifindex == LOOPBACK_IFINDEX || may_leave(skb) || is_reset(skb);
 	if (carries_unjudged(skb, conn))
 		return DROP;
 	if (!has_detours(conn))
-		return is_allowed(conn);
+		return is_allowed(skb, conn) || is_reset(skb);
 	cookie = conn->cookie;
 	flow = bpf_map_lookup_elem(&flows, &cookie);
 	/* what waits in the send queue is for the proxy: it goes there or nowhere */
@@ -184,7 +206,7 @@ int packet_in(struct __sk_buff *skb)
 	if (!conn || conn->side == SIDE_SERVER)
 		return may_enter(skb);
 	if (!has_detours(conn))
-		return is_allowed(conn);
+		return is_allowed(skb, conn);
 	cookie = conn->cookie;
 	flow = bpf_map_lookup_elem(&flows, &cookie);
 	if (!flow)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0)
 /* What an enrolled socket receives by TCP. */
 #include "answers.h"
+#include "visit.h"
 
 static __always_inline long load_skb(void *skb, u32 at, u32 n, void *to)
 {
@@ -30,16 +31,20 @@ static __always_inline u64 last_segment(const struct sk_psock *psock)
  * segments that were acknowledged; TCP's own readers skip what they have, but a queue under this
  * program is given whole segments (tcp_read_skb()), and the application would read bytes twice.
  */
-static __always_inline u32 repeated(u64 skb)
+static __always_inline u32
+repeated(const struct tcp_sock *tcp, const struct tcp_skb_cb *segment, const struct visit *visit)
 {
-	const struct tcp_sock *tcp = KERNEL_AT(tcp_sock, KERNEL_AT(sk_buff, skb)->sk);
 	u64 last = last_segment(psock_of(tcp));
 	/* bytes skip TCP only when all that came by TCP was read */
 	u32 end = last ? segment_at(last)->end_seq : tcp->copied_seq;
-	s32 n = end - segment_at(skb)->seq;
 	struct settings *set;
 	u32 zero = 0;
+	s32 n;
 
+	/* what the queue was not given may be behind what it holds */
+	if (visit && visit->known)
+		end = visit->next;
+	n = end - segment->seq;
 	if (n <= 0)
 		return 0;
 	set = bpf_map_lookup_elem(&settings, &zero);
@@ -70,14 +75,22 @@ SEC("sk_skb/stream_verdict")
 int on_receive(struct __sk_buff *skb)
 {
 	/* there is no socket storage here */
-	u64 cookie = bpf_get_socket_cookie(skb);
+	u64 cookie = bpf_get_socket_cookie(skb), at = (u64)bpf_cast_to_kern_ctx(skb);
+	const struct tcp_sock *tcp = KERNEL_AT(tcp_sock, KERNEL_AT(sk_buff, at)->sk);
+	const struct tcp_skb_cb *segment = segment_at(at);
+	struct visit *visit = bpf_map_lookup_elem(&visits, &cookie);
+	u32 again = repeated(tcp, segment, visit);
 	struct answers *a;
-	u32 again = repeated((u64)bpf_cast_to_kern_ctx(skb));
 
 	if (again && again < skb->len) {
 		add(COUNT_REPEATED_BYTES, again);
 		if (!cut(skb, again))
 			return SK_DROP;
+	}
+	if (visit) {
+		visit->next = segment->end_seq;
+		visit->known = 1;
+		return on_visit(skb, visit, tcp);
 	}
 	a = bpf_map_lookup_elem(&answers, &cookie);
 	if (a)

@@ -106,6 +106,8 @@ static __always_inline void closed(struct bpf_sock_ops *ctx)
 	struct flow *flow;
 	u64 cookie;
 
+	if (sk)
+		forget_inlet(ctx, sk);
 	if (!conn || conn->side != SIDE_CLIENT)
 		return;
 	cookie = conn->cookie;

@@ -27,6 +27,7 @@ enum limits {
 	BUSES = 32,		/* bus sockets: one half for an agent, the other for the next one */
 	SOCKETS = 262144,	/* sockets enrolled at once */
 	ANCHORS = 65536,	/* connections led to the proxy that it has not taken yet */
+	VISITS = 65536,		/* connections from who is not judged elsewhere, by request */
 	HOMES = 65536,		/* cgroups and network namespaces whose workload is known */
 	HOUSED = 262144,	/* addresses that nobody has who is not at home there */
 	CGROUP_DEPTH = 16,	/* levels of cgroups in which a workload's is looked for */
@@ -71,6 +72,7 @@ enum reason {
 	REASON_BAD_CHUNK,	/* the framing of a chunked body is broken */
 	REASON_DENIED,		/* a policy denies it */
 	REASON_POLICY,		/* what policies say of it is for userspace to find out */
+	REASON_VISIT,		/* judged where it came in, and not understood if it was refused */
 	REASON_UNJUDGED,	/* bytes were sent before the connection stood, which nobody has seen */
 	REASONS,
 };
@@ -344,6 +346,7 @@ enum frame_flags {
 	FRAME_REQUEST = 1,	/* to the proxy: starts with a whole head; `draw` was used for it */
 	FRAME_STICKY = 2,	/* to the proxy: all later bytes of the connection come this way */
 	FRAME_END = 4,		/* from the proxy: the answer to request `request` ends here */
+	FRAME_OUT = 8,		/* from the agent: the named socket sends these bytes */
 };
 
 /*
@@ -371,12 +374,20 @@ struct frame {
 enum event_kind {
 	EVENT_CLOSED = 1,	/* a connection with detours has closed */
 	EVENT_HELD = 2,		/* one is held: it shall lead to the proxy */
+	EVENT_LEFT = 3,		/* policies forbid a live connection, which leaves here */
+	EVENT_CAME = 4,		/* the same, of one that was accepted here */
+	EVENT_DENIED = 5,	/* a request on one that was accepted here is to be answered 403 */
 };
 
+/* The other fields are those of events of policies. */
 struct event {
 	unsigned int kind;
-	unsigned int pad;
+	unsigned int namespace;	/* number of the socket's network namespace in /proc/PID/ns */
 	unsigned long long cookie;
+	struct address local;
+	struct address remote;
+	struct address caller;	/* an address by which the caller is known */
+	unsigned int pad;
 };
 
 /* --- state of connections ------------------------------------------------------------------- */

@@ -5,8 +5,8 @@
  * A client in the mesh on this host, or the proxy, announces its connection before the first segment
  * leaves; such a connection is judged at its client's end, request by request if it is HTTP. On other
  * nodes agents do the same: their workloads are let in unless no request of theirs could be allowed, and
- * their own addresses, from which they forward, always. Whoever else comes is judged by the address, as
- * a connection: conditions on requests close, whatever is spoken.
+ * their own addresses, from which they forward, always. Whoever else comes is judged by the address:
+ * request by request where HTTP is spoken (visit.h), as a connection otherwise.
  *
  * What has no record at its client's end (from before the agent, or made to who was in nobody's tables, or
  * over several paths) is judged by its packets, at whichever end in the mesh sees one first, and again
@@ -81,25 +81,6 @@ static __always_inline void note_outlet(struct bpf_sock *sk)
 	inlet->outgoing = 1;
 }
 
-/* A connection was accepted: what is known of it, for when policies change. */
-static __always_inline void note_inlet(struct bpf_sock_ops *ctx)
-{
-	struct bpf_sock *sk = ctx->sk;
-	struct arrival a = {};
-	struct inlet *inlet;
-
-	if (!sk)
-		return;
-	inlet = bpf_sk_storage_get(&inlets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!inlet) {
-		add(COUNT_FULL, 1);
-		return;
-	}
-	get_ends(ctx, &a.to, &a.from);
-	a.seq = ctx->rcv_nxt - 1;
-	inlet->judged = was_announced(&a);
-}
-
 /* Reads the headers; false when they are not plain. The packet begins with that of IP. */
 static __always_inline bool read_arrival(struct __sk_buff *skb, struct arrival *a)
 {
@@ -138,16 +119,24 @@ static __always_inline bool read_arrival(struct __sk_buff *skb, struct arrival *
 	return true;
 }
 
+/* Whether a workload is on another node, where an agent judges what it asks. */
+static __always_inline bool is_judged_there(struct generation *g, u32 caller)
+{
+	struct workload *w = AT(g, workload, caller);
+
+	return caller && (w->remote || w->number == IDENTITY_REMOTE_NODE);
+}
+
 /* What policies say of who comes in, by the address. What is not known is not let in. */
-static __always_inline bool admits(struct generation *g, const struct arrival *a)
+static __always_inline bool
+admits(struct generation *g, const struct arrival *a, bool by_request)
 {
 	u32 caller = find_workload(g, &a->from);
-	struct workload *w = AT(g, workload, caller);
-	bool remote = caller && w->remote, pass;
+	bool there = is_judged_there(g, caller), pass;
 	struct scratch *s;
 	struct verdict *v;
 
-	if (caller && w->number == IDENTITY_REMOTE_NODE)
+	if (there && AT(g, workload, caller)->number == IDENTITY_REMOTE_NODE)
 		return true;
 	s = claim_scratch();
 	if (!s)
@@ -157,7 +146,8 @@ static __always_inline bool admits(struct generation *g, const struct arrival *a
 	v->source = v->caller = a->from;
 	v->endpoint = a->to;
 	v->transport = a->transport;
-	pass = judge_connection(g, s, v, remote ? ASK_CARRIER : ASK_CONNECTION) == ACCESS_PASS;
+	pass = judge_connection(g, s, v, there || by_request ? ASK_CARRIER : ASK_CONNECTION) ==
+	       ACCESS_PASS;
 	release_scratch(s);
 	return pass;
 }
@@ -177,6 +167,99 @@ static __always_inline bool guards_inlets(void)
 	struct settings *set = bpf_map_lookup_elem(&settings, &zero);
 
 	return set && set->inlets;
+}
+
+/* Whether requests to a port are judged one by one. */
+static __always_inline bool is_judged_by_request(struct generation *g, const struct address *to)
+{
+	struct frontend *f = find_frontend(g, to->ip, to->port, IPPROTO_TCP);
+
+	return f && f->protocol == PROTOCOL_HTTP;
+}
+
+/* Lets on_receive() judge the requests of who came in, if policies ask about them and nobody else
+ * does. False: the connection is judged as a whole. */
+static __always_inline bool begin_visit(struct bpf_sock_ops *ctx, const struct arrival *a)
+{
+	struct generation *g = current_generation();
+	u64 cookie = bpf_get_socket_cookie(ctx);
+	struct visit visit = {};
+	u32 called;
+
+	if (!g || !g->guarded || !guards_inlets())
+		return false;
+	called = find_workload(g, &a->to);
+	if (!called || !AT(g, workload, called)->guard || !is_judged_by_request(g, &a->to))
+		return false;
+	if (is_judged_there(g, find_workload(g, &a->from)))
+		return false;
+	visit.caller = a->from;
+	visit.called = a->to;
+	if (bpf_map_update_elem(&visits, &cookie, &visit, BPF_ANY)) {
+		add(COUNT_FULL, 1);
+		return false;
+	}
+	if (enrol(ctx, cookie))
+		return true;
+	bpf_map_delete_elem(&visits, &cookie);
+	return false;
+}
+
+/* A connection was accepted: what is known of it, for when policies change. */
+static __always_inline void note_inlet(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct arrival a = {};
+	struct inlet *inlet;
+
+	if (!sk)
+		return;
+	inlet = bpf_sk_storage_get(&inlets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!inlet) {
+		add(COUNT_FULL, 1);
+		return;
+	}
+	get_ends(ctx, &a.to, &a.from);
+	a.seq = ctx->rcv_nxt - 1;
+	inlet->judged = was_announced(&a);
+	if (!inlet->judged)
+		inlet->visit = begin_visit(ctx, &a);
+}
+
+/* An accepted socket is closed. */
+static __always_inline void forget_inlet(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+{
+	struct inlet *inlet = bpf_sk_storage_get(&inlets, sk, 0, 0);
+	u64 cookie = bpf_get_socket_cookie(ctx);
+
+	if (inlet && inlet->visit)
+		bpf_map_delete_elem(&visits, &cookie);
+}
+
+/* Tells the agent of what policies forbid on a live connection. False when it was not told. */
+static __always_inline bool
+tell_of_policy(const struct tcp_sock *tcp, enum event_kind kind, const struct address *local,
+	       const struct address *remote, const struct address *caller)
+{
+	struct event *event;
+
+	/* whoever comes in must not be able to fill it with this */
+	if (!tcp || bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > CLOSED_QUEUE / 2)
+		return false;
+	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+	if (!event) {
+		add(COUNT_EVENTS_LOST, 1);
+		return false;
+	}
+	event->kind = kind;
+	event->namespace = tcp->inet_conn.icsk_inet.sk.__sk_common.skc_net.net->ns.inum;
+	event->cookie = cookie_of(tcp);
+	event->local = *local;
+	event->remote = *remote;
+	event->caller = *caller;
+	event->pad = 0;
+	bpf_ringbuf_submit(event, 0);
+	return true;
 }
 
 /* Whether somebody listens at the local end of a connection. */
@@ -270,23 +353,32 @@ meet(struct __sk_buff *skb, struct bpf_sock *sk, const struct address *local)
 	return inlet;
 }
 
-/* Keeps what was found out about a connection, and counts a denial once. */
-static __always_inline bool conclude(struct generation *g, struct inlet *inlet, bool pass)
+/* Keeps what was found out about a connection, counts a denial once, and tells the agent of it. */
+static __always_inline bool conclude(struct generation *g, struct __sk_buff *skb,
+				     struct inlet *inlet, const struct arrival *a, bool pass)
 {
+	struct bpf_sock *sk = skb->sk;
+
 	if (!pass && !(inlet && inlet->denied))
 		add(COUNT_DENIED, 1);
-	if (inlet) {
-		inlet->generation = g->number;
-		inlet->denied = !pass;
-	}
+	if (!inlet)
+		return pass;
+	inlet->generation = g->number;
+	inlet->denied = !pass;
+	if (pass || inlet->told || !sk)
+		return pass;
+	inlet->told = inlet->outgoing ?
+		      tell_of_policy(bpf_skc_to_tcp_sock(sk), EVENT_LEFT, &a->from, &a->to, &a->from) :
+		      tell_of_policy(bpf_skc_to_tcp_sock(sk), EVENT_CAME, &a->to, &a->from, &a->from);
 	return pass;
 }
 
 /* Whether it is known that a connection passes by the policies of now: it is judged at its client's
- * end, or it was here. */
+ * end, or it was here; and whoever has to know does. */
 static __always_inline bool is_settled(struct generation *g, const struct inlet *inlet)
 {
-	return inlet && (inlet->judged || inlet->generation == g->number);
+	return inlet && (inlet->judged || inlet->generation == g->number) &&
+	       (!inlet->denied || inlet->told);
 }
 
 /* Whether a datagram comes from whom its socket has sent to first. */
@@ -327,7 +419,7 @@ static __always_inline bool admits_datagram(struct generation *g, struct __sk_bu
 	if (guarded) {
 		if (is_answer(skb, sk, a))
 			return true;
-		if (!conclude(g, NULL, admits(g, a)))
+		if (!conclude(g, skb, NULL, a, admits(g, a, false)))
 			return false;
 	}
 	if (guarded || (caller && AT(g, workload, caller)->guard))
@@ -342,7 +434,7 @@ static __always_inline bool may_enter(struct __sk_buff *skb)
 	struct bpf_sock *sk = skb->sk;
 	struct inlet *inlet;
 	struct arrival a = {};
-	bool opens;
+	bool opens, by_request;
 
 	if (!g || !g->guarded || !sk || !guards_inlets())
 		return true;
@@ -369,7 +461,8 @@ static __always_inline bool may_enter(struct __sk_buff *skb)
 		return !inlet->denied;
 	if (a.transport == IPPROTO_UDP)
 		return admits_datagram(g, skb, sk, &a);
-	return conclude(g, inlet, !is_guarded(g, &a) || admits(g, &a));
+	by_request = inlet ? inlet->visit : opens && is_judged_by_request(g, &a.to);
+	return conclude(g, skb, inlet, &a, !is_guarded(g, &a) || admits(g, &a, by_request));
 }
 
 /* Whether what a socket sends is judged before it leaves: answers to who begins a connection, and
@@ -406,13 +499,13 @@ static __always_inline bool may_leave(struct __sk_buff *skb)
 			return !is_guarded(g, &a);
 	}
 	if (!inlet || inlet->outgoing)
-		return conclude(g, inlet, releases(g, skb, sk, &a));
+		return conclude(g, skb, inlet, &a, releases(g, skb, sk, &a));
 	if (!guards_inlets())
 		return true;
 	from = a.to;
 	a.to = a.from;
 	a.from = from;
-	return conclude(g, inlet, !is_guarded(g, &a) || admits(g, &a));
+	return conclude(g, skb, inlet, &a, !is_guarded(g, &a) || admits(g, &a, inlet->visit));
 }
 
 #endif

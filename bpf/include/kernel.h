@@ -37,11 +37,17 @@ struct in6_addr {
 	u8 bytes[16];
 };
 
+struct ns_common {
+	unsigned int inum;
+} VIEW;
+
 struct net {
+	struct ns_common ns;
 	u64 net_cookie;
 } VIEW;
 
 struct sock_common {
+	struct { struct net *net; } skc_net;
 	struct { long long counter; } skc_cookie;
 	unsigned char skc_state;
 	u16 skc_family;
@@ -51,7 +57,6 @@ struct sock_common {
 	u32 skc_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
 	struct in6_addr skc_v6_daddr;
-	struct { struct net *net; } skc_net;
 } VIEW;
 
 struct file {} VIEW;

@@ -47,7 +47,8 @@ struct conn {
 	u8 followed;		/* its native answers are, in `answers` */
 	u8 noted;		/* it has, or had, a record in `flows` */
 	u8 direct;		/* all that it sends goes by WAY_DIRECT */
-	u8 pad[2];
+	u8 told;		/* the agent knows that policies forbid it now */
+	u8 pad;
 };
 
 #define LINE_BYTES 64	/* of a line kept until its end comes; a power of two */
@@ -91,8 +92,22 @@ struct inlet {
 	u64 generation;		/* of the policies that it was last judged by here */
 	u8 judged;		/* its client's end is, by a program of ours */
 	u8 denied;
+	u8 told;		/* the agent knows that it is denied */
+	u8 visit;		/* its requests are judged here: it is in `visits` */
 	u8 outgoing;		/* it was not accepted */
-	u8 pad[5];
+	u8 pad[3];
+};
+
+/* A connection that was accepted here and whose requests nobody has judged; by the cookie of the
+ * accepted socket. Only on_receive() writes it once bytes flow. */
+struct visit {
+	struct address caller;
+	struct address called;
+	struct framing framing;
+	u32 next;		/* sequence number behind the last segment */
+	u8 known;		/* `next` is */
+	u8 denied;		/* of the request under way: its body is not read */
+	u8 pad[2];
 };
 
 /* A connection with both ends on this host; by the client's cookie. */
@@ -121,7 +136,7 @@ struct injection {
 	u32 left;
 	u32 end;
 	u32 request;
-	u32 pad;
+	u32 out;		/* the socket sends the bytes */
 };
 
 /* A connection to the proxy: the two addresses that the proxy sees too. Two pods of one address
@@ -265,6 +280,14 @@ MAP {
 	__type(key, int);
 	__type(value, struct inlet);
 } inlets SEC(".maps");
+
+MAP {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, VISITS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, u64);
+	__type(value, struct visit);
+} visits SEC(".maps");
 
 MAP {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::bed::{Bed, wait_until};
 use crate::kit::{
-    ALL, Client, SHORTCUT, WEB, apply, assert_not_asked, get, no_admin, only_from, policy,
+    ALL, Client, SHORTCUT, WEB, apply, assert_not_asked, no_admin, only_from, policy,
 };
 
 const ECHO: u16 = 7007;
@@ -118,16 +118,16 @@ fn a_connection_that_enters_the_mesh_is_judged_where_it_comes_in() -> Result<()>
     for client in [&mut inside, &mut moved] {
         assert_eq!(client.get("/fine")?, "200", "by its address it may");
     }
-    // who is not judged by request gets none through
     apply(&bed, "policy.yaml", &no_admin())?;
     for client in [&mut inside, &mut moved] {
-        client.send("plain", &get("/admin/x"))?;
-        assert_eq!(client.glimpse()?, "timeout");
+        assert_eq!(client.get("/admin/x")?, "403");
+        assert_eq!(client.get("/fine")?, "200");
     }
     // nor does a socket that was made outside
     let (mut inside, mut outside) = pair(&bed)?;
     outside.order(json!({"socket": pod}))?;
     outside.hand_to(&mut inside)?;
-    assert_eq!(inside.order(json!({"finish": web}))?, "timeout");
+    assert_eq!(inside.order(json!({"finish": web}))?, "connected");
+    assert_eq!(inside.get("/admin/x")?, "403");
     assert_not_asked(&bed, "admin")
 }

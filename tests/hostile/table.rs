@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use beeway_testbed::RawClient;
+use beeway_testbed::{Place, RawClient};
 use serde_json::json;
 
 use crate::bed::{Bed, JASON, LIMIT, Shape};
@@ -93,7 +93,42 @@ pub fn check(label: &str, rows: &[Row]) -> Result<()> {
     for shape in [NATIVE, SHORTCUT] {
         check_in(shape, label, rows)?;
     }
-    Ok(())
+    check_from_outside(label, rows)
+}
+
+/// Nobody may ask the servers for what is forbidden.
+const POLICY: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: hostile, namespace: default}
+spec:
+  selector: {matchLabels: {app: web}}
+  action: DENY
+  rules:
+  - to: [{operation: {paths: [/forbidden*]}}]
+";
+
+/// The rows again, straight to the server by a client that is not in the mesh: judged where they come
+/// in. What is answered may differ; what is served may not.
+fn check_from_outside(label: &str, rows: &[Row]) -> Result<()> {
+    let mut bed = Bed::new(label, SHORTCUT, JASON)?;
+    bed.record_requests()?;
+    let before = bed.generation()?;
+    bed.write("policy.yaml", POLICY)?;
+    bed.wait_for_generation(before)?;
+    let mut raw = RawClient::connect_in(&bed.client, bed.v1.addr4(8080), false)?;
+    for (row, apart) in rows.iter().flat_map(|row| [(row, false), (row, true)]) {
+        raw.step(&json!({ "connect": true }))?;
+        for (number, bytes) in row.writes.iter().enumerate() {
+            let split = if apart && number == 0 { vec![1] } else { vec![] };
+            raw.step(&json!({ "send": bytes, "split": split, "delay_ms": 1 }))?;
+        }
+        raw.step(&json!({ "send": get("/forbidden/after") }))?;
+        raw.step(&json!({ "recv_response": true, "timeout_ms": 20 }))?;
+    }
+    let refused = bed.requests("refused", "visit")?;
+    ensure!(refused >= rows.len() as u64, "{refused} of {} rows twice", rows.len());
+    only_what_may_be_served(&bed)
 }
 
 fn check_in(shape: Shape, label: &str, rows: &[Row]) -> Result<()> {

@@ -1,6 +1,6 @@
 //! `beeway explain`: where a request would go, and why.
 
-mod access;
+pub(crate) mod access;
 mod answer;
 mod asked;
 mod url;

@@ -44,7 +44,8 @@ impl Bed {
         let node = Node::new(label(kind))?;
         let both = kind == BedKind::BeewayBothEnds;
         let pod = |name: &str, mesh| node.pod_with(name, PodOptions { mesh, ..Default::default() });
-        let client = pod("client", matches!(kind, BedKind::Beeway) || both)?;
+        let client =
+            pod("client", matches!(kind, BedKind::Beeway | BedKind::BeewayGuarded) || both)?;
         let (v1, v2) = (pod("v1", both)?, pod("v2", both)?);
         for pod in [&client, &v1, &v2] {
             prepare(pod)?;
@@ -52,14 +53,19 @@ impl Bed {
         let folder = tempfile::tempdir()?;
         // The agent first: a socket can be enrolled only when it is made.
         let agent = match kind {
-            BedKind::Beeway | BedKind::BeewayBothEnds => {
-                let files = [mesh::three_routes(&client, [&v1, &v2])];
+            BedKind::Beeway | BedKind::BeewayBothEnds | BedKind::BeewayGuarded => {
+                let mut files = vec![mesh::three_routes(&client, [&v1, &v2])];
+                if kind == BedKind::BeewayGuarded {
+                    files.push(mesh::policies());
+                }
                 Some(Agent::start(&plan.agent, &node, folder.path(), &files)?)
             }
             _ => None,
         };
         let proxies = match kind {
-            BedKind::Plain | BedKind::Beeway | BedKind::BeewayBothEnds => Vec::new(),
+            BedKind::Plain | BedKind::Beeway | BedKind::BeewayGuarded | BedKind::BeewayBothEnds => {
+                Vec::new()
+            }
             BedKind::Sidecars => sidecars(&plan.envoy, folder.path(), &client, [&v1, &v2])?,
             BedKind::Gateway => {
                 let binary = envoy::install(&plan.envoy)?;
@@ -261,6 +267,7 @@ fn label(kind: BedKind) -> &'static str {
     match kind {
         BedKind::Plain => "plain",
         BedKind::Beeway => "beeway",
+        BedKind::BeewayGuarded => "guarded",
         BedKind::BeewayBothEnds => "shortcut",
         BedKind::Sidecars => "sidecars",
         BedKind::Gateway => "gateway",

@@ -1,6 +1,7 @@
 //! Beeway: its configuration for the bench, its agent, and what the agent counts.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -47,6 +48,41 @@ pub fn file(template: &str, client: &Pod, servers: [&Pod; 2]) -> (String, String
         .replace("@V1@", &servers[0].ip4().to_string())
         .replace("@V2@", &servers[1].ip4().to_string());
     ("bench.yaml".to_owned(), text)
+}
+
+/// The file of policies for the servers: a NetworkPolicy that lets the client in, by port, and 1,000
+/// rules that deny requests by path, method and header.
+pub fn policies() -> (String, String) {
+    let mut text = String::from(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+         metadata: {name: bench, namespace: default}\n\
+         spec:\n  podSelector: {matchLabels: {app: web}}\n  policyTypes: [Ingress]\n  ingress:\n  \
+         - from: [{podSelector: {matchLabels: {app: client}}}]\n    ports: [{port: 8080}]\n",
+    );
+    for policy in 0..10 {
+        write!(
+            text,
+            "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+             metadata: {{name: bench-{policy}, namespace: default}}\n\
+             spec:\n  selector: {{matchLabels: {{app: web}}}}\n  action: DENY\n  rules:\n"
+        )
+        .expect("writing to a string");
+        for rule in policy * 100..(policy + 1) * 100 {
+            // of each four, one asks for a header besides
+            let when = match rule % 4 {
+                0 => format!(
+                    "    when: [{{key: \"request.headers[x-tenant]\", values: [t{rule}]}}]\n"
+                ),
+                _ => String::new(),
+            };
+            write!(
+                text,
+                "  - to: [{{operation: {{methods: [GET], paths: [\"/closed/{rule}/*\"]}}}}]\n{when}"
+            )
+            .expect("writing to a string");
+        }
+    }
+    ("policies.yaml".to_owned(), text)
 }
 
 impl Agent {

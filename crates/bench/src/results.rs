@@ -141,4 +141,7 @@ pub struct ConnectRound {
     pub outside: Cost,
     /// Inside the mesh, to the service's address.
     pub inside: Cost,
+    /// The same where policies are asked about the connection.
+    #[serde(default)]
+    pub guarded: Option<Cost>,
 }

@@ -42,7 +42,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// 7 variants × 4 numbers × 2 modes × 5 rounds × 1 s: 7 minutes with what lies between.
+    /// 9 variants × 4 numbers × 2 modes × 5 rounds × 1 s: 9 minutes with what lies between.
     pub fn full() -> Self {
         Self {
             variants: Variant::ALL.to_vec(),
@@ -57,7 +57,7 @@ impl Plan {
         }
     }
 
-    /// 7 variants × 2 numbers × 2 modes × 3 rounds × 1 s: 2 minutes.
+    /// 9 variants × 2 numbers × 2 modes × 3 rounds × 1 s: 2 minutes.
     pub fn quick() -> Self {
         let connections = vec![1, 64];
         let (connects, routes) = ((5, 1000), routes::Settings::quick());
@@ -107,7 +107,7 @@ pub fn run(plan: &Plan) -> Result<Results> {
         }
     }
     let connects = match beds.get(&BedKind::Beeway) {
-        Some(bed) => measure_connects(plan, bed)?,
+        Some(bed) => measure_connects(plan, bed, beds.get(&BedKind::BeewayGuarded))?,
         None => Vec::new(),
     };
     Ok(Results { samples, connects, ..nothing(plan) })
@@ -226,7 +226,7 @@ pub fn measure_once(
     Ok(sample)
 }
 
-fn measure_connects(plan: &Plan, bed: &Bed) -> Result<Vec<ConnectRound>> {
+fn measure_connects(plan: &Plan, bed: &Bed, guarded: Option<&Bed>) -> Result<Vec<ConnectRound>> {
     let (rounds, count) = plan.connects;
     (0..rounds)
         .map(|_| {
@@ -234,6 +234,7 @@ fn measure_connects(plan: &Plan, bed: &Bed) -> Result<Vec<ConnectRound>> {
             Ok(ConnectRound {
                 outside: bed.connect(false, count)?,
                 inside: bed.connect(true, count)?,
+                guarded: guarded.map(|bed| bed.connect(true, count)).transpose()?,
             })
         })
         .collect()

@@ -1,6 +1,6 @@
 //! From raw results to medians, ratios and verdicts. Pure.
 
-use crate::results::{Results, Sample};
+use crate::results::{ConnectRound, Results, Sample};
 use crate::variant::{Mode, Variant};
 use crate::{detour, routes};
 
@@ -108,8 +108,10 @@ pub struct Aim {
 }
 
 /// The aims of the project but for the cost of connecting.
-pub const AIMS: [Aim; 5] = [
+pub const AIMS: [Aim; 7] = [
     Aim { id: "native-no-mesh", pair: (Variant::Native, Variant::NoMesh), least: 0.97, at: None },
+    Aim { id: "guarded-no-mesh", pair: (Variant::Guarded, Variant::NoMesh), least: 0.97, at: None },
+    Aim { id: "denied-no-mesh", pair: (Variant::Denied, Variant::NoMesh), least: 1.5, at: None },
     Aim {
         id: "shortcut-no-mesh",
         pair: (Variant::Shortcut, Variant::NoMesh),
@@ -161,7 +163,7 @@ pub struct Verdict {
 pub fn verdicts(results: &Results) -> Vec<Verdict> {
     let lanes = AIMS.iter().map(|aim| judge(results, aim));
     lanes
-        .chain([judge_connect(results)])
+        .chain([judge_connect(results), judge_policy(results)])
         .chain(detour::summary::verdicts(results.detour.as_ref()))
         .chain(routes::summary::verdicts(results.routes.as_ref()))
         .collect()
@@ -207,6 +209,26 @@ fn judge_connect(results: &Results) -> Verdict {
     }
 }
 
+/// The most that policies may add to a connect(), in microseconds.
+pub const POLICY_LIMIT_US: f64 = 1.0;
+
+/// What policies cost a connect() in microseconds: the median of the rounds' differences.
+pub fn policy_cost(results: &Results) -> Option<f64> {
+    let cost = |round: &ConnectRound| Some(round.guarded?.connect_us - round.inside.connect_us);
+    median(&results.connects.iter().filter_map(cost).collect::<Vec<_>>())
+}
+
+fn judge_policy(results: &Results) -> Verdict {
+    let cost = policy_cost(results);
+    Verdict {
+        id: "connect-policy",
+        aim: format!("policies add at most {POLICY_LIMIT_US} µs to connect()"),
+        met: cost.map(|cost| cost <= POLICY_LIMIT_US),
+        found: cost.map_or_else(String::new, |cost| format!("{cost:+.1} µs")),
+        why: Vec::new(),
+    }
+}
+
 /// A CPU this busy is saturated: the start and the end of wrk lie within the measured time.
 const SATURATED: f64 = 0.88;
 
@@ -247,7 +269,7 @@ fn explain(results: &Results, aim: &Aim, connections: u32) -> Option<String> {
 pub mod tests {
     use super::*;
     use crate::connect::Cost;
-    use crate::results::{ConnectRound, Machine, Settings};
+    use crate::results::{Machine, Settings};
 
     /// Two variants, three rounds; the second round disturbed both.
     pub fn example() -> Results {
@@ -269,7 +291,11 @@ pub mod tests {
             idle_busy: 0.01,
         };
         let cost = |connect_us| Cost { connect_us, cycle_us: connect_us + 10.0 };
-        let round = |inside| ConnectRound { outside: cost(20.0), inside: cost(inside) };
+        let round = |inside| ConnectRound {
+            outside: cost(20.0),
+            inside: cost(inside),
+            guarded: Some(cost(inside + 0.5)),
+        };
         Results {
             command: "beeway-bench run".into(),
             machine: Machine::default(),
@@ -335,8 +361,10 @@ pub mod tests {
     fn aims_are_met_missed_or_not_measured() {
         let verdicts = verdicts(&example());
         let met: Vec<_> = verdicts.iter().map(|verdict| verdict.met).collect();
-        assert_eq!(met[..6], [Some(true), None, None, None, None, Some(true)]);
-        assert_eq!(met[6..], [None; 10]);
+        assert_eq!(met[..7], [Some(true), None, None, None, None, None, None]);
+        assert_eq!(met[7..9], [Some(true), Some(true)], "of connecting");
+        assert_eq!(met[9..], [None; 10]);
+        assert_eq!(policy_cost(&example()), Some(0.5));
         assert_eq!(connect_cost(&example()), Some((2.0, 2.0)));
     }
 

@@ -28,6 +28,10 @@ pub enum Variant {
     Detour,
     /// Beeway, and each request is denied: the kernel answers it.
     AnsweredHere,
+    /// Beeway native, with 1,000 policies' rules on requests in force for the server.
+    Guarded,
+    /// The same, and each request is denied by one of these rules.
+    Denied,
     /// An Envoy beside the client and one beside the server, behind iptables REDIRECT.
     SidecarPair,
     /// One Envoy on the node, addressed by the client.
@@ -36,12 +40,14 @@ pub enum Variant {
 
 impl Variant {
     /// All of them, in the order of the tables.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::NoMesh,
         Self::Native,
         Self::Shortcut,
         Self::Detour,
         Self::AnsweredHere,
+        Self::Guarded,
+        Self::Denied,
         Self::SidecarPair,
         Self::OneEnvoy,
     ];
@@ -54,6 +60,8 @@ impl Variant {
             Self::Shortcut => "Beeway shortcut",
             Self::Detour => "Beeway detour",
             Self::AnsweredHere => "Beeway answered here",
+            Self::Guarded => "Beeway native, 1,000 rules",
+            Self::Denied => "Beeway denied",
             Self::SidecarPair => "Envoy sidecar pair",
             Self::OneEnvoy => "one Envoy",
         }
@@ -65,6 +73,7 @@ impl Variant {
             Self::NoMesh => BedKind::Plain,
             Self::Native | Self::Detour | Self::AnsweredHere => BedKind::Beeway,
             Self::Shortcut => BedKind::BeewayBothEnds,
+            Self::Guarded | Self::Denied => BedKind::BeewayGuarded,
             Self::SidecarPair => BedKind::Sidecars,
             Self::OneEnvoy => BedKind::Gateway,
         }
@@ -72,7 +81,12 @@ impl Variant {
 
     /// The path of its requests.
     pub fn path(self) -> &'static str {
-        if self == Self::AnsweredHere { "/denied" } else { "/" }
+        match self {
+            Self::AnsweredHere => "/denied",
+            // the last of the rules
+            Self::Denied => "/closed/999/x",
+            _ => "/",
+        }
     }
 
     /// The headers of its requests.
@@ -83,10 +97,10 @@ impl Variant {
     /// The lane that its requests must take; none without Beeway.
     pub fn lane(self) -> Option<&'static str> {
         match self {
-            Self::Native => Some("native"),
+            Self::Native | Self::Guarded => Some("native"),
             Self::Shortcut => Some("shortcut"),
             Self::Detour => Some("detour"),
-            Self::AnsweredHere => Some("answered"),
+            Self::AnsweredHere | Self::Denied => Some("answered"),
             Self::NoMesh | Self::SidecarPair | Self::OneEnvoy => None,
         }
     }
@@ -94,7 +108,7 @@ impl Variant {
     /// What a right answer looks like: its status, and who gave it.
     pub fn expected(self) -> (u16, Option<&'static str>) {
         match self {
-            Self::AnsweredHere => (403, None),
+            Self::AnsweredHere | Self::Denied => (403, None),
             Self::Detour => (200, Some("v2")),
             _ => (200, Some("v1")),
         }
@@ -108,6 +122,8 @@ pub enum BedKind {
     Plain,
     /// The agent, with the client in its cgroup.
     Beeway,
+    /// The same, with policies for the servers.
+    BeewayGuarded,
     /// The agent, with the client and the servers in its cgroup.
     BeewayBothEnds,
     /// Two sidecars.

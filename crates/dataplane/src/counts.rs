@@ -10,7 +10,7 @@ use crate::error::{Context, Result};
 pub const LANES: [&str; 5] = ["native", "shortcut", "detour", "answered", "refused"];
 
 /// Names of `enum reason`, in its order.
-pub const REASONS: [&str; 25] = [
+pub const REASONS: [&str; 26] = [
     "none",
     "route",
     "other_cluster",
@@ -35,6 +35,7 @@ pub const REASONS: [&str; 25] = [
     "bad_chunk",
     "denied",
     "policy",
+    "visit",
     "unjudged",
 ];
 

@@ -15,15 +15,17 @@ pub mod cgroup;
 pub mod counts;
 mod divert;
 mod error;
+mod forbidden;
 pub mod generation;
 pub mod homes;
 mod load;
+mod netlink;
 mod pins;
 pub mod probe;
 mod run;
 pub mod tables;
 
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -38,6 +40,7 @@ pub use bus::WorkerSockets;
 pub use counts::Counts;
 pub use divert::{Diverted, Turn};
 pub use error::{Error, Result};
+pub use forbidden::{Forbidden, Namespaces};
 pub use generation::Filled;
 pub use load::{Options, StateLock, can_adopt};
 pub use run::{Decision, DecisionQuery, Orphan};
@@ -52,8 +55,17 @@ pub const FRAME_BYTES: usize = size_of::<abi::frame>();
 /// one's, which begins while this one still ends what it has begun.
 const HALF: u32 = abi::limits::BUSES.0 / 2;
 
-/// The most proxy workers. One injector is for the agent itself.
-pub const MAX_WORKERS: usize = HALF as usize - 1;
+/// The most proxy workers. The other injectors are for the agent itself.
+pub const MAX_WORKERS: usize = HALF as usize - 2;
+
+/// What the agent has injectors of its own for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Answers to requests of an agent that is gone.
+    Orphans,
+    /// Answers to requests that are denied where they came in.
+    Denials,
+}
 
 /// The kernel programs of this node, loaded and attached. Dropping it leaves them running.
 pub struct Dataplane {
@@ -145,8 +157,9 @@ impl Dataplane {
     }
 
     /// An injector for the agent itself. Both ends must be kept for as long as it is in use.
-    pub fn open_injector(&self) -> Result<WorkerSockets> {
-        bus::open_injector(self.loaded.map("injectors"), self.first as usize + MAX_WORKERS)
+    pub fn open_injector(&self, purpose: Purpose) -> Result<WorkerSockets> {
+        let index = self.first as usize + MAX_WORKERS + purpose as usize;
+        bus::open_injector(self.loaded.map("injectors"), index)
     }
 
     /// Leads connections that the proxy takes as a whole to this socket, from now on until it
@@ -199,14 +212,25 @@ impl Dataplane {
 
     /// How full the maps are that can fill up.
     pub fn map_use(&self) -> Vec<MapUse> {
-        ["sockets", "links", "flows", "answers", "pairs", "anchors", "datagrams", "homes", "housed"]
-            .into_iter()
-            .map(|name| {
-                let map = self.loaded.map(name);
-                let limit = u64::from(map.max_entries());
-                MapUse { name: name.into(), used: map.keys().count() as u64, limit }
-            })
-            .collect()
+        [
+            "sockets",
+            "links",
+            "flows",
+            "answers",
+            "pairs",
+            "anchors",
+            "visits",
+            "datagrams",
+            "homes",
+            "housed",
+        ]
+        .into_iter()
+        .map(|name| {
+            let map = self.loaded.map(name);
+            let limit = u64::from(map.max_entries());
+            MapUse { name: name.into(), used: map.keys().count() as u64, limit }
+        })
+        .collect()
     }
 
     /// Connections that wait for an answer of another agent's proxy. To be asked when that is gone.
@@ -243,7 +267,7 @@ impl Dataplane {
         let _ = self.loaded.map("flows").delete(&cookie.to_ne_bytes());
     }
 
-    /// Tells what happens to connections with detours.
+    /// Tells what happens to connections.
     pub fn events(&self) -> Result<Events<'_>> {
         let mut builder = RingBufferBuilder::new();
         let (send, receive) = std::sync::mpsc::channel();
@@ -260,7 +284,7 @@ impl Dataplane {
     }
 }
 
-/// What happened to a connection with detours, which is named by the cookie of the client's socket.
+/// What happened to a connection; one with detours is named by the cookie of the client's socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// It has closed.
@@ -268,6 +292,10 @@ pub enum Event {
     /// It is held: nothing that it sends gets anywhere until [`Dataplane::divert`] or
     /// [`Dataplane::reset`].
     Held(u64),
+    /// Policies forbid a live connection. It need not have detours.
+    Forbidden(Forbidden),
+    /// Policies forbid a request on an accepted connection: [`DENIED`] is to be sent by its socket.
+    Denied(Forbidden),
 }
 
 /// A reader of [`Event`]s.
@@ -288,14 +316,26 @@ impl Events<'_> {
     }
 }
 
-/// A `struct event`.
 fn parse_event(bytes: &[u8]) -> Option<Event> {
-    let kind = u32::from_ne_bytes(bytes.get(0..4)?.try_into().ok()?);
-    let cookie = u64::from_ne_bytes(bytes.get(8..16)?.try_into().ok()?);
-    match abi::event_kind(kind) {
-        abi::event_kind::EVENT_CLOSED => Some(Event::Closed(cookie)),
-        abi::event_kind::EVENT_HELD => Some(Event::Held(cookie)),
+    if bytes.len() < size_of::<abi::event>() {
+        return None;
+    }
+    // SAFETY: there are enough bytes, and any are valid integers.
+    let event = unsafe { bytes.as_ptr().cast::<abi::event>().read_unaligned() };
+    match abi::event_kind(event.kind) {
+        abi::event_kind::EVENT_CLOSED => Some(Event::Closed(event.cookie)),
+        abi::event_kind::EVENT_HELD => Some(Event::Held(event.cookie)),
+        abi::event_kind::EVENT_LEFT | abi::event_kind::EVENT_CAME => {
+            Some(Event::Forbidden(Forbidden::of(&event)))
+        }
+        abi::event_kind::EVENT_DENIED => Some(Event::Denied(Forbidden::of(&event))),
         _ => None,
+    }
+}
+
+impl abi::address {
+    fn socket(&self) -> SocketAddr {
+        SocketAddr::new(Ipv6Addr::from(self.ip).to_canonical(), self.port)
     }
 }
 

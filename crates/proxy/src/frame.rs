@@ -17,6 +17,8 @@ pub const FLAG_REQUEST: u16 = 1;
 pub const FLAG_STICKY: u16 = 2;
 /// `FRAME_END`: the answer to the current request ends with this payload.
 pub const FLAG_END: u16 = 4;
+/// From the agent: the socket sends the bytes instead of receiving them.
+pub const FLAG_OUT: u16 = 8;
 
 /// `struct address`: an address and port, IPv4 as IPv4-mapped IPv6.
 #[repr(C)]

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use beeway_dataplane::{Dataplane, Event, Orphan};
+use beeway_dataplane::{Dataplane, Event, Orphan, Purpose};
 use beeway_model::Mesh;
 use beeway_proxy::frame::{FLAG_END, Frame, KIND_DATA};
 use beeway_proxy::{Proxy, Recorder, Stats, Worker};
@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use zerocopy::IntoBytes;
 
 use super::divert::{self, Order};
+use super::forbidden::Enforcer;
 use super::handover;
 
 const _: () = assert!(beeway_proxy::FRAME_BYTES == beeway_dataplane::FRAME_BYTES);
@@ -33,6 +34,7 @@ const HEARTBEAT: Duration = Duration::from_millis(200);
 pub(crate) struct Detour {
     proxy: Arc<Mutex<Option<Proxy>>>,
     dataplane: Arc<Dataplane>,
+    mesh: watch::Receiver<Arc<Mesh>>,
     order: Sender<Order>,
     /// The thread that hears of events, and what stops it.
     events: Mutex<Option<(Arc<AtomicBool>, JoinHandle<()>)>>,
@@ -57,13 +59,13 @@ impl Detour {
         end_orphans(&dataplane, &orphans, &order)?;
         let workers =
             sockets.into_iter().map(|s| Worker { bus: s.bus, injector: s.injector }).collect();
-        let proxy = Proxy::start(workers, Arc::new(kernel), mesh, recorder)
+        let proxy = Proxy::start(workers, Arc::new(kernel), mesh.clone(), recorder)
             .context("start the userspace proxy")?;
         let proxy = Arc::new(Mutex::new(Some(proxy)));
         let diverting = divert::spawn(dataplane.clone(), proxy.clone(), orders)?;
         let (threads, listeners) = (Mutex::new(vec![diverting]), Mutex::default());
         let detour =
-            Detour { proxy, dataplane, order, events: Mutex::default(), threads, listeners };
+            Detour { proxy, dataplane, mesh, order, events: Mutex::default(), threads, listeners };
         Ok(detour)
     }
 
@@ -76,6 +78,7 @@ impl Detour {
             proxy: self.proxy.clone(),
             order: self.order.clone(),
             predecessor,
+            enforcer: Enforcer::start(self.dataplane.clone(), self.mesh.clone())?,
             stopping: stopping.clone(),
         };
         let thread =
@@ -202,7 +205,7 @@ fn end_orphans(dataplane: &Dataplane, orphans: &[Orphan], order: &Sender<Order>)
     if orphans.is_empty() {
         return Ok(());
     }
-    let sockets = dataplane.open_injector()?;
+    let sockets = dataplane.open_injector(Purpose::Orphans)?;
     for orphan in orphans {
         if orphan.begun || orphan.held {
             let _ = order.send(Order::Reset(orphan.cookie));
@@ -231,6 +234,7 @@ struct Listener {
     proxy: Arc<Mutex<Option<Proxy>>>,
     order: Sender<Order>,
     predecessor: Option<UnixStream>,
+    enforcer: Enforcer,
     stopping: Arc<AtomicBool>,
 }
 
@@ -267,6 +271,8 @@ impl Listener {
                 return;
             }
             Event::Held(_) => {}
+            Event::Forbidden(forbidden) => return self.enforcer.reset(forbidden),
+            Event::Denied(denied) => return self.enforcer.answer(denied),
         }
         tell(&self.proxy, &self.order, event);
     }
@@ -274,7 +280,8 @@ impl Listener {
     /// False when there is none.
     fn tell_predecessor(&mut self, event: Event) -> bool {
         let Some(predecessor) = &mut self.predecessor else { return false };
-        let told = predecessor.write_all(handover::line(event).as_bytes()).is_ok();
+        let Some(line) = handover::line(event) else { return false };
+        let told = predecessor.write_all(line.as_bytes()).is_ok();
         if !told {
             self.predecessor = None;
         }
@@ -292,5 +299,7 @@ fn tell(proxy: &Mutex<Option<Proxy>>, order: &Sender<Order>, event: Event) {
         Event::Held(cookie) => {
             let _ = order.send(Order::Divert(cookie));
         }
+        // its listener sees to it
+        Event::Forbidden(_) | Event::Denied(_) => {}
     }
 }

@@ -42,10 +42,12 @@ fn path(state: &Path) -> PathBuf {
 }
 
 /// What the next agent is told of the kernel's events, or tells the last one.
-pub(crate) fn line(event: Event) -> String {
+pub(crate) fn line(event: Event) -> Option<String> {
     match event {
-        Event::Closed(cookie) => format!("closed {cookie}\n"),
-        Event::Held(cookie) => format!("held {cookie}\n"),
+        Event::Closed(cookie) => Some(format!("closed {cookie}\n")),
+        Event::Held(cookie) => Some(format!("held {cookie}\n")),
+        // whoever hears of it sees to it
+        Event::Forbidden(_) | Event::Denied(_) => None,
     }
 }
 

@@ -8,6 +8,7 @@ mod admin;
 mod configuration;
 mod detour;
 mod divert;
+mod forbidden;
 mod handover;
 mod homes;
 mod listen;

@@ -45,6 +45,16 @@ pub fn judge(mesh: &Mesh, asked: &Asked<'_>, endpoint: SocketAddr) -> Access {
     evaluate(mesh.access.iter().enumerate(), &call)
 }
 
+/// A verdict of policies in words: by which, and which rule of it, from 0.
+pub fn words(allowed: bool, policy: Option<&str>, rule: Option<usize>) -> String {
+    let verdict = if allowed { "allowed" } else { "denied" };
+    match (policy, rule) {
+        (None, _) => "no policy applies".to_owned(),
+        (Some(policy), Some(rule)) => format!("{verdict} by {policy}, rule {}", rule + 1),
+        (Some(policy), None) => format!("denied: {policy} has no rule that allows it"),
+    }
+}
+
 impl Policies {
     /// For an endpoint; `workload` names it.
     pub fn of(mesh: &Mesh, asked: &Asked<'_>, endpoint: SocketAddr, workload: &str) -> Policies {
@@ -63,12 +73,7 @@ impl Policies {
 
     /// In words.
     pub fn text(&self) -> String {
-        let verdict = if self.allowed { "allowed" } else { "denied" };
-        let by = match (&self.policy, self.rule) {
-            (None, _) => "no policy applies".to_owned(),
-            (Some(policy), Some(rule)) => format!("{verdict} by {policy}, rule {}", rule + 1),
-            (Some(policy), None) => format!("denied: {policy} has no rule that allows it"),
-        };
+        let by = words(self.allowed, self.policy.as_deref(), self.rule);
         let list = |what: &str, names: &[String]| match names {
             [] => String::new(),
             names => format!("; {what} {}", names.join(", ")),

@@ -125,6 +125,8 @@ pub(super) fn color(variant: Variant) -> RGBColor {
         Variant::Shortcut => RGBColor(240, 200, 40),
         Variant::Detour => RGBColor(213, 94, 0),
         Variant::AnsweredHere => RGBColor(0, 158, 115),
+        Variant::Guarded => RGBColor(160, 110, 0),
+        Variant::Denied => RGBColor(0, 95, 70),
         Variant::SidecarPair => RGBColor(0, 114, 178),
         Variant::OneEnvoy => RGBColor(86, 180, 233),
     }

@@ -16,7 +16,7 @@ mod stand_in;
 
 use std::collections::HashSet;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Mutex;
 
@@ -173,7 +173,7 @@ struct Ends {
 
 impl Ends {
     fn of(query: &abi::connection_query) -> Ends {
-        Ends { client: address(&query.local), endpoint: address(&query.remote) }
+        Ends { client: query.local.socket(), endpoint: query.remote.socket() }
     }
 
     fn is_v6(&self) -> bool {
@@ -187,11 +187,6 @@ impl Ends {
     fn reset_client(&self, query: &abi::connection_query) -> io::Result<()> {
         segment::reset(self.endpoint, self.client, query.rcv_nxt)
     }
-}
-
-fn address(address: &abi::address) -> SocketAddr {
-    let ip: IpAddr = Ipv6Addr::from(address.ip).to_canonical();
-    SocketAddr::new(ip, address.port)
 }
 
 fn gone() -> io::Error {

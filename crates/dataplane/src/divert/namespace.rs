@@ -4,9 +4,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use socket2::{Domain, Protocol, Socket, Type};
-
 use super::owned;
+use crate::netlink;
 
 /// Mark of the packets that lead to the proxy, number of the table that leads them there, and
 /// priority of the rule that looks it up. A rule for a mark that no socket has changes nothing.
@@ -78,40 +77,16 @@ pub(super) fn add_rule(v6: bool) -> io::Result<()> {
     request(libc::RTM_NEWRULE, rule, &attributes)
 }
 
-/// Sends a request and waits for the kernel's word; that something is there already is fine.
+/// Makes a request; that something is there already is fine.
 fn request(kind: u16, fixed: [u8; 12], attributes: &[(u16, u32)]) -> io::Result<()> {
-    let flags = libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_EXCL;
-    let length = 16 + fixed.len() + 8 * attributes.len();
-    let mut message = Vec::with_capacity(length);
-    message.extend((length as u32).to_ne_bytes());
-    message.extend(kind.to_ne_bytes());
-    message.extend((flags as u16).to_ne_bytes());
-    // sequence number and port
-    message.extend([0; 8]);
-    message.extend(fixed);
+    let mut body = fixed.to_vec();
     for (name, value) in attributes {
-        message.extend(8u16.to_ne_bytes());
-        message.extend(name.to_ne_bytes());
-        message.extend(value.to_ne_bytes());
+        body.extend(8u16.to_ne_bytes());
+        body.extend(name.to_ne_bytes());
+        body.extend(value.to_ne_bytes());
     }
-    let socket = netlink()?;
-    socket.send(&message)?;
-    let mut answer = [0; 256];
-    // SAFETY: `answer` has room for the length given.
-    let n = unsafe { libc::recv(socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0) };
-    // a header of 16 bytes, then the error
-    let error = match n {
-        20.. => -i32::from_ne_bytes(answer[16..20].try_into().expect("4 bytes")),
-        _ => libc::EPROTO,
-    };
-    if error == 0 || error == libc::EEXIST {
-        Ok(())
-    } else {
-        Err(io::Error::from_raw_os_error(error))
+    match netlink::ask(libc::NETLINK_ROUTE, kind, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &body) {
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+        done => done,
     }
-}
-
-fn netlink() -> io::Result<Socket> {
-    let family = Domain::from(libc::AF_NETLINK);
-    Socket::new(family, Type::from(libc::SOCK_RAW), Some(Protocol::from(libc::NETLINK_ROUTE)))
 }

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0) */
+/*
+ * Judges the requests of who comes in and is judged nowhere else, where they are received: a request
+ * that policies forbid is taken out of the stream, the application does not wake up, and the agent
+ * lets the socket that received it send the answer. (To turn the request into its answer here would
+ * make the kernel take the answer's length for that of what was read.) What cannot be judged here, because a head comes in several
+ * segments, or two requests in one, or it is not plain HTTP/1.1, ends the connection: there is no
+ * way from here to userspace.
+ */
+#ifndef BEEWAY_VISIT_H
+#define BEEWAY_VISIT_H
+
+#include "inlet.h"
+#include "http.h"
+#include "body.h"
+
+#define VISIT_STEPS 512	/* of framing in one segment */
+
+enum visit_verdict { VISIT_PASS, VISIT_DENIED, VISIT_REFUSED };
+
+/* The framing of what follows a head. */
+static __always_inline void expect_body(struct framing *f, const struct head *h)
+{
+	f->left = h->chunked ? 0 : h->body;
+	f->digits = 0;
+	f->last = 0;
+	f->phase = h->chunked ? PHASE_CHUNK_SIZE : h->body ? PHASE_BODY : PHASE_HEAD;
+}
+
+/* Judges the request whose head begins s->head[0..length]; s->offset is where its body begins. */
+__weak __noinline int judge_visit(struct visit *visit, struct scratch *s, u32 length)
+{
+	struct generation *g = current_generation();
+	struct verdict *v;
+	enum access access;
+	struct head h;
+
+	if (!visit || !s || !g || parse_head(s, length, &h))
+		return VISIT_REFUSED;
+	v = &s->verdict;
+	__builtin_memset(v, 0, sizeof(*v));
+	v->source = v->caller = visit->caller;
+	v->endpoint = visit->called;
+	v->transport = IPPROTO_TCP;
+	access = judge_request(g, s, &h, v);
+	expect_body(&visit->framing, &h);
+	s->offset = h.length;
+	visit->denied = access != ACCESS_PASS;
+	if (!visit->denied)
+		return VISIT_PASS;
+	/* the prepared answer has a body, which one to HEAD must not have */
+	return h.method == METHOD_HEAD ? VISIT_REFUSED : VISIT_DENIED;
+}
+
+/* Reads the head at the beginning of a segment, and judges it. */
+static __always_inline int
+on_visit_head(struct __sk_buff *skb, struct visit *visit, struct scratch *s)
+{
+	u32 n = skb->len;
+
+	if (n > HEAD_BYTES)
+		n = HEAD_BYTES;
+	barrier_var(n);
+	if (!n || n > HEAD_BYTES || bpf_skb_load_bytes(skb, 0, s->head, n))
+		return VISIT_REFUSED;
+	__builtin_memset(&s->head[n & (2 * HEAD_BYTES - 1)], 0, 8);
+	return judge_visit(visit, s, n);
+}
+
+/* A step over data, or over a byte of what is between chunks. */
+static __always_inline bool
+visit_step(struct __sk_buff *skb, struct framing *f, struct scratch *s, u32 size)
+{
+	u64 n = size - s->offset;
+	u8 byte;
+
+	if (f->phase != PHASE_BODY && f->phase != PHASE_CHUNK_DATA) {
+		if (bpf_skb_load_bytes(skb, s->offset, &byte, 1))
+			return false;
+		s->offset++;
+		return frame_byte(f, byte);
+	}
+	if (n > f->left)
+		n = f->left;
+	s->offset += n;
+	f->left -= n;
+	if (!f->left) {
+		f->phase = f->phase == PHASE_BODY ? PHASE_HEAD : PHASE_CHUNK_END;
+		f->digits = 0;
+	}
+	return true;
+}
+
+/* Whether the rest of a segment, from s->offset on, belongs to the request under way. */
+static __always_inline bool
+walk_visit(struct __sk_buff *skb, struct visit *visit, struct scratch *s)
+{
+	u32 size = skb->len, i;
+
+	bpf_for(i, 0, VISIT_STEPS) {
+		if (s->offset >= size || visit->framing.phase == PHASE_HEAD)
+			break;
+		if (!visit_step(skb, &visit->framing, s, size))
+			return false;
+	}
+	return s->offset >= size;
+}
+
+static __always_inline bool
+tell_of_visit(const struct visit *visit, const struct tcp_sock *tcp, enum event_kind kind)
+{
+	return tell_of_policy(tcp, kind, &visit->called, &visit->caller, &visit->caller);
+}
+
+/* Nothing more of it is read, and the agent resets it. */
+static __always_inline int refuse_visit(struct visit *visit, const struct tcp_sock *tcp)
+{
+	if (visit->framing.phase != PHASE_DEAD) {
+		count_request(LANE_REFUSED, REASON_VISIT);
+		tell_of_visit(visit, tcp, EVENT_CAME);
+	}
+	visit->framing.phase = PHASE_DEAD;
+	return SK_DROP;
+}
+
+/* Whether policies ask about requests to who is called. */
+static __always_inline bool asks_visits(const struct visit *visit)
+{
+	struct generation *g = current_generation();
+	u32 called, guard;
+
+	if (!g)
+		return true;
+	if (!g->guarded)
+		return false;
+	called = find_workload(g, &visit->called);
+	guard = called ? AT(g, workload, called)->guard : 0;
+	return guard && AT(g, guard, guard)->requests;
+}
+
+/* A segment of a connection whose requests are judged here. */
+static __always_inline int
+on_visit(struct __sk_buff *skb, struct visit *visit, const struct tcp_sock *tcp)
+{
+	bool begins = visit->framing.phase == PHASE_HEAD, understood;
+	int said = VISIT_PASS;
+	struct scratch *s;
+
+	if (!skb->len)
+		return SK_PASS;
+	/* nobody asked what it said, so where requests begin is not known */
+	if (visit->framing.phase == PHASE_STICKY)
+		return asks_visits(visit) ? refuse_visit(visit, tcp) : SK_PASS;
+	s = visit->framing.phase == PHASE_DEAD ? NULL : claim_scratch();
+	if (!s)
+		return refuse_visit(visit, tcp);
+	s->offset = 0;
+	if (begins)
+		said = on_visit_head(skb, visit, s);
+	understood = said != VISIT_REFUSED && walk_visit(skb, visit, s);
+	release_scratch(s);
+	if (!understood && !asks_visits(visit)) {
+		visit->framing.phase = PHASE_STICKY;
+		return SK_PASS;
+	}
+	if (!understood || (said == VISIT_DENIED && !tell_of_visit(visit, tcp, EVENT_DENIED)))
+		return refuse_visit(visit, tcp);
+	if (begins)
+		count_request(visit->denied ? LANE_ANSWERED : LANE_NATIVE,
+			      visit->denied ? REASON_DENIED : REASON_VISIT);
+	/* nor is the body of a request that is answered read */
+	return visit->denied ? SK_DROP : SK_PASS;
+}
+
+#endif
