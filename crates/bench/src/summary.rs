@@ -2,7 +2,7 @@
 
 use crate::results::{Results, Sample};
 use crate::variant::{Mode, Variant};
-use crate::{detour, routes};
+use crate::{detour, pods, routes};
 
 /// A cell's medians over its rounds.
 #[derive(Debug, Clone, PartialEq)]
@@ -164,6 +164,7 @@ pub fn verdicts(results: &Results) -> Vec<Verdict> {
         .chain([judge_connect(results)])
         .chain(detour::summary::verdicts(results.detour.as_ref()))
         .chain(routes::summary::verdicts(results.routes.as_ref()))
+        .chain([pods::verdict(results.pods.as_ref())])
         .collect()
 }
 
@@ -291,6 +292,7 @@ pub mod tests {
             connects: vec![round(22.0), round(21.5), round(40.0)],
             routes: None,
             detour: None,
+            pods: None,
         }
     }
 
