@@ -40,7 +40,8 @@ fn problems(loaded: &Loaded) -> Vec<String> {
 fn grant<'a>(loaded: &'a Loaded, from: &str, api: i16) -> KafkaGrant<'a> {
     let mesh = &loaded.mesh;
     let broker = mesh.workload_at("10.0.0.1".parse().unwrap()).unwrap();
-    let caller = mesh.workloads.iter().map(|w| &**w).find(|w| format!("{}/{}", w.namespace, w.name) == from);
+    let caller =
+        mesh.workloads.iter().map(|w| &**w).find(|w| format!("{}/{}", w.namespace, w.name) == from);
     kafka_grant(mesh.kafka_policies_of(broker), caller, api, None)
 }
 

@@ -114,7 +114,7 @@ impl<'a> Identities<'a> {
     pub fn everybody(&self) -> Vec<u32> {
         let count = self.list.len();
         let mut bits = vec![u32::MAX; count.div_ceil(32)];
-        if count % 32 != 0 {
+        if !count.is_multiple_of(32) {
             bits[count / 32] = (1 << (count % 32)) - 1;
         }
         bits
