@@ -338,7 +338,7 @@ pub mod tests {
         let verdicts = verdicts(&example());
         let met: Vec<_> = verdicts.iter().map(|verdict| verdict.met).collect();
         assert_eq!(met[..6], [Some(true), None, None, None, None, Some(true)]);
-        assert_eq!(met[6..], [None; 10]);
+        assert_eq!(met[6..], [None; 11]);
         assert_eq!(connect_cost(&example()), Some((2.0, 2.0)));
     }
 
