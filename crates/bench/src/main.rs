@@ -5,7 +5,7 @@
 //! that variants can be interleaved ([`run`]) without paying for their start each time. What was
 //! measured becomes raw results ([`results`]), and from these alone the pages are made
 //! ([`summary`], [`report`]). Cost over the number of routes ([`routes`]) and the detour beside other
-//! proxies ([`detour`]) have beds of their own.
+//! proxies ([`detour`]) have beds of their own, and so has one pod of many that changes ([`pods`]).
 
 mod bed;
 mod connect;
@@ -15,6 +15,7 @@ mod envoy;
 mod kernel;
 mod machine;
 mod mesh;
+mod pods;
 mod report;
 mod results;
 mod routes;
@@ -96,6 +97,12 @@ enum Verb {
         /// A file that says how.
         plan: PathBuf,
     },
+    /// Change a pod again and again; prints milliseconds as JSON. Runs inside a pod.
+    #[command(hide = true)]
+    ChangePods {
+        /// A file that says how.
+        plan: PathBuf,
+    },
     /// Hold many connections until standard input ends. Runs inside a pod.
     #[command(hide = true)]
     Hold {
@@ -124,6 +131,8 @@ enum Part {
     Routes,
     /// The detour beside other proxies.
     Detour,
+    /// One pod of many changes beside many policies.
+    Pods,
 }
 
 #[derive(clap::Args)]
@@ -132,7 +141,7 @@ struct RunArgs {
     #[arg(long)]
     quick: bool,
     /// The parts to measure.
-    #[arg(long, value_delimiter = ',', value_enum, default_values = ["lanes", "routes", "detour"])]
+    #[arg(long, value_delimiter = ',', value_enum, default_values = ["lanes", "routes", "detour", "pods"])]
     parts: Vec<Part>,
     /// The variants to measure.
     #[arg(long, value_delimiter = ',', value_enum)]
@@ -235,6 +244,10 @@ fn serve(verb: Verb) -> Result<()> {
             let plan = serde_json::from_str(&std::fs::read_to_string(&plan)?)?;
             print(&routes::change::run(&plan)?)
         }
+        Verb::ChangePods { plan } => {
+            let plan = serde_json::from_str(&std::fs::read_to_string(&plan)?)?;
+            print(&pods::change::run(&plan)?)
+        }
         Verb::Hold { to, count } => detour::hold::run(to, count),
         Verb::Compile { directory, count } => print(&routes::compile::run(&directory, count)?),
     }
@@ -258,14 +271,15 @@ fn measure(arguments: RunArgs) -> Result<()> {
     let plan = arguments.plan();
     std::fs::create_dir_all(&out).with_context(|| format!("make {}", out.display()))?;
     let path = out.join("bench.json");
-    let all = [Part::Lanes, Part::Routes, Part::Detour].iter().all(|part| parts.contains(part));
+    let every = [Part::Lanes, Part::Routes, Part::Detour, Part::Pods];
+    let all = every.iter().all(|part| parts.contains(part));
     let mut results = match path.exists() && !all {
         true => read_results(&path)?,
         false => run::nothing(&plan),
     };
     if parts.contains(&Part::Lanes) {
-        let (routes, detour) = (results.routes.take(), results.detour.take());
-        results = Results { routes, detour, ..run::run(&plan)? };
+        let Results { routes, detour, pods, .. } = results;
+        results = Results { routes, detour, pods, ..run::run(&plan)? };
         write_results(&path, &results)?;
     }
     if parts.contains(&Part::Routes) {
@@ -274,6 +288,10 @@ fn measure(arguments: RunArgs) -> Result<()> {
     }
     if parts.contains(&Part::Detour) {
         results.detour = Some(detour::run(&plan)?);
+        write_results(&path, &results)?;
+    }
+    if parts.contains(&Part::Pods) {
+        results.pods = Some(pods::run(&plan).context("change a pod")?);
         write_results(&path, &results)?;
     }
     report::write_pages(&out, &results, &notes)?;

@@ -106,7 +106,9 @@ impl Agent {
             std::fs::create_dir(directory)?;
         }
         for (name, text) in files {
-            std::fs::write(config.join(name), text)?;
+            let path = config.join(name);
+            std::fs::create_dir_all(path.parent().context("a file is in a folder")?)?;
+            std::fs::write(path, text)?;
         }
         let process = node
             .command(&binary)

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::connect::Cost;
 use crate::mesh::Lanes;
 use crate::variant::{Mode, Variant};
-use crate::{detour, routes};
+use crate::{detour, pods, routes};
 
 /// One run of the bench.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,6 +26,9 @@ pub struct Results {
     /// The detour beside other proxies.
     #[serde(default)]
     pub detour: Option<detour::Results>,
+    /// One pod of many changes.
+    #[serde(default)]
+    pub pods: Option<pods::Results>,
 }
 
 /// The machine and the versions of what runs on it.

@@ -35,6 +35,8 @@ pub struct Plan {
     pub routes: routes::Settings,
     /// What to measure of the detour beside other proxies.
     pub detour: detour::Settings,
+    /// How many times a pod goes through all changes of it, six each.
+    pub pod_rounds: u32,
     /// The Beeway binary.
     pub agent: PathBuf,
     /// The folder of Envoy.
@@ -52,6 +54,7 @@ impl Plan {
             connects: (21, 2000),
             routes: routes::Settings::full(),
             detour: detour::Settings::full(),
+            pod_rounds: 20,
             agent: "target/release/beeway".into(),
             envoy: envoy::FOLDER.into(),
         }
@@ -62,7 +65,7 @@ impl Plan {
         let connections = vec![1, 64];
         let (connects, routes) = ((5, 1000), routes::Settings::quick());
         let detour = detour::Settings::quick();
-        Self { connections, rounds: 3, connects, routes, detour, ..Self::full() }
+        Self { connections, rounds: 3, connects, routes, detour, pod_rounds: 9, ..Self::full() }
     }
 }
 
@@ -82,6 +85,7 @@ pub fn nothing(plan: &Plan) -> Results {
         connects: Vec::new(),
         routes: None,
         detour: None,
+        pods: None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::results::{ConnectRound, Results, Sample};
 use crate::variant::{Mode, Variant};
-use crate::{detour, routes};
+use crate::{detour, pods, routes};
 
 /// A cell's medians over its rounds.
 #[derive(Debug, Clone, PartialEq)]
@@ -166,6 +166,7 @@ pub fn verdicts(results: &Results) -> Vec<Verdict> {
         .chain([judge_connect(results), judge_policy(results)])
         .chain(detour::summary::verdicts(results.detour.as_ref()))
         .chain(routes::summary::verdicts(results.routes.as_ref()))
+        .chain([pods::verdict(results.pods.as_ref())])
         .collect()
 }
 
@@ -317,6 +318,7 @@ pub mod tests {
             connects: vec![round(22.0), round(21.5), round(40.0)],
             routes: None,
             detour: None,
+            pods: None,
         }
     }
 
@@ -363,7 +365,7 @@ pub mod tests {
         let met: Vec<_> = verdicts.iter().map(|verdict| verdict.met).collect();
         assert_eq!(met[..7], [Some(true), None, None, None, None, None, None]);
         assert_eq!(met[7..9], [Some(true), Some(true)], "of connecting");
-        assert_eq!(met[9..], [None; 10]);
+        assert_eq!(met[9..], [None; 11]);
         assert_eq!(policy_cost(&example()), Some(0.5));
         assert_eq!(connect_cost(&example()), Some((2.0, 2.0)));
     }

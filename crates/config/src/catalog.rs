@@ -1,12 +1,14 @@
 //! The services of the mesh while it is being built: ports, clusters and who stands behind them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use beeway_model::{
     Action, Cluster, ClusterId, Endpoint, Mesh, Protocol, Rule, Service, ServicePort, StreamRule,
-    Transport,
+    Transport, Workload,
 };
+use rustc_hash::FxHashMap;
 
 use crate::instance::Instance;
 use crate::layer::no_route;
@@ -18,9 +20,9 @@ use crate::problem::Problem;
 pub(crate) struct Catalog {
     pub services: Vec<Listed>,
     clusters: Vec<Cluster>,
-    by_name: HashMap<String, ClusterId>,
-    by_host: HashMap<String, usize>,
-    by_frontend: HashMap<(IpAddr, u16, Transport), String>,
+    by_name: FxHashMap<String, ClusterId>,
+    by_host: FxHashMap<String, usize>,
+    by_frontend: FxHashMap<(IpAddr, u16, Transport), String>,
     /// Clusters of ports that do not say what they speak.
     unsaid: HashSet<ClusterId>,
 }
@@ -49,7 +51,10 @@ pub(crate) struct Port {
     pub transport: Transport,
     /// What `appProtocol` or the port's name says.
     pub hint: Option<Protocol>,
+    /// Until it has a cluster.
     pub backings: Vec<Backing>,
+    /// Whose labels subsets select by, in order of the cluster's endpoints.
+    behind: Vec<Option<Arc<Workload>>>,
     pub cluster: ClusterId,
     pub rules: Option<Vec<Rule>>,
     pub stream_rules: Vec<StreamRule>,
@@ -57,11 +62,11 @@ pub(crate) struct Port {
     pub routed_by: Option<(String, Protocol)>,
 }
 
-/// An endpoint and the labels that subsets select by.
-#[derive(Debug, Clone)]
+/// An endpoint, and who that is.
+#[derive(Debug)]
 pub(crate) struct Backing {
     pub endpoint: Endpoint,
-    pub labels: BTreeMap<String, String>,
+    pub workload: Option<Arc<Workload>>,
 }
 
 impl Backing {
@@ -73,16 +78,25 @@ impl Backing {
             workload: instance.name.clone(),
             node: instance.node.clone(),
         };
-        Self { endpoint, labels: instance.labels.clone() }
+        Self { endpoint, workload: Some(instance.workload.clone()) }
     }
 }
 
 impl Port {
     /// A port that nothing routes yet; its cluster comes with [`Catalog::add`].
     pub(crate) fn new(name: String, number: u16, transport: Transport) -> Self {
-        let (hint, backings, cluster) = (None, Vec::new(), ClusterId(0));
-        let (rules, stream_rules, routed_by) = (None, Vec::new(), None);
-        Self { name, number, transport, hint, backings, cluster, rules, stream_rules, routed_by }
+        Self {
+            name,
+            number,
+            transport,
+            hint: None,
+            backings: Vec::new(),
+            behind: Vec::new(),
+            cluster: ClusterId(0),
+            rules: None,
+            stream_rules: Vec::new(),
+            routed_by: None,
+        }
     }
 
     /// Whether HTTP routes can apply: what speaks something else is not looked into.
@@ -163,7 +177,9 @@ impl Catalog {
             port.backings.sort_by_key(|b| b.endpoint.address);
             port.backings.dedup_by_key(|b| b.endpoint.address);
             bound_weights(&listed.place, port, problems);
-            let endpoints = port.backings.iter().map(|b| b.endpoint.clone()).collect();
+            let backings = std::mem::take(&mut port.backings).into_iter();
+            let (endpoints, behind) = backings.map(|b| (b.endpoint, b.workload)).unzip();
+            port.behind = behind;
             let name = listed.cluster_name(number, transport, None);
             listed.ports[at].cluster = self.of_port(&listed.ports[at], name, endpoints);
         }
@@ -216,11 +232,12 @@ impl Catalog {
     ) {
         let listed = std::mem::take(&mut self.services[service].ports);
         for port in &listed {
-            let chosen = port
-                .backings
-                .iter()
-                .filter(|b| labels.iter().all(|(key, value)| b.labels.get(key) == Some(value)));
-            let endpoints = chosen.map(|b| b.endpoint.clone()).collect();
+            let whole = self.clusters[port.cluster.0].endpoints.iter().zip(&port.behind);
+            let chosen = whole.filter(|(_, workload)| {
+                let own = workload.as_ref().map(|workload| &workload.labels);
+                labels.iter().all(|(key, value)| own.and_then(|own| own.get(key)) == Some(value))
+            });
+            let endpoints = chosen.map(|(endpoint, _)| endpoint.clone()).collect();
             let of = &self.services[service];
             let name = of.cluster_name(port.number, port.transport, Some(subset));
             self.of_port(port, name, endpoints);

@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 
 use beeway_model::Workload;
 use sha2::{Digest, Sha256};
@@ -53,7 +54,7 @@ fn cgroup<T>(written: &Written<T>, place: &Place, problems: &mut Vec<Problem>) -
 /// Appends an address of `100::/64` (RFC 6666) to those of each workload whose processes may be on
 /// this node and are known by their cgroup: it may be in its node's network namespace, or its own
 /// address may not be known yet. It is made of a hash of its names, and so stays the same.
-pub(crate) fn make_up_addresses(workloads: &mut [Workload], node: Option<&str>) {
+pub(crate) fn make_up_addresses(workloads: &mut [Arc<Workload>], node: Option<&str>) {
     let mut taken = HashSet::new();
     // a name that the configuration does not know is no node's
     let node = node.filter(|own| workloads.iter().any(|w| w.node.as_deref() == Some(own)));
@@ -65,7 +66,7 @@ pub(crate) fn make_up_addresses(workloads: &mut [Workload], node: Option<&str>) 
         }
         let names = format!("{}/{}", workload.namespace, workload.name);
         let address = (0u32..).map(|n| made_up(&names, n)).find(|address| taken.insert(*address));
-        workload.addresses.extend(address);
+        Arc::make_mut(workload).addresses.extend(address);
     }
 }
 

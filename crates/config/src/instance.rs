@@ -1,14 +1,17 @@
 //! What can stand behind a service: Pods, WorkloadEntries and the inline endpoints of a
 //! ServiceEntry, seen alike.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasher, RandomState};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::ops::{Deref, Range};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use beeway_model::access::{LabelSelector, LabelTest};
 use beeway_model::{Transport, Workload};
 use k8s_openapi::api::core::v1 as core;
+use rustc_hash::FxHashMap;
 
 use crate::home::{self, Home};
 use crate::istio;
@@ -19,19 +22,24 @@ use crate::problem::Problem;
 /// Something with addresses that can serve.
 #[derive(Debug, Clone)]
 pub(crate) struct Instance {
-    pub namespace: String,
-    pub name: String,
+    /// What the model says of it, if nobody else has its addresses. Shared with the mesh.
+    pub workload: Arc<Workload>,
     pub kind: InstanceKind,
-    pub labels: BTreeMap<String, String>,
+    /// Where it can be reached: also its node's, when it is in that network namespace.
     pub addresses: Vec<IpAddr>,
     /// The addresses are its own, not its node's.
     pub own_addresses: bool,
     pub ready: bool,
-    pub service_account: String,
-    pub node: Option<String>,
     pub ports: Vec<InstancePort>,
     pub weight: u32,
-    pub home: Home,
+}
+
+impl Deref for Instance {
+    type Target = Workload;
+
+    fn deref(&self) -> &Workload {
+        &self.workload
+    }
 }
 
 /// A port that an instance says it has.
@@ -55,12 +63,13 @@ pub(crate) enum InstanceKind {
 #[derive(Debug, Default)]
 pub(crate) struct Instances {
     pub list: Vec<Arc<Instance>>,
-    by_address: HashMap<IpAddr, usize>,
-    /// By a hash of namespace and one label, or none (two empty texts), in order. Others may have
-    /// the same hash.
-    by_label: HashMap<u64, Vec<usize>>,
-    hasher: RandomState,
+    by_address: FxHashMap<IpAddr, usize>,
+    /// Made when they are first asked for, by where the namespace begins.
+    by_label: RefCell<FxHashMap<usize, FxHashMap<String, ByValue>>>,
 }
+
+/// The instances of a namespace that have a label, by its value, in order.
+type ByValue = FxHashMap<String, Rc<[usize]>>;
 
 impl Instance {
     /// The number of the port of a name (`transport` `None`: of any).
@@ -83,57 +92,71 @@ impl Instances {
             let (place, namespace, name) = (&entry.place, &entry.namespace, &entry.name);
             let read = of_entry(&entry.body, place, "spec", namespace, name, problems);
             list.extend(read.map(|mut instance| {
+                let workload = Arc::make_mut(&mut instance.workload);
                 // As Istio: labels of the metadata count, and win.
-                instance.labels.extend(entry.labels.clone());
-                instance.home = Home::of(entry, problems);
+                workload.labels.extend(entry.labels.clone());
+                workload.cgroup = Home::of(entry, problems).cgroup;
                 (Arc::new(instance), place)
             }));
         }
         list.sort_by(|(a, _), (b, _)| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         let mut instances = Self::default();
-        for (instance, place) in list {
-            let index = instances.list.len();
+        for (index, (instance, place)) in list.iter().enumerate() {
             for address in instance.addresses.iter().filter(|_| instance.own_addresses) {
-                if let Some(first) = instances.by_address.get(address) {
-                    let first = &instances.list[*first];
+                let first = *instances.by_address.entry(*address).or_insert(index);
+                if first != index {
+                    let first = &list[first].0;
                     let reason = format!(
                         "address {address} is also that of {}/{}, which stands",
                         first.namespace, first.name
                     );
                     problems.push(place.warning("", reason));
-                } else {
-                    instances.by_address.insert(*address, index);
                 }
             }
-            let labels = instance.labels.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-            for (key, value) in labels.chain([("", "")]) {
-                let hash = instances.hasher.hash_one((&*instance.namespace, key, value));
-                instances.by_label.entry(hash).or_default().push(index);
-            }
-            instances.list.push(instance);
         }
+        instances.list = list.into_iter().map(|(instance, _)| instance).collect();
         instances
     }
 
     /// The instances of a namespace that a selector selects, in order. An empty one selects all.
     pub(crate) fn selected<'a>(
         &'a self,
-        namespace: &'a str,
+        namespace: &str,
         selector: &'a BTreeMap<String, String>,
-    ) -> impl Iterator<Item = &'a Instance> {
-        let having = |(key, value): (&String, &String)| self.having(namespace, key, value);
-        let fewest = selector.iter().map(having).min_by_key(|having| having.len());
-        let fewest = fewest.unwrap_or_else(|| self.having(namespace, "", ""));
-        let candidates = fewest.iter().map(|index| &*self.list[*index]);
-        candidates.filter(move |instance| {
-            instance.namespace == namespace && selects(selector, &instance.labels)
-        })
+    ) -> impl Iterator<Item = &'a Arc<Instance>> {
+        let having = selector.iter().map(|(key, value)| self.having(namespace, key, value));
+        let fewest = having.min_by_key(|having| having.len());
+        let candidates = fewest.unwrap_or_else(|| self.within(namespace).collect());
+        let candidates = (0..candidates.len()).map(move |at| &self.list[candidates[at]]);
+        candidates.filter(|instance| selects(selector, &instance.labels))
     }
 
-    /// The instances of a namespace with a label, or with any (two empty texts), and perhaps others.
-    fn having(&self, namespace: &str, key: &str, value: &str) -> &[usize] {
-        let hash = self.hasher.hash_one((namespace, key, value));
-        self.by_label.get(&hash).map_or(&[], Vec::as_slice)
+    /// Where the instances of a namespace are in the list.
+    fn within(&self, namespace: &str) -> Range<usize> {
+        let first = self.list.partition_point(|instance| *instance.namespace < *namespace);
+        let count = self.list[first..].partition_point(|instance| instance.namespace == namespace);
+        first..first + count
+    }
+
+    /// The instances of a namespace with a label.
+    fn having(&self, namespace: &str, key: &str, value: &str) -> Rc<[usize]> {
+        let within = self.within(namespace);
+        let mut known = self.by_label.borrow_mut();
+        let known = known.entry(within.start).or_default();
+        if !known.contains_key(key) {
+            known.insert(key.to_owned(), self.by_value(within, key));
+        }
+        known[key].get(value).cloned().unwrap_or_default()
+    }
+
+    fn by_value(&self, within: Range<usize>, key: &str) -> ByValue {
+        let mut found: FxHashMap<&str, Vec<usize>> = FxHashMap::default();
+        for index in within {
+            if let Some(value) = self.list[index].labels.get(key) {
+                found.entry(value).or_default().push(index);
+            }
+        }
+        found.into_iter().map(|(value, list)| (value.to_owned(), list.into())).collect()
     }
 
     /// The instances of these namespaces (`None`: of all) with labels, in order within each.
@@ -143,54 +166,44 @@ impl Instances {
         labels: &'a LabelSelector,
     ) -> impl Iterator<Item = &'a Instance> {
         let label = labels.0.iter().find_map(|(key, test)| match test {
-            LabelTest::In(values) if values.len() == 1 => Some((key.as_str(), values[0].as_str())),
+            LabelTest::In(values) if values.len() == 1 => Some((key, &values[0])),
             _ => None,
         });
-        let (key, value) = label.unwrap_or(("", ""));
-        let of = move |namespace: &'a String| {
-            let having = self.having(namespace, key, value).iter().map(|index| &*self.list[*index]);
-            having.filter(move |instance| instance.namespace == *namespace)
+        let of = move |namespace: &'a String| match label {
+            Some((key, value)) => self.having(namespace, key, value),
+            None => self.within(namespace).collect(),
         };
-        let some = namespaces.unwrap_or_default().iter().flat_map(of);
-        let all = if namespaces.is_none() { &self.list[..] } else { &[] };
-        let candidates = some.chain(all.iter().map(|instance| &**instance));
+        let some = namespaces.unwrap_or_default().iter().map(of);
+        let some = some.flat_map(|list| (0..list.len()).map(move |at| list[at]));
+        let all = if namespaces.is_none() { 0..self.list.len() } else { 0..0 };
+        let candidates = some.chain(all).map(|index| &*self.list[index]);
         candidates.filter(|instance| labels.holds(&instance.labels))
     }
 
     /// The instance that owns an address.
-    pub(crate) fn at(&self, address: IpAddr) -> Option<&Instance> {
-        self.by_address.get(&address).map(|index| &*self.list[*index])
+    pub(crate) fn at(&self, address: IpAddr) -> Option<&Arc<Instance>> {
+        self.by_address.get(&address).map(|index| &self.list[*index])
     }
 
     /// The pod of this name.
-    pub(crate) fn pod(&self, namespace: &str, name: &str) -> Option<&Instance> {
+    pub(crate) fn pod(&self, namespace: &str, name: &str) -> Option<&Arc<Instance>> {
         let by_name = |i: &Arc<Instance>| (&*i.namespace, &*i.name).cmp(&(namespace, name));
         let first = self.list.partition_point(|instance| by_name(instance).is_lt());
         let mut same = self.list[first..].iter().take_while(|instance| by_name(instance).is_eq());
-        same.find(|instance| instance.kind == InstanceKind::Pod).map(|instance| &**instance)
+        same.find(|instance| instance.kind == InstanceKind::Pod)
     }
 
     /// The model's view of them, for a node.
-    pub(crate) fn workloads(&self, node: Option<&str>) -> Vec<Workload> {
-        let addresses = |(index, instance): (usize, &Arc<Instance>)| {
-            let owned = |a: &&IpAddr| self.by_address.get(*a) == Some(&index);
-            instance.addresses.iter().filter(owned).copied().collect()
+    pub(crate) fn workloads(&self, node: Option<&str>) -> Vec<Arc<Workload>> {
+        let workload = |(index, instance): (usize, &Arc<Instance>)| {
+            let owned = |address: &IpAddr| self.by_address.get(address) == Some(&index);
+            let mut workload = instance.workload.clone();
+            if !workload.addresses.iter().all(owned) {
+                Arc::make_mut(&mut workload).addresses.retain(owned);
+            }
+            workload
         };
-        let mut workloads: Vec<Workload> = self
-            .list
-            .iter()
-            .enumerate()
-            .map(|(index, instance)| Workload {
-                namespace: instance.namespace.clone(),
-                name: instance.name.clone(),
-                labels: instance.labels.clone(),
-                addresses: addresses((index, instance)),
-                service_account: instance.service_account.clone(),
-                node: instance.node.clone(),
-                uid: instance.home.uid.clone(),
-                cgroup: instance.home.cgroup.clone(),
-            })
-            .collect();
+        let mut workloads = self.list.iter().enumerate().map(workload).collect::<Vec<_>>();
         home::make_up_addresses(&mut workloads, node);
         workloads
     }
@@ -246,23 +259,23 @@ pub(crate) fn of_pod(
             Some(InstancePort { name, number, transport: Some(transport) })
         })
         .collect();
-    Some(Instance {
+    let own_addresses = spec.host_network != Some(true);
+    let home = Home::of_pod(pod, place, problems);
+    let workload = Workload {
         namespace: pod.namespace.clone(),
         name: pod.name.clone(),
-        kind: InstanceKind::Pod,
         labels: pod.labels.clone(),
-        addresses,
-        own_addresses: spec.host_network != Some(true),
-        ready,
+        addresses: if own_addresses { addresses.clone() } else { Vec::new() },
         service_account: spec
             .service_account_name
             .filter(|name| !name.is_empty())
             .unwrap_or_else(|| "default".to_owned()),
         node: spec.node_name.filter(|name| !name.is_empty()),
-        ports,
-        weight: 1,
-        home: Home::of_pod(pod, place, problems),
-    })
+        uid: home.uid,
+        cgroup: home.cgroup,
+    };
+    let (workload, kind) = (Arc::new(workload), InstanceKind::Pod);
+    Some(Instance { workload, kind, addresses, own_addresses, ready, ports, weight: 1 })
 }
 
 /// A WorkloadEntry, or an inline endpoint of a ServiceEntry, at `path` of its object.
@@ -282,27 +295,29 @@ pub(crate) fn of_entry(
         problems.push(place.warning(&format!("{path}.address"), reason));
         return None;
     };
-    Some(Instance {
+    let workload = Workload {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
-        kind: InstanceKind::WorkloadEntry,
         labels: entry.labels.clone(),
+        addresses: vec![address],
+        service_account: entry.service_account.clone().unwrap_or_else(|| "default".to_owned()),
+        node: None,
+        uid: None,
+        cgroup: None,
+    };
+    let port = |(name, number): (&String, &u16)| InstancePort {
+        name: name.clone(),
+        number: *number,
+        transport: None,
+    };
+    Some(Instance {
+        workload: Arc::new(workload),
+        kind: InstanceKind::WorkloadEntry,
         addresses: vec![address],
         own_addresses: true,
         ready: true,
-        service_account: entry.service_account.clone().unwrap_or_else(|| "default".to_owned()),
-        node: None,
-        ports: entry
-            .ports
-            .iter()
-            .map(|(name, number)| InstancePort {
-                name: name.clone(),
-                number: *number,
-                transport: None,
-            })
-            .collect(),
+        ports: entry.ports.iter().map(port).collect(),
         // 0 and absent alike mean 1, as in Istio.
         weight: entry.weight.unwrap_or(1).max(1),
-        home: Home::default(),
     })
 }

@@ -19,7 +19,8 @@ pub struct Loader {
     options: Options,
     /// Policies are looked at for what is odd about them.
     pub(crate) thorough: bool,
-    files: HashMap<PathBuf, File>,
+    /// In order.
+    files: Vec<File>,
     /// Of files whose text cannot have changed while theirs is the same.
     stamps: HashMap<PathBuf, Stamp>,
 }
@@ -48,56 +49,68 @@ impl Loader {
     /// Reads a configuration from the texts of its files.
     pub fn load(&mut self, texts: Vec<(PathBuf, String)>) -> Loaded {
         self.stamps.clear();
-        let mut before = std::mem::take(&mut self.files);
-        let mut files = Vec::new();
-        for (path, text) in texts {
-            let file = match before.remove(&path) {
-                Some(same) if same.text == text => same,
-                other => File::read(&path, text, other.map(|file| file.documents)),
-            };
-            files.push((path, file));
-        }
-        let mut collector = Collector::default();
-        for (_, file) in &files {
-            for document in &file.documents {
-                collector.document(&file.name, document.before, &document.items);
-            }
-        }
-        let (objects, problems) = collector.finish();
-        self.files = files.into_iter().collect();
-        mesh(&objects, &self.options, self.thorough, problems)
+        let texts = texts.into_iter().map(|(path, text)| (path, Some(text)));
+        self.take_in(texts.collect());
+        self.mesh()
     }
 
     /// Reads the files that [`read_dir`](crate::read_dir) would, but for those that are the same as
     /// last time; `None`: all are. (`again`: read it all the same.)
     pub fn load_dir(&mut self, dir: &Path, again: bool) -> io::Result<Option<Loaded>> {
         let now = SystemTime::now();
-        let listed = directory::list(dir)?;
-        let mut changed = again || listed.len() != self.files.len();
         let mut stamps = HashMap::new();
         let mut texts = Vec::new();
-        for (path, stamp) in listed {
-            let known = self.files.get(&path);
+        for (path, stamp) in directory::list(dir)? {
             let trusted = self.stamps.get(&path) == Some(&stamp);
-            let text = match known.filter(|_| trusted) {
-                Some(file) => file.text.clone(),
-                None => directory::read(&path)?,
-            };
-            changed |= known.is_none_or(|file| file.text != text);
+            let text = if trusted { None } else { Some(directory::read(&path)?) };
             if stamp.is_settled(now) {
                 stamps.insert(path.clone(), stamp);
             }
             texts.push((path, text));
         }
-        let loaded = changed.then(|| self.load(texts));
+        let changed = self.take_in(texts);
         self.stamps = stamps;
-        Ok(loaded)
+        Ok((changed || again).then(|| self.mesh()))
+    }
+
+    /// Takes in the texts of all files, `None` for one that is the same as last time, and tells
+    /// whether anything has changed.
+    fn take_in(&mut self, texts: Vec<(PathBuf, Option<String>)>) -> bool {
+        let before = std::mem::take(&mut self.files);
+        let mut changed = before.len() != texts.len();
+        let mut before: HashMap<Arc<Path>, File> =
+            before.into_iter().map(|file| (file.name.clone(), file)).collect();
+        for (path, text) in texts {
+            let file = match (before.remove(&*path), text) {
+                (Some(same), None) => same,
+                (Some(same), Some(text)) if same.text == text => same,
+                (other, text) => {
+                    changed = true;
+                    let text = text.expect("a file that is trusted is known");
+                    File::read(&path, text, other)
+                }
+            };
+            self.files.push(file);
+        }
+        changed
+    }
+
+    /// What the files make.
+    fn mesh(&self) -> Loaded {
+        let mut collector = Collector::default();
+        for file in &self.files {
+            for document in &file.documents {
+                collector.document(&file.name, document.before, &document.items);
+            }
+        }
+        let (objects, problems) = collector.finish();
+        mesh(&objects, &self.options, self.thorough, problems)
     }
 }
 
 impl File {
-    fn read(path: &Path, text: String, before: Option<Vec<Document>>) -> Self {
-        let kept = before.into_iter().flatten().map(|d| (d.text, d.items));
+    fn read(path: &Path, text: String, before: Option<File>) -> Self {
+        let kept = before.into_iter().flat_map(|file| file.documents).map(|d| (d.text, d.items));
         let kept: HashMap<Arc<str>, Arc<[Item]>> = kept.collect();
         let documents = document::cut(&text).into_iter().map(|(before, piece)| {
             let (text, items) = match kept.get_key_value(piece) {

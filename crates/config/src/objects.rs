@@ -1,11 +1,11 @@
 //! Items of all files → objects: which of two with one name stands, and in which order they go.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use rustc_hash::FxHashMap;
 
 use crate::authorization::Authorization;
 use crate::instance::Instance;
@@ -43,19 +43,19 @@ pub(crate) struct Objects {
 #[derive(Default)]
 pub(crate) struct Collector<'a> {
     objects: Objects,
-    /// The place that stands.
-    seen: HashMap<&'a Identity, Place>,
+    /// The one that stands, its file, and the lines before its document.
+    seen: FxHashMap<&'a Identity, (&'a Item, &'a Arc<Path>, usize)>,
     problems: Vec<Problem>,
 }
 
 impl<'a> Collector<'a> {
     /// Takes in the items of one document, behind that many lines of its file.
-    pub(crate) fn document(&mut self, file: &Arc<Path>, before: usize, items: &'a [Item]) {
+    pub(crate) fn document(&mut self, file: &'a Arc<Path>, before: usize, items: &'a [Item]) {
         for item in items {
             let place = item.place.within(file, before);
             if let Some(identity) = &item.identity {
-                if let Some(first) = self.seen.get(identity) {
-                    let first = first.position();
+                if let Some((first, file, before)) = self.seen.get(identity) {
+                    let first = first.place.within(file, *before).position();
                     let reason =
                         format!("defined before at {first}; that one stands, this one is ignored");
                     self.problems.push(place.error("", reason));
@@ -64,7 +64,7 @@ impl<'a> Collector<'a> {
                     }
                     continue;
                 }
-                self.seen.insert(identity, place.clone());
+                self.seen.insert(identity, (item, file, before));
             }
             self.problems.extend(item.problems.iter().map(|problem| Problem {
                 file: file.to_path_buf(),

@@ -1,6 +1,7 @@
 //! ServiceEntries → the catalog.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use beeway_model::Transport;
 
@@ -79,7 +80,7 @@ fn backing(
     entry: &Object<istio::ServiceEntry>,
     instances: &Instances,
     problems: &mut Vec<Problem>,
-) -> Vec<Instance> {
+) -> Vec<Arc<Instance>> {
     let (place, spec) = (&entry.place, &entry.body);
     if let Some(selector) = &spec.workload_selector {
         if !spec.endpoints.is_empty() {
@@ -92,9 +93,9 @@ fn backing(
     let inline = spec.endpoints.iter().enumerate().filter_map(|(index, endpoint)| {
         let path = format!("spec.endpoints.{index}");
         let name = format!("{}-{index}", entry.name);
-        of_entry(endpoint, place, &path, &entry.namespace, &name, problems)
+        of_entry(endpoint, place, &path, &entry.namespace, &name, problems).map(Arc::new)
     });
-    let inline: Vec<Instance> = inline.collect();
+    let inline: Vec<Arc<Instance>> = inline.collect();
     let dns = spec.resolution.as_deref().is_some_and(|r| r.starts_with("DNS"));
     if dns && inline.is_empty() {
         let reason = "names are not looked up yet: resolution DNS needs endpoints with addresses";

@@ -62,13 +62,14 @@ fn of_service(
     problems: &mut Vec<Problem>,
 ) -> Option<Listed> {
     let place = &service.place;
-    let spec = service.body.spec.clone().unwrap_or_default();
+    let none = core::ServiceSpec::default();
+    let spec = service.body.spec.as_ref().unwrap_or(&none);
     if spec.type_.as_deref() == Some("ExternalName") {
         let reason = "type ExternalName is not supported yet; the service is left out";
         problems.push(place.warning("spec.type", reason));
         return None;
     }
-    report_unsupported(service, &spec, problems);
+    report_unsupported(service, spec, problems);
     let local = spec.internal_traffic_policy.as_deref() == Some("Local");
     let mut ports = Vec::new();
     for (index, port) in spec.ports.iter().flatten().enumerate() {
@@ -88,7 +89,7 @@ fn of_service(
         };
         let mut listed = Port::new(port.name.clone().unwrap_or_default(), number, transport);
         listed.hint = hint(number, transport, &listed.name, port.app_protocol.as_deref());
-        listed.backings = of_port(service, &spec, port, number, slices, instances, problems);
+        listed.backings = of_port(service, spec, port, number, slices, instances, problems);
         if let (true, Some(node)) = (local, &options.node) {
             listed.backings.retain(|b| b.endpoint.node.as_deref() == Some(node));
         }
@@ -106,7 +107,7 @@ fn of_service(
             format!("{name}.{namespace}"),
         ],
         full_hosts: 1,
-        addresses: cluster_ips(service, &spec, problems),
+        addresses: cluster_ips(service, spec, problems),
         ports,
     })
 }
@@ -248,7 +249,7 @@ fn of_slice(
                     workload: workload.map_or_else(|| address.to_string(), str::to_owned),
                     node: endpoint.node_name.clone().or_else(|| known?.node.clone()),
                 },
-                labels: known.map(|instance| instance.labels.clone()).unwrap_or_default(),
+                workload: known.map(|instance| instance.workload.clone()),
             });
         }
     }

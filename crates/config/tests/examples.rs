@@ -24,7 +24,7 @@ fn ask(mesh: &Mesh, from: &str, url: (&str, &str), headers: &[(&str, &[u8])], dr
         authority: host,
         target,
         headers,
-        source: mesh.workloads.iter().find(|w| w.name == from),
+        source: mesh.workloads.iter().map(|w| &**w).find(|w| w.name == from),
     };
     match route(&service.ports[0], &request, draw).outcome {
         Outcome::Forward(id) => {

@@ -40,7 +40,8 @@ fn problems(loaded: &Loaded) -> Vec<String> {
 fn grant<'a>(loaded: &'a Loaded, from: &str, api: i16) -> KafkaGrant<'a> {
     let mesh = &loaded.mesh;
     let broker = mesh.workload_at("10.0.0.1".parse().unwrap()).unwrap();
-    let caller = mesh.workloads.iter().find(|w| format!("{}/{}", w.namespace, w.name) == from);
+    let caller =
+        mesh.workloads.iter().map(|w| &**w).find(|w| format!("{}/{}", w.namespace, w.name) == from);
     kafka_grant(mesh.kafka_policies_of(broker), caller, api, None)
 }
 
@@ -171,7 +172,7 @@ fn the_example_is_clean() {
     let mesh = &loaded.mesh;
     let broker = mesh.workload_at("10.244.0.41".parse().unwrap()).unwrap();
     let may = |from: &str, api, id, topic| {
-        let caller = mesh.workloads.iter().find(|w| w.name == from);
+        let caller = mesh.workloads.iter().map(|w| &**w).find(|w| w.name == from);
         kafka_grant(mesh.kafka_policies_of(broker), caller, api, id).allows_topic(Some(topic))
     };
     assert!(may("checkout", 0, Some("checkout"), "orders"));

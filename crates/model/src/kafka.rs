@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -85,7 +86,7 @@ impl Mesh {
     /// Where brokers that a policy selects speak Kafka: endpoints of ports that say so. Whichever way
     /// a connection comes there, policies hold.
     pub fn kafka_brokers(&self) -> BTreeSet<SocketAddr> {
-        let selected = |w: &&Workload| self.kafka.iter().any(|policy| policy.selects(w));
+        let selected = |w: &&Arc<Workload>| self.kafka.iter().any(|policy| policy.selects(w));
         let selected = self.workloads.iter().filter(selected).flat_map(|w| &w.addresses);
         let selected: BTreeSet<IpAddr> = selected.map(IpAddr::to_canonical).collect();
         if selected.is_empty() {

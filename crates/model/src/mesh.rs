@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::access::{AccessPolicy, Node, Provider};
 use crate::kafka::KafkaPolicy;
@@ -19,7 +20,8 @@ pub struct Mesh {
     /// Every set of endpoints that a service port or a route can choose; [`ClusterId`] indexes it.
     pub clusters: Vec<Cluster>,
     /// Everything that can call or be called, in order of namespace and name.
-    pub workloads: Vec<Workload>,
+    #[serde(serialize_with = "one_by_one")]
+    pub workloads: Vec<Arc<Workload>>,
     /// Nodes of the cluster, as far as their addresses are known.
     pub nodes: Vec<Node>,
     /// Who may call whom, in order of namespace and name.
@@ -143,6 +145,10 @@ pub struct Workload {
     pub cgroup: Option<String>,
 }
 
+fn one_by_one<S: Serializer>(list: &[Arc<Workload>], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(list.iter().map(|workload| &**workload))
+}
+
 /// Whether an address is one that the configuration made up, so that a workload without addresses
 /// of its own (in its node's network namespace) can be named: one of `100::/64` (RFC 6666), which
 /// no packet bears.
@@ -182,7 +188,8 @@ impl Mesh {
 
     /// The workload that owns an address.
     pub fn workload_at(&self, address: IpAddr) -> Option<&Workload> {
-        self.workloads.iter().find(|w| w.addresses.contains(&address))
+        let owner = self.workloads.iter().find(|w| w.addresses.contains(&address));
+        owner.map(|workload| &**workload)
     }
 }
 

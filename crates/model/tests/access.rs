@@ -29,7 +29,10 @@ fn mesh() -> Mesh {
         local,
     };
     Mesh {
-        workloads: vec![workload("web", "shop", "10.0.0.1"), workload("db", "data", "10.0.0.2")],
+        workloads: vec![
+            workload("web", "shop", "10.0.0.1").into(),
+            workload("db", "data", "10.0.0.2").into(),
+        ],
         nodes: vec![node("here", "192.0.2.1", true), node("there", "192.0.2.2", false)],
         ..Mesh::default()
     }

@@ -245,7 +245,7 @@ fn mesh(service: SocketAddr, address: SocketAddr) -> Mesh {
             name: "shop:80".into(),
             endpoints: vec![endpoint],
         }],
-        workloads: vec![Workload {
+        workloads: vec![Arc::new(Workload {
             namespace: "default".into(),
             name: "shop".into(),
             labels: Default::default(),
@@ -254,7 +254,7 @@ fn mesh(service: SocketAddr, address: SocketAddr) -> Mesh {
             node: None,
             uid: None,
             cgroup: None,
-        }],
+        })],
         ..Mesh::default()
     }
 }

@@ -92,7 +92,7 @@ impl View {
 
     /// Who owns an address.
     pub fn workload_at(&self, address: IpAddr) -> Option<&Workload> {
-        self.workloads.get(&address).map(|w| &self.mesh.workloads[*w])
+        self.workloads.get(&address).map(|w| &*self.mesh.workloads[*w])
     }
 
     /// Who calls, or is called, by the address that the other side sees; and the workload's index.

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 use beeway_config::{Loaded, Loader, Options, Problem};
-use beeway_dataplane::{Dataplane, generation, tables};
+use beeway_dataplane::tables::{self, Compiler};
+use beeway_dataplane::{Dataplane, generation};
 use beeway_model::Mesh;
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
 use notify::{RecursiveMode, Watcher};
@@ -57,6 +58,7 @@ pub(crate) struct State {
 pub(crate) struct Follower {
     state: Mutex<State>,
     loader: Mutex<Loader>,
+    compiler: Mutex<Compiler>,
     mesh: watch::Sender<Arc<Mesh>>,
     dataplane: Arc<Dataplane>,
     directory: PathBuf,
@@ -81,6 +83,7 @@ impl Follower {
             mesh: watch::Sender::new(Arc::new(Mesh::default())),
             dataplane,
             loader: Mutex::new(Loader::new(Options { node: args.node.clone() })),
+            compiler: Mutex::default(),
             directory: args.config.clone(),
             paused: Mutex::default(),
         });
@@ -163,7 +166,9 @@ impl Follower {
         let number = self.dataplane.generation()? + 1;
         let Loaded { mesh, mut problems } = loaded;
         let read = begun.elapsed();
-        let compiled = tables::compile(&mesh, number);
+        let mut compiler = self.compiler.lock().expect("no panic while locked");
+        let compiled = compiler.compile(&mesh, number);
+        drop(compiler);
         tracing::debug!(?read, compiled = ?begun.elapsed() - read, "tables are made");
         if let Ok(tables) = &compiled {
             problems.extend(tables.notices().iter().map(crate::check::notice_problem));

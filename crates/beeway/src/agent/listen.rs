@@ -75,8 +75,8 @@ fn own_address(mesh: &Mesh, node: Option<&str>, family: fn(&IpAddr) -> bool) -> 
         let own = workload.addresses.iter().filter(|address| !is_made_up(**address));
         own.map(IpAddr::to_canonical).filter(family).find_map(source_of)
     };
-    let mine = mesh.workloads.iter().filter(local).find_map(addresses);
-    mine.or_else(|| mesh.workloads.iter().find_map(addresses))
+    let all = || mesh.workloads.iter().map(|workload| &**workload);
+    all().filter(local).find_map(addresses).or_else(|| all().find_map(addresses))
 }
 
 /// The source address of the route to another address. Nothing is sent.

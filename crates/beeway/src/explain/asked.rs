@@ -103,7 +103,7 @@ fn workload<'a>(mesh: &'a Mesh, from: &str) -> Result<&'a Workload> {
     if let Some(found) = mesh.workloads.iter().find(|w| full(w) == from) {
         return Ok(found);
     }
-    let names: Vec<String> = mesh.workloads.iter().map(full).collect();
+    let names: Vec<String> = mesh.workloads.iter().map(|w| full(w)).collect();
     bail!("there is no workload {from}{}", hint(from, &names))
 }
 

@@ -30,6 +30,9 @@ pub fn page(results: &Results, notes: &str) -> String {
     if let Some(routes) = &results.routes {
         page += &super::routes::part(routes);
     }
+    if let Some(pods) = &results.pods {
+        page += &crate::pods::part(pods);
+    }
     page += &circumstances(results);
     page
 }

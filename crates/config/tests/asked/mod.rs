@@ -94,7 +94,7 @@ impl Mesh {
         let mesh = &self.0.mesh;
         let service = mesh.services.iter().find(|s| s.name == ask.service).expect("a service");
         let port = service.port(ask.port, Transport::Tcp).expect("a port");
-        let source = mesh.workloads.iter().find(|w| w.name == ask.from);
+        let source = mesh.workloads.iter().map(|w| &**w).find(|w| w.name == ask.from);
         assert_eq!(source.is_none(), ask.from.is_empty(), "{}", ask.from);
         let headers: Vec<(&str, &[u8])> =
             ask.headers.iter().map(|(name, value)| (*name, value.as_bytes())).collect();

@@ -2,8 +2,8 @@
 //! the same ones apply.
 
 use beeway_model::access::{AccessPolicy, Direction, Identity, Layer, Scope};
-use beeway_model::{Mesh, RateLimiter, Service};
-use rustc_hash::FxHashMap;
+use beeway_model::{Mesh, RateLimiter};
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::Notice;
 use super::access_rules::{Asked, plan};
@@ -13,15 +13,19 @@ use super::identity::Identities;
 use super::limits;
 use super::records::Record;
 use super::rules::{Plan, Surroundings};
-use super::table::{Draft, body, push_whole, reserve};
+use super::table::{Draft, body, place_all, push_whole, reserve};
 use crate::abi;
 
-/// Guards by identity, and the tables in them that are not written yet.
+/// Guards by identity, and the beginning of a heap that has them: prepared answers, and all that
+/// policies become. It depends on the policies and on who can be told apart alone.
+#[derive(Debug, Clone)]
 pub(super) struct Guards {
     /// By number: the `struct guard` and the group of whom it may call, 0 for none.
     places: Vec<(u32, u32)>,
-    /// Tables of requests.
-    pub drafts: Vec<Draft>,
+    /// The beginning of the heap.
+    pub words: Vec<u32>,
+    /// What is left to userspace.
+    pub notices: Vec<Notice>,
 }
 
 /// Policies and limits that apply to an identity, by their indices in the mesh.
@@ -31,56 +35,40 @@ struct Applying {
     limits: Vec<usize>,
 }
 
-struct Maker<'m, 'h> {
+struct Maker<'m> {
     mesh: &'m Mesh,
     identities: &'m Identities<'m>,
-    heap: &'h mut Heap,
-    clusters: &'h mut Clusters<'m>,
-    notices: &'h mut Vec<Notice>,
+    heap: Heap,
+    clusters: Clusters<'m>,
+    notices: Vec<Notice>,
+    /// Tables of requests.
     drafts: Vec<Draft>,
 }
 
-/// Whether policies name a service.
-pub(super) fn is_named(mesh: &Mesh, service: &Service) -> bool {
-    mesh.access.iter().any(|policy| match &policy.scope {
-        Scope::Services(named) => {
-            named.iter().any(|(n, name)| *n == service.namespace && *name == service.name)
-        }
-        Scope::Workloads(..) => false,
-    })
+/// Services that policies name.
+pub(super) fn named_services(mesh: &Mesh) -> FxHashSet<(&str, &str)> {
+    let named = mesh.access.iter().filter_map(|policy| match &policy.scope {
+        Scope::Services(named) => Some(named),
+        Scope::Workloads(..) => None,
+    });
+    named.flatten().map(|(namespace, name)| (namespace.as_str(), name.as_str())).collect()
 }
 
 impl Guards {
-    /// Writes all but the tables of requests, for which there is room afterwards.
-    pub fn new<'m>(
-        heap: &mut Heap,
-        clusters: &mut Clusters<'m>,
-        mesh: &'m Mesh,
-        identities: &'m Identities<'m>,
-        notices: &mut Vec<Notice>,
-    ) -> Guards {
-        if mesh.access.is_empty() && mesh.limits.is_empty() {
-            return Guards { places: Vec::new(), drafts: Vec::new() };
-        }
-        let scopes = Scopes::of(mesh);
-        let mut maker = Maker { mesh, identities, heap, clusters, notices, drafts: Vec::new() };
-        let mut known: FxHashMap<Applying, (u32, u32)> = FxHashMap::default();
-        let mut places = Vec::new();
-        for identity in identities.iter() {
-            let limits = identity.workload().map(|workload| limits::applying(mesh, workload));
-            let policies = scopes.applying(mesh, identity);
-            let applying = Applying { policies, limits: limits.unwrap_or_default() };
-            let place = match known.get(&applying) {
-                Some(place) => *place,
-                None => {
-                    let place = maker.make(&applying);
-                    known.insert(applying, place);
-                    place
-                }
-            };
-            places.push(place);
-        }
-        Guards { places, drafts: maker.drafts }
+    /// Of all identities. Tables of requests behind `limit` words are left to userspace, the largest
+    /// first.
+    pub fn new(mesh: &Mesh, identities: &Identities<'_>, limit: usize) -> Guards {
+        let (clusters, heap) = (Clusters::new(mesh), Heap::new());
+        let (notices, drafts) = (Vec::new(), Vec::new());
+        let mut maker = Maker { mesh, identities, heap, clusters, notices, drafts };
+        let places = if mesh.access.is_empty() && mesh.limits.is_empty() {
+            Vec::new()
+        } else {
+            maker.make_all()
+        };
+        let Maker { mut heap, mut clusters, mut notices, drafts, .. } = maker;
+        place_all(&mut heap, &mut clusters, drafts, limit, &mut notices);
+        Guards { places, words: heap.into_words(), notices }
     }
 
     /// The `struct guard` of an identity, and the group of whom it may call.
@@ -121,7 +109,28 @@ impl<'m> Scopes<'m> {
     }
 }
 
-impl<'m> Maker<'m, '_> {
+impl<'m> Maker<'m> {
+    fn make_all(&mut self) -> Vec<(u32, u32)> {
+        let scopes = Scopes::of(self.mesh);
+        let mut known: FxHashMap<Applying, (u32, u32)> = FxHashMap::default();
+        let mut places = Vec::new();
+        for identity in self.identities.iter() {
+            let limits = identity.workload().map(|workload| limits::applying(self.mesh, workload));
+            let policies = scopes.applying(self.mesh, identity);
+            let applying = Applying { policies, limits: limits.unwrap_or_default() };
+            let place = match known.get(&applying) {
+                Some(place) => *place,
+                None => {
+                    let place = self.make(&applying);
+                    known.insert(applying, place);
+                    place
+                }
+            };
+            places.push(place);
+        }
+        places
+    }
+
     fn make(&mut self, applying: &Applying) -> (u32, u32) {
         let of = |layer, direction| -> Vec<&'m AccessPolicy> {
             let policies = applying.policies.iter().map(|index| &self.mesh.access[*index]);
@@ -158,7 +167,7 @@ impl<'m> Maker<'m, '_> {
         }
         let plan = self.plan(policies, asked, &Surroundings::new(self.identities));
         let mut reasons = Vec::new();
-        let group = push_whole(self.heap, self.clusters, plan, &mut reasons);
+        let group = push_whole(&mut self.heap, &mut self.clusters, plan, &mut reasons);
         self.note(policies, reasons);
         group
     }
@@ -172,14 +181,14 @@ impl<'m> Maker<'m, '_> {
         let body =
             body(&mut around, &mut reasons, |around| self.plan(policies, Asked::Requests, around));
         self.note(policies, reasons);
-        let (owner, place) = (owner(policies), reserve(self.heap));
+        let (owner, place) = (owner(policies), reserve(&mut self.heap));
         self.drafts.push(Draft { owner, place, body });
         place
     }
 
     fn limits(&mut self, limiters: Vec<&'m RateLimiter>) -> u32 {
         let mut reasons = Vec::new();
-        let limits = limits::push(self.heap, &limiters, |heap, rules| {
+        let limits = limits::push(&mut self.heap, &limiters, |heap, rules| {
             let mut around = Surroundings::new(self.identities);
             let body = body(&mut around, &mut reasons, |around| Plan::new(rules, around));
             let place = reserve(heap);

@@ -3,12 +3,11 @@
 //! those that differ only in who may call become one.
 
 use beeway_model::access::{
-    AccessPolicy, AccessRule, Clause, Effect, Field, IdentityMatch, PathTest, PortRange, Text,
+    AccessPolicy, AccessRule, Clause, Effect, Field, PathTest, PortRange, Text,
 };
 use beeway_model::{Subnet, Transport};
 use rustc_hash::FxHashMap;
 
-use super::answers;
 use super::automaton::Path;
 use super::balance::transport_number;
 use super::groups::Candidate;
@@ -20,8 +19,6 @@ use super::rules::{
     Surroundings,
 };
 
-/// What a denied request is answered (Envoy's RBAC filter).
-pub(super) const DENIED: &str = "RBAC: access denied";
 /// Combinations of sources and operations of one rule; one with more is left to userspace.
 const COMBINATIONS: usize = 4096;
 
@@ -75,6 +72,8 @@ struct Planner<'p, 'a> {
     plan: Plan,
     around: &'p Surroundings<'a>,
     identities: &'p Identities<'a>,
+    /// All of them, a bit for each number.
+    everybody: Vec<u32>,
     asked: Asked,
     /// Who may call by which terms, in order of appearance.
     terms: Vec<(Terms, Vec<u32>)>,
@@ -87,8 +86,8 @@ pub(super) fn plan<'a>(
     around: &Surroundings<'a>,
     identities: &Identities<'a>,
 ) -> Plan {
-    let mut planner =
-        Planner { plan: Plan::default(), around, identities, asked, terms: Vec::new() };
+    let (plan, terms, everybody) = (Plan::default(), Vec::new(), identities.everybody());
+    let mut planner = Planner { plan, around, identities, everybody, asked, terms };
     let mut closed = false;
     for policy in policies {
         let Some(stage) = stage(policy, asked) else { continue };
@@ -97,9 +96,8 @@ pub(super) fn plan<'a>(
             planner.add(policy, rule, stage);
         }
     }
-    let denied = || Deed::Answer(answers::answer(403, DENIED).expect("a short answer fits"));
-    let rest = if closed { denied() } else { Deed::Pass };
-    planner.finish([Deed::Detour, denied(), Deed::Pass, rest])
+    let rest = if closed { Deed::Deny } else { Deed::Pass };
+    planner.finish([Deed::Detour, Deed::Deny, Deed::Pass, rest])
 }
 
 /// `None`: nothing follows from its rules here. What only reports does so for requests.
@@ -189,14 +187,14 @@ impl<'a> Planner<'_, 'a> {
         }
         match &clause.field {
             Field::Caller(wanted) => {
-                let bits = self.bits(wanted);
+                let bits = self.identities.like(wanted);
                 for (word, bits) in draw.callers.iter_mut().zip(bits) {
                     *word &= if negated { !bits } else { bits };
                 }
                 return draw.callers.iter().any(|word| *word != 0);
             }
             Field::Called(wanted) => {
-                let bits = self.bits(wanted);
+                let bits = self.identities.like(wanted);
                 self.add_predicate(draw, Predicate::Called(trim(bits)), negated);
             }
             Field::CallerAddress(subnets) => {
@@ -284,10 +282,6 @@ impl<'a> Planner<'_, 'a> {
         self.plan.require(predicate, negated, &mut draw.candidate);
     }
 
-    fn bits(&self, wanted: &[IdentityMatch]) -> Vec<u32> {
-        self.identities.having(|identity| wanted.iter().any(|wanted| wanted.holds(identity)))
-    }
-
     /// Keeps an alternative, with those that differ in the callers alone.
     fn push(&mut self, draw: Draw, paths: &[PathTest]) {
         let Draw { stage, methods, detour, callers, mut candidate } = draw;
@@ -313,7 +307,7 @@ impl<'a> Planner<'_, 'a> {
 
     /// An alternative without clauses yet.
     fn draw(&self, stage: Stage, detour: bool) -> Draw {
-        let (callers, candidate) = (self.identities.everybody(), Candidate::default());
+        let (callers, candidate) = (self.everybody.clone(), Candidate::default());
         Draw { stage, methods: ALL_METHODS, detour, callers, candidate }
     }
 
@@ -336,7 +330,6 @@ impl<'a> Planner<'_, 'a> {
 
     /// The plan, with what is left behind all rules.
     fn finish(mut self, deeds: [Deed; 4]) -> Plan {
-        let everybody = self.identities.everybody();
         let mut merged: FxHashMap<Terms, usize> = FxHashMap::default();
         let mut order: Vec<Vec<u32>> = Vec::new();
         for (terms, callers) in std::mem::take(&mut self.terms) {
@@ -354,7 +347,7 @@ impl<'a> Planner<'_, 'a> {
             let rule = stage as u32;
             let detour = detour || stage == Stage::Report;
             let mut candidate = Candidate { need, forbid, methods, rule, detour };
-            if order[index] != everybody {
+            if order[index] != self.everybody {
                 let callers = Predicate::Source(trim(order[index].clone()));
                 self.plan.require(callers, false, &mut candidate);
                 candidate.sort();

@@ -5,6 +5,9 @@ use crate::abi;
 
 const LIMIT: usize = abi::limits::ANSWER_BYTES.0 as usize;
 
+/// What a denied request is answered (Envoy's RBAC filter).
+pub(super) const DENIED: &str = "RBAC: access denied";
+
 /// Why the kernel cannot give an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unfit {

@@ -1,14 +1,15 @@
 //! Service addresses, clusters, endpoints and workloads: what connect() looks at.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use beeway_model::{
     Action, Backend, Cluster, ClusterId, Endpoint, Match, Mesh, PathMatch, Protocol, Rule,
     ServicePort, StreamMatch, StreamRule, Transport,
 };
+use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::access::is_named;
+use super::access::named_services;
 use super::heap::{Heap, Slots, address_bytes, hash_address};
 use super::records::Record;
 use super::table::Draft;
@@ -29,19 +30,14 @@ impl Family {
     }
 
     /// An IPv6 socket reaches IPv4 endpoints too, but only when there are no others.
-    fn endpoints(self, cluster: &Cluster) -> Vec<&Endpoint> {
-        let of = |wanted: Family| {
-            let fits = move |e: &&Endpoint| Family::of(e.address.ip()) == wanted;
-            cluster.endpoints.iter().filter(fits).collect::<Vec<_>>()
+    fn endpoints(self, cluster: &Cluster) -> impl Iterator<Item = &Endpoint> + Clone {
+        let is = |endpoint: &Endpoint, wanted| Family::of(endpoint.address.ip()) == wanted;
+        let wanted = match self {
+            Family::V6 if !cluster.endpoints.iter().any(|e| is(e, Family::V6)) => Family::V4,
+            family => family,
         };
-        match self {
-            Family::All => cluster.endpoints.iter().collect(),
-            Family::V4 => of(Family::V4),
-            Family::V6 => {
-                let own = of(Family::V6);
-                if own.is_empty() { of(Family::V4) } else { own }
-            }
-        }
+        let fits = move |e: &&Endpoint| wanted == Family::All || is(e, wanted);
+        cluster.endpoints.iter().filter(fits)
     }
 }
 
@@ -76,7 +72,7 @@ pub(super) struct PortId {
 #[derive(Debug)]
 pub(super) struct Clusters<'a> {
     mesh: &'a Mesh,
-    known: HashMap<(usize, Family), u32>,
+    known: FxHashMap<(usize, Family), u32>,
     /// Kafka brokers that policies select.
     brokers: BTreeSet<SocketAddr>,
 }
@@ -84,7 +80,7 @@ pub(super) struct Clusters<'a> {
 impl<'a> Clusters<'a> {
     /// Of this mesh; none is written yet.
     pub fn new(mesh: &'a Mesh) -> Clusters<'a> {
-        Clusters { mesh, known: HashMap::new(), brokers: mesh.kafka_brokers() }
+        Clusters { mesh, known: FxHashMap::default(), brokers: mesh.kafka_brokers() }
     }
 
     /// The `struct cluster` with all endpoints, whatever their family.
@@ -102,23 +98,21 @@ impl<'a> Clusters<'a> {
             return *index;
         }
         let endpoints = family.endpoints(&self.mesh.clusters[cluster]);
-        let weights: Vec<u64> = endpoints.iter().map(|e| u64::from(e.weight.max(1))).collect();
+        let weight = |endpoint: &Endpoint| u64::from(endpoint.weight.max(1));
         // Draws are mapped onto 32 bits; larger sums lose bits that no draw can show.
-        let sum: u64 = weights.iter().sum();
+        let sum: u64 = endpoints.clone().map(weight).sum();
         let shift = if sum > u64::from(u32::MAX) { 33 - sum.leading_zeros() } else { 0 };
-        let mut total = 0;
+        let (mut count, mut total) = (0, 0);
         let mut words = Vec::new();
-        for (endpoint, weight) in endpoints.iter().zip(&weights) {
-            total += (weight >> shift).max(1) as u32;
-            words.extend(endpoint_record(endpoint.address, total).words());
+        for endpoint in endpoints {
+            count += 1;
+            total += (weight(endpoint) >> shift).max(1) as u32;
+            endpoint_record(endpoint.address, total).push_to(&mut words);
         }
-        let record = abi::cluster {
-            id: cluster as u32 + 1,
-            endpoints: if words.is_empty() { 0 } else { heap.intern(words) },
-            count: endpoints.len() as u32,
-            total,
-        };
-        let index = heap.intern(record.words());
+        let endpoints = if words.is_empty() { 0 } else { heap.intern(words) };
+        let record = abi::cluster { id: cluster as u32 + 1, endpoints, count, total };
+        // its number is in it, so no other is equal
+        let index = heap.push_aligned(&record.words());
         self.known.insert((cluster, family), index);
         index
     }
@@ -134,13 +128,13 @@ impl<'a> Clusters<'a> {
         for backend in backends {
             let Some(cluster) = backend.cluster.filter(|_| backend.weight > 0) else { continue };
             let endpoints = Family::of(address).endpoints(self.mesh.cluster(cluster));
-            let sum: u128 = endpoints.iter().map(|e| u128::from(e.weight.max(1))).sum();
+            let sum: u128 = endpoints.clone().map(|e| u128::from(e.weight.max(1))).sum();
             let mut weight = 0;
-            for endpoint in &endpoints {
+            for endpoint in endpoints {
                 weight += u128::from(endpoint.weight.max(1));
                 let part = before * sum + u128::from(backend.weight) * weight;
                 up_to = (part * u128::from(u32::MAX) / (total * sum)) as u32;
-                words.extend(endpoint_record(endpoint.address, up_to).words());
+                endpoint_record(endpoint.address, up_to).push_to(&mut words);
                 count += 1;
             }
             if sum > 0 {
@@ -202,7 +196,7 @@ impl<'a> Clusters<'a> {
     fn likely(&mut self, heap: &mut Heap, port: &ServicePort, address: IpAddr) -> u32 {
         let family = Family::of(address);
         let mesh = self.mesh;
-        let serves = |id: &ClusterId| !family.endpoints(mesh.cluster(*id)).is_empty();
+        let serves = |id: &ClusterId| family.endpoints(mesh.cluster(*id)).next().is_some();
         match likely_clusters(port).into_iter().find(serves) {
             Some(id) => self.place(heap, id.0, family),
             None => self.place(heap, port.cluster.0, Family::All),
@@ -228,7 +222,7 @@ fn way<'a>(port: &'a ServicePort, cluster: &Cluster, address: IpAddr) -> Way<'a>
         Protocol::Http => return Way::Likely,
         // one connection carries many requests, each for an endpoint of its own
         Protocol::Http2
-            if port.rules.is_some() || Family::of(address).endpoints(cluster).len() > 1 =>
+            if port.rules.is_some() || Family::of(address).endpoints(cluster).nth(1).is_some() =>
         {
             return Way::Proxy;
         }
@@ -293,13 +287,15 @@ fn is_for_the_rest(rule: &Rule) -> bool {
 
 /// Which endpoint is in which cluster.
 pub(super) fn push_members(heap: &mut Heap, mesh: &Mesh) -> Result<Slots, Error> {
-    let mut seen = HashSet::new();
-    let mut entries = Vec::new();
+    let all = mesh.clusters.iter().map(|cluster| cluster.endpoints.len()).sum();
+    let mut entries = Vec::with_capacity(all);
+    let mut seen = FxHashSet::default();
     for (cluster, number) in mesh.clusters.iter().zip(1..) {
+        seen.clear();
         for endpoint in &cluster.endpoints {
             let ip = address_bytes(endpoint.address.ip().to_canonical());
             let port = endpoint.address.port();
-            if seen.insert((ip, port, number)) {
+            if seen.insert((ip, port)) {
                 let hash = hash_address(&ip, member_extra(port, number));
                 let port = u32::from(port);
                 entries.push((hash, abi::member { ip, port, cluster: number }));
@@ -317,10 +313,12 @@ pub(super) fn push_frontends<'a>(
     notices: &mut Vec<Notice>,
 ) -> Result<Slots, Error> {
     let mesh = clusters.mesh;
-    let mut owners: HashMap<([u8; 16], u16, u8), usize> = HashMap::new();
-    let mut entries = Vec::new();
+    let named = named_services(mesh);
+    let mut owners: FxHashMap<([u8; 16], u16, u8), usize> = FxHashMap::default();
+    owners.reserve(mesh.services.len());
+    let mut entries = Vec::with_capacity(mesh.services.len());
     for (service_index, service) in mesh.services.iter().enumerate() {
-        let named = is_named(mesh, service);
+        let named = named.contains(&(service.namespace.as_str(), service.name.as_str()));
         for (port_index, port) in service.ports.iter().enumerate() {
             let id = PortId { service: service_index, port: port_index };
             if port.number == 0 {
@@ -383,6 +381,8 @@ pub(super) fn is_judged(port: &ServicePort) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use beeway_model::{Backend, HeaderMatch, KafkaPolicy, Service, StringMatch, Workload};
 
     use super::*;
@@ -511,7 +511,7 @@ mod tests {
         ports.push(ServicePort { number: 81, protocol: Protocol::Opaque, ..ports[0].clone() });
         ports.push(ServicePort { number: 82, protocol: Protocol::Tls, ..ports[0].clone() });
         ports[0].protocol = Protocol::Kafka;
-        mesh.workloads = vec![Workload {
+        mesh.workloads = vec![Arc::new(Workload {
             namespace: "default".to_owned(),
             name: "kafka-1".to_owned(),
             labels: [("app".to_owned(), "kafka".to_owned())].into(),
@@ -520,7 +520,7 @@ mod tests {
             node: None,
             uid: None,
             cgroup: None,
-        }];
+        })];
         let for_proxy = |mesh: &Mesh| {
             let tables = compile(mesh, 1).unwrap();
             let of = ["10.96.0.1:80", "[fd00::60]:80", "10.96.0.1:81", "10.96.0.1:82"];

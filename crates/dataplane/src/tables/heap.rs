@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use rustc_hash::FxHashMap;
 
 use super::Error;
+use super::answers;
 use super::records::Record;
 use crate::abi;
 
@@ -66,10 +67,29 @@ pub(super) struct Heap {
 pub(super) struct Mark(usize);
 
 impl Heap {
-    /// An empty heap: index 0 names nothing, then come the prepared answers.
+    /// With the prepared answers alone; index 0 names nothing.
     pub fn new() -> Heap {
-        let words = vec![0; abi::prepared::ANSWER_END.0 as usize];
+        let mut heap = Heap::behind(vec![0; abi::prepared::ANSWER_END.0 as usize]);
+        for (index, words) in [
+            (abi::prepared::ANSWER_NO_ENDPOINT, answers::answer(503, "no healthy upstream")),
+            (abi::prepared::ANSWER_BACKEND_MISSING, answers::answer(500, "")),
+            (abi::prepared::ANSWER_NO_PROXY, Ok(answers::no_proxy())),
+            (abi::prepared::ANSWER_DENIED, answers::answer(403, answers::DENIED)),
+        ] {
+            let answer = heap.intern(words.expect("prepared answers fit"));
+            heap.set(index.0, &[answer]);
+        }
+        heap
+    }
+
+    /// With these words, none of which will be found.
+    pub fn behind(words: Vec<u32>) -> Heap {
         Heap { words, known: FxHashMap::default() }
+    }
+
+    /// The word at an index.
+    pub fn word(&self, index: u32) -> u32 {
+        self.words[index as usize]
     }
 
     /// Words in use.
@@ -95,12 +115,17 @@ impl Heap {
         if let Some(index) = self.known.get(&words) {
             return *index;
         }
+        let index = self.push_aligned(&words);
+        self.known.insert(words, index);
+        index
+    }
+
+    /// Appends words at an even index.
+    pub fn push_aligned(&mut self, words: &[u32]) -> u32 {
         if self.words.len() % 2 == 1 {
             self.words.push(0);
         }
-        let index = self.push(&words);
-        self.known.insert(words, index);
-        index
+        self.push(words)
     }
 
     /// Overwrites words.
@@ -128,10 +153,10 @@ impl Heap {
         Ok(())
     }
 
-    /// Writes a hash table of records, each with its hash; doubled until the kernel finds every
-    /// record within [`PROBES`] slots.
+    /// Writes a hash table of records, each with its hash, that is at most three quarters full;
+    /// doubled until the kernel finds every record within [`PROBES`] slots.
     pub fn push_table<R: Record>(&mut self, entries: &[(u32, R)]) -> Result<Slots, Error> {
-        let mut size = (entries.len() * 2).next_power_of_two().max(2);
+        let mut size = (entries.len() * 4 / 3 + 1).next_power_of_two().max(2);
         let places = loop {
             let words = size * R::WORDS as usize;
             if words > HEAP_WORDS {
@@ -143,24 +168,31 @@ impl Heap {
             }
             size *= 2;
         };
-        let first = self.push(&vec![0; size * R::WORDS as usize]);
+        let first = self.words.len();
+        self.words.resize(first + size * R::WORDS as usize, 0);
         for ((_, record), place) in entries.iter().zip(places) {
-            self.set(first + place * R::WORDS, &record.words());
+            let at = first + (place * R::WORDS) as usize;
+            record.write(&mut self.words[at..at + R::WORDS as usize]);
         }
+        let first = first as u32;
         Ok(Slots { first, mask: size as u32 - 1 })
     }
 }
 
 /// A slot for each hash by linear probing; `None` when one would be too far from home.
+///
+/// In order of their homes, so that none goes far because others were there first: that keeps all
+/// near when most slots are taken.
 fn place(hashes: impl Iterator<Item = u32>, size: usize) -> Option<Vec<u32>> {
     let mask = size as u32 - 1;
+    let mut homes: Vec<(u32, u32)> = hashes.map(|hash| hash & mask).zip(0..).collect();
+    homes.sort_unstable();
     let mut taken = vec![false; size];
-    let mut found = Vec::new();
-    for hash in hashes {
-        let slot =
-            (0..PROBES).map(|i| hash.wrapping_add(i) & mask).find(|slot| !taken[*slot as usize])?;
+    let mut found = vec![0; homes.len()];
+    for (home, index) in homes {
+        let slot = (0..PROBES).map(|i| (home + i) & mask).find(|slot| !taken[*slot as usize])?;
         taken[slot as usize] = true;
-        found.push(slot);
+        found[index as usize] = slot;
     }
     Some(found)
 }
@@ -200,10 +232,10 @@ mod tests {
                 )
             })
             .collect();
-        let mut heap = Heap::new();
+        let mut heap = Heap::behind(Vec::new());
         let slots = heap.push_table(&entries).unwrap();
         assert_eq!(slots.mask, 255, "15 records share each of four hashes, 64 slots apart");
-        assert_eq!(heap.used(), 5 + 256 * abi::workload::WORDS as usize);
+        assert_eq!(heap.used(), 256 * abi::workload::WORDS as usize);
     }
 
     #[test]

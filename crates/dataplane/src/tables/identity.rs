@@ -1,12 +1,13 @@
 //! Numbers for who somebody is. Workloads that no rule and no policy could tell apart share one, so
 //! that a pod which comes or goes changes an entry by its address, and no rule.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use beeway_model::access::{Field, Identity, Scope};
+use beeway_model::access::{Field, Identity, IdentityMatch, Scope};
 use beeway_model::{Mesh, Workload};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::Error;
 use super::access::Guards;
@@ -19,10 +20,21 @@ const WORKLOADS: usize = abi::identity::IDENTITY_WORKLOADS.0 as usize;
 
 /// All identities of a mesh by their numbers.
 pub(super) struct Identities<'a> {
+    /// Keys of the labels that are asked for.
+    keys: BTreeSet<&'a str>,
     /// One for each number from 0; of workloads that share it the first.
     list: Vec<Identity<'a>>,
     /// By index of the workload.
     numbers: Vec<u32>,
+    /// Numbers of workloads by their namespace.
+    of_namespace: FxHashMap<&'a str, Vec<u32>>,
+}
+
+/// Identities of another time: of each one workload, in order of their numbers.
+#[derive(Debug)]
+pub(super) struct People {
+    keys: Vec<String>,
+    workloads: Vec<Arc<Workload>>,
 }
 
 /// What tells workloads apart.
@@ -30,7 +42,18 @@ pub(super) struct Identities<'a> {
 struct Traits<'a> {
     namespace: &'a str,
     service_account: &'a str,
-    labels: Vec<(&'a str, &'a str)>,
+    /// Values of the labels that are asked for.
+    labels: Vec<Option<&'a str>>,
+}
+
+impl<'a> Traits<'a> {
+    fn of(workload: &'a Workload, keys: &BTreeSet<&str>) -> Traits<'a> {
+        Traits {
+            namespace: &workload.namespace,
+            service_account: &workload.service_account,
+            labels: keys.iter().map(|key| workload.labels.get(*key).map(String::as_str)).collect(),
+        }
+    }
 }
 
 impl<'a> Identities<'a> {
@@ -41,22 +64,41 @@ impl<'a> Identities<'a> {
         let mut list = vec![Identity::World, Identity::Host, Identity::RemoteNode];
         debug_assert_eq!(list.len(), WORKLOADS);
         let mut number = |workload: &'a Workload| {
-            let labels = workload.labels.iter();
-            let traits = Traits {
-                namespace: &workload.namespace,
-                service_account: &workload.service_account,
-                labels: labels
-                    .filter(|(key, _)| keys.contains(key.as_str()))
-                    .map(|(key, value)| (key.as_str(), value.as_str()))
-                    .collect(),
-            };
-            *known.entry(traits).or_insert_with(|| {
+            *known.entry(Traits::of(workload, &keys)).or_insert_with(|| {
                 list.push(Identity::Workload(workload));
                 list.len() as u32 - 1
             })
         };
-        let numbers = mesh.workloads.iter().map(&mut number).collect();
-        Identities { list, numbers }
+        let numbers = mesh.workloads.iter().map(|workload| number(workload)).collect();
+        let mut of_namespace: FxHashMap<&str, Vec<u32>> = FxHashMap::default();
+        for (number, identity) in list.iter().enumerate() {
+            if let Identity::Workload(workload) = identity {
+                of_namespace.entry(&workload.namespace).or_default().push(number as u32);
+            }
+        }
+        Identities { keys, list, numbers, of_namespace }
+    }
+
+    /// What tells them apart, for another time.
+    pub fn people(&self, mesh: &Mesh) -> People {
+        let mut first: Vec<Option<Arc<Workload>>> = vec![None; self.list.len()];
+        for (number, workload) in self.numbers.iter().zip(&mesh.workloads) {
+            first[*number as usize].get_or_insert_with(|| workload.clone());
+        }
+        let keys = self.keys.iter().map(|key| (*key).to_owned()).collect();
+        People { keys, workloads: first.into_iter().flatten().collect() }
+    }
+
+    /// Whether the same tells the same number of them apart, each like the one before.
+    pub fn are_alike(&self, before: &People) -> bool {
+        let workloads = self.list.iter().filter_map(|identity| identity.workload());
+        let alike = |(now, before): (&Workload, &Arc<Workload>)| {
+            std::ptr::eq(now, &**before)
+                || Traits::of(now, &self.keys) == Traits::of(before, &self.keys)
+        };
+        self.keys.iter().eq(&before.keys)
+            && workloads.clone().count() == before.workloads.len()
+            && workloads.zip(&before.workloads).all(alike)
     }
 
     /// The number of a workload, by its index.
@@ -71,7 +113,32 @@ impl<'a> Identities<'a> {
 
     /// All of them, a bit for each number.
     pub fn everybody(&self) -> Vec<u32> {
-        self.having(|_| true)
+        let count = self.list.len();
+        let mut bits = vec![u32::MAX; count.div_ceil(32)];
+        if !count.is_multiple_of(32) {
+            bits[count / 32] = (1 << (count % 32)) - 1;
+        }
+        bits
+    }
+
+    /// Those that are like one of these, a bit for each number.
+    pub fn like(&self, wanted: &[IdentityMatch]) -> Vec<u32> {
+        let mut bits = vec![0; self.list.len().div_ceil(32)];
+        for wanted in wanted {
+            let mut look = |number: u32| {
+                if wanted.holds(self.list[number as usize]) {
+                    bits[number as usize / 32] |= 1 << (number % 32);
+                }
+            };
+            match wanted.namespaces() {
+                Some(namespaces) => {
+                    let within = namespaces.iter().filter_map(|name| self.of_namespace.get(name));
+                    within.flatten().for_each(|number| look(*number));
+                }
+                None => (0..self.list.len() as u32).for_each(look),
+            }
+        }
+        bits
     }
 
     /// Those for which a test holds, a bit for each number.
@@ -93,7 +160,7 @@ pub(super) fn push_workloads(
     identities: &Identities<'_>,
     guards: &Guards,
 ) -> Result<Slots, Error> {
-    let mut seen = HashSet::new();
+    let mut seen = FxHashSet::default();
     let mut entries = Vec::new();
     let here = mesh.nodes.iter().find(|node| node.local).map(|node| &node.name);
     let mut own = |addresses: &[IpAddr], number: u32, (guard, leave): (u32, u32), remote: bool| {

@@ -7,14 +7,15 @@
 //! What the kernel cannot evaluate becomes a detour, which is always right, and a [`Notice`]. The
 //! tables never say anything else than the reference router would.
 
-use beeway_model::Mesh;
+use beeway_model::access::AccessPolicy;
+use beeway_model::{Mesh, RateLimiter};
 use serde::Serialize;
 
 use crate::abi;
 use access::Guards;
 use balance::{Clusters, PortId};
 use heap::{Heap, Slots};
-use identity::Identities;
+use identity::{Identities, People};
 
 mod access;
 mod access_rules;
@@ -98,28 +99,68 @@ pub struct Tables {
 
 /// Compiles a mesh into generation `number`.
 pub fn compile(mesh: &Mesh, number: u64) -> Result<Tables, Error> {
-    let mut heap = Heap::new();
-    let mut notices = Vec::new();
-    let mut clusters = Clusters::new(mesh);
-    for (index, words) in [
-        (abi::prepared::ANSWER_NO_ENDPOINT, answers::answer(503, "no healthy upstream")),
-        (abi::prepared::ANSWER_BACKEND_MISSING, answers::answer(500, "")),
-        (abi::prepared::ANSWER_NO_PROXY, Ok(answers::no_proxy())),
-        (abi::prepared::ANSWER_DENIED, answers::answer(403, access_rules::DENIED)),
-    ] {
-        let answer = heap.intern(words.expect("prepared answers fit"));
-        heap.set(index.0, &[answer]);
+    Compiler::default().compile(mesh, number)
+}
+
+/// Compiles one mesh after the other, each to what [`compile`] makes of it. What policies become is
+/// kept: it depends on them and on who can be told apart alone, and most changes leave both.
+#[derive(Debug, Default)]
+pub struct Compiler {
+    kept: Option<Kept>,
+}
+
+/// Guards, and what they were made of.
+#[derive(Debug)]
+struct Kept {
+    policies: Vec<AccessPolicy>,
+    limits: Vec<RateLimiter>,
+    people: People,
+    guards: Guards,
+}
+
+/// Policies get this much of the heap at the most, as long as everything else fits.
+const GUARDS_LIMIT: usize = heap::HEAP_WORDS / 2;
+
+impl Compiler {
+    /// Compiles a mesh into generation `number`.
+    pub fn compile(&mut self, mesh: &Mesh, number: u64) -> Result<Tables, Error> {
+        let identities = Identities::new(mesh);
+        let kept = self.kept.take();
+        let kept = kept.filter(|kept| {
+            (&kept.policies, &kept.limits) == (&mesh.access, &mesh.limits)
+                && identities.are_alike(&kept.people)
+        });
+        let kept = self.kept.insert(kept.unwrap_or_else(|| Kept {
+            policies: mesh.access.clone(),
+            limits: mesh.limits.clone(),
+            people: identities.people(mesh),
+            guards: Guards::new(mesh, &identities, GUARDS_LIMIT),
+        }));
+        match assemble(mesh, number, &identities, &kept.guards) {
+            Err(Error::HeapFull { .. }) if !(mesh.access.is_empty() && mesh.limits.is_empty()) => {
+                assemble(mesh, number, &identities, &Guards::new(mesh, &identities, 0))
+            }
+            made => made,
+        }
     }
+}
+
+fn assemble(
+    mesh: &Mesh,
+    number: u64,
+    identities: &Identities<'_>,
+    guards: &Guards,
+) -> Result<Tables, Error> {
+    let mut heap = Heap::behind(guards.words.clone());
+    let mut notices = guards.notices.clone();
+    let mut clusters = Clusters::new(mesh);
     let members = balance::push_members(&mut heap, mesh)?;
-    let identities = Identities::new(mesh);
-    let mut guards = Guards::new(&mut heap, &mut clusters, mesh, &identities, &mut notices);
-    let workloads = identity::push_workloads(&mut heap, mesh, &identities, &guards)?;
-    let ports = table::drafts(&mut heap, mesh, &identities, &mut notices);
+    let workloads = identity::push_workloads(&mut heap, mesh, identities, guards)?;
+    let ports = table::drafts(&mut heap, mesh, identities, &mut notices);
     let frontends = balance::push_frontends(&mut heap, &mut clusters, &ports, &mut notices)?;
     heap.check()?;
-    let mut drafts: Vec<_> = ports.into_values().collect();
-    drafts.append(&mut guards.drafts);
-    table::place_all(&mut heap, &mut clusters, drafts, &mut notices);
+    let drafts = ports.into_values().collect();
+    table::place_all(&mut heap, &mut clusters, drafts, heap::HEAP_WORDS, &mut notices);
     let words = heap.into_words();
     let counts = count(mesh);
     let guarded = !mesh.access.is_empty() || !mesh.kafka.is_empty() || !mesh.limits.is_empty();

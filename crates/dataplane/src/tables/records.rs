@@ -10,31 +10,50 @@ pub(super) trait Record {
     /// Size in words of the heap.
     const WORDS: u32;
 
+    /// Writes it over that many words, as it lies in memory.
+    fn write(&self, words: &mut [u32]);
+
+    /// Appends it, as it lies in memory.
+    fn push_to(&self, words: &mut Vec<u32>) {
+        let at = words.len();
+        words.resize(at + Self::WORDS as usize, 0);
+        self.write(&mut words[at..]);
+    }
+
     /// The record as it lies in memory.
-    fn words(&self) -> Vec<u32>;
+    fn words(&self) -> Vec<u32> {
+        let mut words = Vec::new();
+        self.push_to(&mut words);
+        words
+    }
 }
 
 trait Field {
-    fn put(&self, bytes: &mut Vec<u8>);
+    /// Writes it over the first bytes, and returns those behind.
+    fn put<'a>(&self, bytes: &'a mut [u8]) -> &'a mut [u8];
 }
 
 impl Field for [u8; 16] {
-    fn put(&self, bytes: &mut Vec<u8>) {
-        bytes.extend_from_slice(self);
+    fn put<'a>(&self, bytes: &'a mut [u8]) -> &'a mut [u8] {
+        let (own, rest) = bytes.split_at_mut(self.len());
+        own.copy_from_slice(self);
+        rest
     }
 }
 
 impl Field for [u32; 2] {
-    fn put(&self, bytes: &mut Vec<u8>) {
-        self.iter().for_each(|word| word.put(bytes));
+    fn put<'a>(&self, bytes: &'a mut [u8]) -> &'a mut [u8] {
+        self[1].put(self[0].put(bytes))
     }
 }
 
 macro_rules! number_fields {
     ($($number:ty),*) => {$(
         impl Field for $number {
-            fn put(&self, bytes: &mut Vec<u8>) {
-                bytes.extend_from_slice(&self.to_ne_bytes());
+            fn put<'a>(&self, bytes: &'a mut [u8]) -> &'a mut [u8] {
+                let (own, rest) = bytes.split_at_mut(size_of::<$number>());
+                own.copy_from_slice(&self.to_ne_bytes());
+                rest
             }
         }
     )*};
@@ -59,11 +78,15 @@ macro_rules! records {
         $(impl Record for abi::$name {
             const WORDS: u32 = (size_of::<abi::$name>() / 4) as u32;
 
-            fn words(&self) -> Vec<u32> {
-                let mut bytes = Vec::with_capacity(size_of::<abi::$name>());
+            fn write(&self, words: &mut [u32]) {
+                let mut bytes = [0; size_of::<abi::$name>()];
+                let mut rest = &mut bytes[..];
                 let abi::$name { $($field),* } = self;
-                $($field.put(&mut bytes);)*
-                words_of(&bytes)
+                $(rest = $field.put(rest);)*
+                debug_assert!(rest.is_empty());
+                for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                    *word = u32::from_ne_bytes(*bytes);
+                }
             }
         })*
 
@@ -73,14 +96,16 @@ macro_rules! records {
 
             $(#[test]
             fn $name() {
+                const SIZE: usize = size_of::<abi::$name>();
                 let record = abi::$name::default();
-                let mut bytes = Vec::new();
+                let mut bytes = [0; SIZE];
+                let mut rest = &mut bytes[..];
                 $(
-                    assert_eq!(bytes.len(), std::mem::offset_of!(abi::$name, $field));
-                    record.$field.put(&mut bytes);
+                    assert_eq!(SIZE - rest.len(), std::mem::offset_of!(abi::$name, $field));
+                    rest = record.$field.put(rest);
                 )*
-                assert_eq!(bytes.len(), size_of::<abi::$name>(), "no padding at the end");
-                assert_eq!(bytes.len() % 4, 0, "whole words");
+                assert_eq!(rest.len(), 0, "no padding at the end");
+                assert_eq!(SIZE % 4, 0, "whole words");
                 assert_eq!(record.words().len() as u32, <abi::$name as Record>::WORDS);
             })*
         }

@@ -83,6 +83,8 @@ pub(super) enum Deed {
     Detour,
     /// Nothing: policies let it pass.
     Pass,
+    /// Policies deny it.
+    Deny,
 }
 
 /// Rules in the terms of the kernel.

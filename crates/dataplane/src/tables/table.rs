@@ -10,7 +10,7 @@ use super::answers;
 use super::automaton::{Automaton, Hosts, Path, Paths, classes_of};
 use super::balance::{Clusters, PortId, is_judged};
 use super::groups::{Candidate, Groups};
-use super::heap::{HEAP_WORDS, Heap};
+use super::heap::Heap;
 use super::identity::Identities;
 use super::pattern::{Pattern, Regex};
 use super::predicates::Predicates;
@@ -155,11 +155,13 @@ pub(super) fn reserve(heap: &mut Heap) -> u32 {
     heap.push(&abi::table { flags, ..Default::default() }.words())
 }
 
-/// Fills in the tables, smallest first, so that a large one costs no other its place.
+/// Fills in the tables up to `limit` words of the heap, smallest first, so that a large one costs no
+/// other its place.
 pub(super) fn place_all(
     heap: &mut Heap,
     clusters: &mut Clusters<'_>,
     drafts: Vec<Draft>,
+    limit: usize,
     notices: &mut Vec<Notice>,
 ) {
     let mut bodies: Vec<(String, u32, Body)> = drafts
@@ -170,8 +172,8 @@ pub(super) fn place_all(
     while let Some((service, place, body)) = bodies.pop() {
         let mark = heap.mark();
         let needed = heap.used() + body.state_words();
-        let table = (needed <= HEAP_WORDS).then(|| push(heap, clusters, &body));
-        if heap.used() <= HEAP_WORDS
+        let table = (needed <= limit).then(|| push(heap, clusters, &body));
+        if heap.used() <= limit
             && let Some(table) = table
         {
             heap.set(place, &table.words());
@@ -184,7 +186,7 @@ pub(super) fn place_all(
             "the rules need {} words of the tables, {} are left: every request is decided by the \
              userspace proxy",
             needed - heap.used(),
-            HEAP_WORDS - heap.used()
+            limit.saturating_sub(heap.used())
         );
         notices.push(Notice { service, reason });
     }
@@ -289,6 +291,10 @@ fn push_deed(heap: &mut Heap, clusters: &mut Clusters<'_>, deed: &Deed) -> u32 {
         }
         Deed::Answer(words) => {
             let answer = heap.intern(words.clone());
+            abi::action { kind: abi::action_kind::ACTION_ANSWER.0, answer, ..Default::default() }
+        }
+        Deed::Deny => {
+            let answer = heap.word(abi::prepared::ANSWER_DENIED.0);
             abi::action { kind: abi::action_kind::ACTION_ANSWER.0, answer, ..Default::default() }
         }
         Deed::Pass => abi::action { kind: abi::action_kind::ACTION_PASS.0, ..Default::default() },

@@ -2,6 +2,7 @@
 //! rules.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use beeway_model::{
     Action, Backend, Cluster, ClusterId, Endpoint, HeaderMatch, Match, Mesh, PathMatch, Protocol,
@@ -70,7 +71,7 @@ pub fn mesh(rules: Option<Vec<Rule>>) -> Mesh {
             cluster("v3", &["10.1.0.3:8080", "10.1.0.3:8081"]),
             cluster("none", &[]),
         ],
-        workloads: workloads(),
+        workloads: workloads().into_iter().map(Arc::new).collect(),
         ..Mesh::default()
     }
 }

@@ -4,8 +4,9 @@
 //! the calls have to be judged one by one, as those to a service are. So the mesh gets services for
 //! such addresses, each with one endpoint: tables and proxy need not know of them.
 
-use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::identity::LabelSelector;
 use super::policy::{Direction, Scope};
@@ -27,11 +28,10 @@ impl Service {
 struct Direct {
     /// Behind which it stands.
     service: usize,
-    namespace: String,
-    name: String,
-    transport: Transport,
-    protocol: Protocol,
-    endpoint: Endpoint,
+    /// It alone.
+    cluster: Cluster,
+    /// What stands for its address.
+    own: Service,
 }
 
 /// Adds services for addresses of workloads that policies or limits are about. What a policy says of a service
@@ -41,44 +41,27 @@ pub fn add_direct(mesh: &mut Mesh) {
         return;
     }
     let found = find(mesh);
-    let mut names: HashMap<usize, Vec<(String, String)>> = HashMap::new();
-    for direct in found {
-        let Direct { service, namespace, name, transport, protocol, endpoint } = direct;
-        let address = endpoint.address;
-        names.entry(service).or_default().push((namespace.clone(), name.clone()));
-        let cluster = ClusterId(mesh.clusters.len());
-        let endpoints = vec![endpoint];
-        mesh.clusters.push(Cluster { name: format!("{address}"), protocol, endpoints });
-        let port = ServicePort {
-            name: String::new(),
-            number: address.port(),
-            transport,
-            protocol,
-            cluster,
-            rules: None,
-            stream_rules: Vec::new(),
-        };
-        mesh.services.push(Service {
-            namespace,
-            name,
-            hosts: Vec::new(),
-            addresses: vec![address.ip()],
-            ports: vec![port],
-        });
+    name_too(mesh, &found);
+    mesh.clusters.reserve(found.len());
+    mesh.services.reserve(found.len());
+    for Direct { cluster, mut own, .. } in found {
+        own.ports[0].cluster = ClusterId(mesh.clusters.len());
+        mesh.clusters.push(cluster);
+        mesh.services.push(own);
     }
-    name_too(mesh, &names);
 }
 
 /// Lets policies on a service name those of its endpoints.
-fn name_too(mesh: &mut Mesh, names: &HashMap<usize, Vec<(String, String)>>) {
+fn name_too(mesh: &mut Mesh, found: &[Direct]) {
     let services = &mesh.services;
     for policy in &mut mesh.access {
         let Scope::Services(named) = &mut policy.scope else { continue };
-        let more = names.iter().filter(|(service, _)| {
-            let service = &services[**service];
+        let more = found.iter().filter(|direct| {
+            let service = &services[direct.service];
             named.iter().any(|(n, name)| *n == service.namespace && *name == service.name)
         });
-        let mut more: Vec<_> = more.flat_map(|(_, names)| names.clone()).collect();
+        let names = |direct: &Direct| (direct.own.namespace.clone(), direct.own.name.clone());
+        let mut more: Vec<_> = more.map(names).collect();
         more.sort_unstable();
         more.dedup();
         named.extend(more);
@@ -87,7 +70,8 @@ fn name_too(mesh: &mut Mesh, names: &HashMap<usize, Vec<(String, String)>>) {
 
 fn find(mesh: &Mesh) -> Vec<Direct> {
     let selectors = Selectors::of(mesh);
-    let mut owners: HashMap<IpAddr, &Workload> = HashMap::new();
+    let mut owners: FxHashMap<IpAddr, &Workload> = FxHashMap::default();
+    owners.reserve(mesh.workloads.len());
     for workload in &mesh.workloads {
         workload.addresses.iter().for_each(|address| {
             owners.entry(*address).or_insert(workload);
@@ -100,7 +84,7 @@ fn find(mesh: &Mesh) -> Vec<Direct> {
         };
         service.addresses.iter().flat_map(of).collect()
     };
-    let mut taken: HashSet<_> = mesh.services.iter().flat_map(ports).collect();
+    let mut taken: FxHashSet<_> = mesh.services.iter().flat_map(ports).collect();
     let mut found = Vec::new();
     for (service, owner) in mesh.services.iter().enumerate() {
         let named = selectors.name(owner);
@@ -111,18 +95,11 @@ fn find(mesh: &Mesh) -> Vec<Direct> {
             }
             for endpoint in &mesh.cluster(port.cluster).endpoints {
                 let address = endpoint.address;
-                let workload = owners.get(&address.ip());
+                let workload = owners.get(&address.ip()).copied();
                 let guarded = || workload.is_some_and(|workload| selectors.select(workload));
                 let free = (address.ip(), address.port(), port.transport);
                 if (named || guarded()) && taken.insert(free) {
-                    let (transport, protocol) = (port.transport, port.protocol);
-                    let endpoint = endpoint.clone();
-                    let namespace = workload.map_or(&owner.namespace, |w| &w.namespace).clone();
-                    let name = match workload {
-                        Some(workload) => format!("{PREFIX}{}", workload.name),
-                        None => format!("{PREFIX}{}", address.ip()),
-                    };
-                    found.push(Direct { service, namespace, name, transport, protocol, endpoint });
+                    found.push(direct(service, owner, port, endpoint, workload));
                 }
             }
         }
@@ -130,19 +107,52 @@ fn find(mesh: &Mesh) -> Vec<Direct> {
     found
 }
 
+fn direct(
+    service: usize,
+    owner: &Service,
+    port: &ServicePort,
+    endpoint: &Endpoint,
+    workload: Option<&Workload>,
+) -> Direct {
+    let (transport, protocol) = (port.transport, port.protocol);
+    let (namespace, name) = match workload {
+        Some(workload) => (&workload.namespace, [PREFIX, &workload.name].concat()),
+        None => (&owner.namespace, format!("{PREFIX}{}", endpoint.address.ip())),
+    };
+    let port = ServicePort {
+        name: String::new(),
+        number: endpoint.address.port(),
+        transport,
+        protocol,
+        // it has its place when it is added
+        cluster: ClusterId(usize::MAX),
+        rules: None,
+        stream_rules: Vec::new(),
+    };
+    let own = Service {
+        namespace: namespace.clone(),
+        name,
+        hosts: Vec::new(),
+        addresses: vec![endpoint.address.ip()],
+        ports: vec![port],
+    };
+    let (name, endpoints) = (endpoint.address.to_string(), vec![endpoint.clone()]);
+    Direct { service, cluster: Cluster { name, protocol, endpoints }, own }
+}
+
 /// Whom policies and limits are about.
 struct Selectors<'m> {
-    of_namespace: HashMap<&'m str, Vec<&'m LabelSelector>>,
+    of_namespace: FxHashMap<&'m str, Vec<&'m LabelSelector>>,
     of_all: Vec<&'m LabelSelector>,
-    services: HashSet<(&'m str, &'m str)>,
+    services: FxHashSet<(&'m str, &'m str)>,
 }
 
 impl<'m> Selectors<'m> {
     fn of(mesh: &'m Mesh) -> Selectors<'m> {
         let mut selectors = Selectors {
-            of_namespace: HashMap::new(),
+            of_namespace: FxHashMap::default(),
             of_all: Vec::new(),
-            services: HashSet::new(),
+            services: FxHashSet::default(),
         };
         for policy in mesh.access.iter().filter(|p| p.direction == Direction::Ingress) {
             match &policy.scope {

@@ -161,7 +161,7 @@ impl IdentityMatch {
                 workload.is_some() && text.holds(TRUST_DOMAIN.as_bytes())
             }
             IdentityMatch::Principal(text) => {
-                workload.is_some_and(|workload| text.holds(principal(workload).as_bytes()))
+                workload.is_some_and(|workload| is_principal(workload, text))
             }
             IdentityMatch::Namespace(text) => {
                 workload.is_some_and(|workload| text.holds(workload.namespace.as_bytes()))
@@ -173,6 +173,23 @@ impl IdentityMatch {
                 namespaces.as_ref().is_none_or(|list| list.contains(&workload.namespace))
                     && labels.holds(&workload.labels)
             }),
+        }
+    }
+
+    /// The namespaces outside of which nobody is like this; `None`: anybody may be.
+    pub fn namespaces(&self) -> Option<Vec<&str>> {
+        match self {
+            IdentityMatch::Namespace(Text::Exact(namespace))
+            | IdentityMatch::ServiceAccount(namespace, _) => Some(vec![namespace]),
+            IdentityMatch::Workloads(Some(namespaces), _) => {
+                Some(namespaces.iter().map(String::as_str).collect())
+            }
+            // a name in Kubernetes has no slash
+            IdentityMatch::Principal(Text::Exact(text)) => {
+                let rest = text.strip_prefix(TRUST_DOMAIN)?.strip_prefix("/ns/")?;
+                Some(vec![rest.split_once('/')?.0])
+            }
+            _ => None,
         }
     }
 
@@ -189,4 +206,14 @@ impl IdentityMatch {
 /// The principal of a workload, as Istio writes it: a SPIFFE id without its scheme.
 pub fn principal(workload: &Workload) -> String {
     format!("{TRUST_DOMAIN}/ns/{}/sa/{}", workload.namespace, workload.service_account)
+}
+
+/// Whether a text holds for [`principal`]; a whole one is compared without making that.
+fn is_principal(workload: &Workload, text: &Text) -> bool {
+    let Text::Exact(text) = text else {
+        return text.holds(principal(workload).as_bytes());
+    };
+    let rest = text.strip_prefix(TRUST_DOMAIN).and_then(|rest| rest.strip_prefix("/ns/"));
+    let rest = rest.and_then(|rest| rest.strip_prefix(workload.namespace.as_str()));
+    rest.and_then(|rest| rest.strip_prefix("/sa/")) == Some(&workload.service_account)
 }

@@ -6,6 +6,7 @@ mod dice;
 mod policies;
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use crate::access::Node;
 use crate::mesh::{Mesh, Workload};
@@ -39,7 +40,7 @@ impl Stage {
         mesh.access = self.policies(dice);
     }
 
-    fn people(&self, dice: &mut Dice) -> (Vec<Workload>, Vec<Node>) {
+    fn people(&self, dice: &mut Dice) -> (Vec<Arc<Workload>>, Vec<Node>) {
         let (mut workloads, mut nodes) = (Vec::new(), Vec::new());
         let mut addresses = self.callers.clone();
         addresses.extend(self.endpoints.iter().map(SocketAddr::ip));
@@ -53,7 +54,7 @@ impl Stage {
                     addresses: vec![address],
                     local: dice.one_in(2),
                 }),
-                _ => workloads.push(workload(dice, n, address)),
+                _ => workloads.push(Arc::new(workload(dice, n, address))),
             }
         }
         (workloads, nodes)

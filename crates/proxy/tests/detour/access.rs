@@ -72,7 +72,7 @@ fn subnet(address: &str, bits: u8) -> Vec<Subnet> {
 /// The service at one endpoint, of the workload `web`, with these policies.
 fn guarded(endpoint: SocketAddr, policy: &Option<Policy>, access: &[AccessPolicy]) -> Mesh {
     let mut mesh = crate::both::mesh_of(endpoint, policy);
-    mesh.workloads.push(serving("web", endpoint.ip()));
+    mesh.workloads.push(serving("web", endpoint.ip()).into());
     mesh.access = access.to_vec();
     mesh
 }
@@ -202,8 +202,8 @@ fn two(policy: Policy, access: Vec<AccessPolicy>) -> Mesh {
     let mut other = mesh.clusters[1].endpoints[0].clone();
     other.workload = "api".to_owned();
     mesh.clusters[0].endpoints.push(other);
-    mesh.workloads.push(serving("web", web.ip()));
-    mesh.workloads.push(serving("api", api.ip()));
+    mesh.workloads.push(serving("web", web.ip()).into());
+    mesh.workloads.push(serving("api", api.ip()).into());
     mesh.access = access;
     mesh
 }
@@ -255,7 +255,7 @@ fn a_forbidden_mirror_is_not_sent() {
     let mut rule = rule("/", forward(&[(0, 1)]));
     rule.policy = Some(Policy { mirrors: vec![mirror], ..Policy::default() }.into());
     let mut mesh = mesh(&[one, shadow], Some(vec![rule]));
-    mesh.workloads.push(serving("shadow", shadow.ip()));
+    mesh.workloads.push(serving("shadow", shadow.ip()).into());
     mesh.access = vec![on("shadow", Effect::Deny, when(path("/secret")))];
     let mut kit = Kit::new(mesh);
     assert_eq!(kit.get(1, "/secret").status, 200);

@@ -41,7 +41,7 @@ fn asking([endpoint, authorizer]: [SocketAddr; 2], provider: Provider) -> Mesh {
     if provider.kind == ProviderKind::Grpc {
         mesh.clusters[1].protocol = Protocol::Http2;
     }
-    mesh.workloads.push(serving("web", endpoint.ip()));
+    mesh.workloads.push(serving("web", endpoint.ip()).into());
     let custom = Effect::Custom("authorizer".to_owned());
     mesh.access = vec![on("web", custom, when(Field::Path(vec![PathTest::parse("/a*")])))];
     mesh.providers = vec![provider];

@@ -380,7 +380,7 @@ pub fn mesh(endpoints: &[SocketAddr], rules: Option<Vec<Rule>>) -> Mesh {
             ports: vec![port],
         }],
         clusters,
-        workloads: vec![Workload {
+        workloads: vec![Arc::new(Workload {
             namespace: "default".into(),
             name: "buyer".into(),
             labels: [("app".to_owned(), "buyer".to_owned())].into(),
@@ -389,7 +389,7 @@ pub fn mesh(endpoints: &[SocketAddr], rules: Option<Vec<Rule>>) -> Mesh {
             node: None,
             uid: None,
             cgroup: None,
-        }],
+        })],
         ..Mesh::default()
     }
 }

@@ -117,7 +117,7 @@ fn mesh(clusters: Vec<Cluster>, rules: Vec<Rule>) -> Mesh {
         uid: None,
         cgroup: None,
     };
-    Mesh { services: vec![service], clusters, workloads: vec![workload], ..Mesh::default() }
+    Mesh { services: vec![service], clusters, workloads: vec![workload.into()], ..Mesh::default() }
 }
 
 fn cluster(index: usize, protocol: Protocol, addresses: &[SocketAddr]) -> Cluster {

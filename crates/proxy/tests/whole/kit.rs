@@ -190,7 +190,7 @@ pub fn mesh(protocol: Protocol, endpoints: &[SocketAddr], rules: Vec<StreamRule>
             ports: vec![port],
         }],
         clusters: endpoints.iter().enumerate().map(cluster).collect(),
-        workloads: vec![Workload {
+        workloads: vec![Arc::new(Workload {
             namespace: "default".into(),
             name: "buyer".into(),
             labels: [("app".to_owned(), "buyer".to_owned())].into(),
@@ -199,7 +199,7 @@ pub fn mesh(protocol: Protocol, endpoints: &[SocketAddr], rules: Vec<StreamRule>
             node: None,
             uid: None,
             cgroup: None,
-        }],
+        })],
         ..Mesh::default()
     }
 }

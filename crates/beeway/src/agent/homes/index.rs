@@ -31,7 +31,6 @@ impl Index {
                 index.elsewhere.extend(&workload.addresses);
                 continue;
             }
-            let workload = Arc::new(workload.clone());
             if let Some(uid) = &workload.uid {
                 index.by_uid.entry(uid.clone()).or_insert_with(|| workload.clone());
             }
@@ -90,8 +89,8 @@ fn uids(name: &str) -> impl Iterator<Item = String> {
 mod tests {
     use super::*;
 
-    fn workload(name: &str, uid: Option<&str>, node: Option<&str>, address: &str) -> Workload {
-        Workload {
+    fn workload(name: &str, uid: Option<&str>, node: Option<&str>, address: &str) -> Arc<Workload> {
+        Arc::new(Workload {
             namespace: "shop".into(),
             name: name.into(),
             labels: Default::default(),
@@ -100,7 +99,7 @@ mod tests {
             node: node.map(str::to_owned),
             uid: uid.map(str::to_owned),
             cgroup: (name == "vm").then(|| "system.slice/vm.service".to_owned()),
-        }
+        })
     }
 
     #[test]
