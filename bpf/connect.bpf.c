@@ -74,9 +74,7 @@ static __always_inline void find_caller(struct bpf_sock_addr *ctx, struct addres
 	}
 	if (known)
 		goto found;
-	key.id = bpf_get_netns_cookie(ctx);
-	key.kind = HOME_NAMESPACE;
-	known = bpf_map_lookup_elem(&homes, &key);
+	known = find_by_namespace(bpf_get_netns_cookie(ctx));
 	if (!known)
 		return;
 found:
@@ -125,11 +123,29 @@ judge_call(struct bpf_sock_addr *ctx, struct generation *g, const struct address
 	if (!caller->family)
 		name_by_address(&v->caller, &v->source);
 	else if (!v->source.family && is_ip4(v->caller.ip) == is_ip4(endpoint->ip) &&
-		 !is_made_up(v->caller.ip))
+		 !is_made_up(v->caller.ip) && !is_nobody(v->caller.ip))
 		v->source = v->caller;
 	access = judge_connection(g, s, v, asked);
 	release_scratch(s);
 	return access;
+}
+
+/* Whether a send() connects, which TCP would let go on before any program has seen its bytes. */
+static __always_inline bool sends_at_once(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : NULL;
+
+	return tcp && tcp->fastopen_req;
+}
+
+/* Whether a connection may use several paths. What is sent by it goes by no program of ours. */
+static __always_inline bool is_multipath(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : NULL;
+
+	return tcp && bpf_core_field_exists(tcp->is_mptcp) && tcp->is_mptcp;
 }
 
 static __always_inline int refuse(u32 counter)
@@ -163,6 +179,30 @@ remember_datagram(u64 cookie, const struct endpoint *endpoint, const struct addr
 	add(COUNT_DATAGRAM, 1);
 }
 
+/*
+ * A datagram to who is no service. What comes back is let in for this, and an answer to what was let in
+ * is not judged.
+ */
+static __always_inline int
+send_elsewhere(struct bpf_sock_addr *ctx, struct generation *g, const struct address *to)
+{
+	struct datagram_key key = { .port = to->port };
+	struct address *known;
+
+	if (!g || !g->guarded)
+		return PASS;
+	key.cookie = bpf_get_socket_cookie(ctx);
+	copy_ip(key.ip, to->ip);
+	known = bpf_map_lookup_elem(&datagrams, &key);
+	if (known && !known->family)
+		return PASS;
+	if (denies_datagram(ctx, g, to))
+		return refuse(COUNT_DENIED);
+	if (!known && bpf_map_update_elem(&datagrams, &key, to, BPF_ANY))
+		add(COUNT_FULL, 1);
+	return PASS;
+}
+
 static __always_inline int send_datagram(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct generation *g = current_generation();
@@ -174,7 +214,7 @@ static __always_inline int send_datagram(struct bpf_sock_addr *ctx, bool v6)
 	get_address(ctx, &asked, v6);
 	f = g ? find_frontend(g, asked.ip, asked.port, IPPROTO_UDP) : NULL;
 	if (!f)
-		return g && denies_datagram(ctx, g, &asked) ? refuse(COUNT_DENIED) : PASS;
+		return send_elsewhere(ctx, g, &asked);
 	cookie = bpf_get_socket_cookie(ctx);
 	/* the same socket keeps its endpoint: its cookie is the draw */
 	endpoint = pick_endpoint(g, f->cluster, mix(cookie));
@@ -269,14 +309,20 @@ find_target(struct bpf_sock_addr *ctx, struct generation *g, const struct fronte
 	t->to.port = endpoint->port;
 }
 
+/* Whether bytes over several paths may go to a service: nobody can judge them, or route them. */
+static __always_inline bool may_be_multipath(const struct frontend *f, const struct target *t)
+{
+	return t->protocol != PROTOCOL_PROXY && (!f || (!f->table && !f->guarded));
+}
+
 static __always_inline int connect_stream(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct generation *g = current_generation();
 	struct address asked = {};
 	struct target t = {};
 	struct frontend *f;
+	bool multipath = is_multipath(ctx), known;
 	struct conn *conn;
-	bool known;
 
 	get_address(ctx, &asked, v6);
 	f = g ? find_frontend(g, asked.ip, asked.port, IPPROTO_TCP) : NULL;
@@ -287,13 +333,25 @@ static __always_inline int connect_stream(struct bpf_sock_addr *ctx, bool v6)
 		find_target(ctx, g, f, &asked, v6, &t);
 	else
 		t.to = asked;
+	if (multipath && t.protocol == PROTOCOL_HTTP)
+		t.protocol = PROTOCOL_OPAQUE;
 	if (g && g->guarded && !t.failed && t.protocol != PROTOCOL_PROXY)
 		judge_target(ctx, g, f, &asked, v6, &t);
+	if (multipath && !t.failed && !may_be_multipath(f, &t))
+		t.failed = COUNT_MULTIPATH;
 	if (t.failed)
 		return refuse(t.failed);
+	/* as where there is no such way to connect: the client connects first, then */
+	if (t.protocol == PROTOCOL_HTTP && sends_at_once(ctx)) {
+		bpf_set_retval(-EOPNOTSUPP);
+		return REFUSE;
+	}
 	/* nobody has a service of this address, and nobody will mind */
-	if (!known && t.protocol == PROTOCOL_OPAQUE)
+	if (!known && t.protocol == PROTOCOL_OPAQUE) {
+		/* of a connection that the same socket had before */
+		bpf_sk_storage_delete(&conns, ctx->sk);
 		return PASS;
+	}
 	conn = bpf_sk_storage_get(&conns, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!conn)
 		return refuse(COUNT_FULL);

@@ -34,6 +34,24 @@ static __always_inline bool has_detours(const struct conn *conn)
 	return conn && conn->noted && conn->side == SIDE_CLIENT;
 }
 
+/* Reads the header of a packet's TCP; the packet begins with that of IP. Where it is; 0: not known. */
+static __always_inline u32 read_tcp(struct __sk_buff *skb, u8 header[TCP_BYTES])
+{
+	u32 at = 40;
+	u8 ip[8];
+
+	if (bpf_skb_load_bytes(skb, 0, ip, sizeof(ip)))
+		return 0;
+	if (ip[0] >> 4 == 4)
+		at = (ip[0] & 15) * 4;
+	/* behind extension headers of IPv6 nothing is looked for */
+	else if (ip[6] != IPPROTO_TCP)
+		return 0;
+	if (bpf_skb_load_bytes(skb, at, header, TCP_BYTES))
+		return 0;
+	return at;
+}
+
 static __always_inline struct tcp_sock *tcp_sock_of(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
@@ -102,38 +120,39 @@ static __always_inline bool is_allowed(struct __sk_buff *skb, struct conn *conn)
 	return judge_again(skb, conn, g);
 }
 
-/* Reads the header of TCP; where its bytes begin, 0 on failure. The packet begins with that of IP. */
-static __always_inline u32 read_tcp(struct __sk_buff *skb, u8 header[TCP_BYTES])
-{
-	u32 at = 40;
-	u8 first;
-
-	if (bpf_skb_load_bytes(skb, 0, &first, 1))
-		return 0;
-	if (first >> 4 == 4)
-		at = (first & 15) * 4;
-	/* behind extension headers of IPv6 nothing is looked for */
-	if (bpf_skb_load_bytes(skb, at, header, TCP_BYTES))
-		return 0;
-	return at + (header[12] >> 4) * 4;
-}
-
-/* Whether a packet carries bytes, or an end. */
-static __always_inline bool says_something(struct __sk_buff *skb)
+/* Whether a packet carries bytes, or may. */
+static __always_inline bool carries_bytes(struct __sk_buff *skb)
 {
 	u8 header[TCP_BYTES];
-	u32 bytes = read_tcp(skb, header);
+	u32 at = read_tcp(skb, header);
 
-	return bytes && (header[13] & FIN_OR_RST || skb->len > bytes);
+	return !at || skb->len > at + (header[12] >> 4) * 4;
+}
+
+/* Whether a client's connection that is judged request by request carries what nobody has judged. */
+static __always_inline bool carries_unjudged(struct __sk_buff *skb, struct conn *conn)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct tcp_sock *me;
+
+	if (conn->side != SIDE_CLIENT || conn->protocol != PROTOCOL_HTTP || conn->direct || !sk)
+		return false;
+	me = bpf_skc_to_tcp_sock(sk);
+	if (!me || !has_unjudged(conn, me))
+		return false;
+	if (conn->framing.phase != PHASE_DEAD)
+		count_request(LANE_REFUSED, REASON_UNJUDGED);
+	conn->framing.phase = PHASE_DEAD;
+	return carries_bytes(skb);
 }
 
 /* Whether a packet says that a connection is over, and nothing else. */
 static __always_inline bool is_reset(struct __sk_buff *skb)
 {
 	u8 header[TCP_BYTES];
-	u32 bytes = read_tcp(skb, header);
+	u32 at = read_tcp(skb, header);
 
-	return bytes && header[13] & RST && skb->len == bytes;
+	return at && header[13] & RST && skb->len == at + (header[12] >> 4) * 4;
 }
 
 SEC("cgroup_skb/egress")
@@ -143,6 +162,10 @@ int packet_out(struct __sk_buff *skb)
 	struct flow *flow;
 	u64 cookie;
 
+	if (!conn)
+		return skb->ifindex == LOOPBACK_IFINDEX || may_leave(skb) || is_reset(skb);
+	if (carries_unjudged(skb, conn))
+		return DROP;
 	if (!has_detours(conn))
 		return is_allowed(skb, conn) || is_reset(skb);
 	cookie = conn->cookie;
@@ -151,6 +174,15 @@ int packet_out(struct __sk_buff *skb)
 	if (conn->direct)
 		return skb->ifindex == LOOPBACK_IFINDEX && (!flow || flow->way == WAY_DIRECT);
 	return flow && flow->way == WAY_HELD ? DROP : PASS;
+}
+
+/* Whether a packet carries bytes, or an end. */
+static __always_inline bool says_something(struct __sk_buff *skb)
+{
+	u8 header[TCP_BYTES];
+	u32 at = read_tcp(skb, header);
+
+	return at && (header[13] & FIN_OR_RST || skb->len > at + (header[12] >> 4) * 4);
 }
 
 /* Whether the client waits for an answer by detour, and for nothing else. */
@@ -171,8 +203,10 @@ int packet_in(struct __sk_buff *skb)
 	u64 cookie;
 	u32 zero = 0;
 
+	if (!conn || conn->side == SIDE_SERVER)
+		return may_enter(skb);
 	if (!has_detours(conn))
-		return is_allowed(skb, conn) && may_enter(skb);
+		return is_allowed(skb, conn);
 	cookie = conn->cookie;
 	flow = bpf_map_lookup_elem(&flows, &cookie);
 	if (!flow)

@@ -37,6 +37,21 @@ anchor(const struct address *local, const struct address *remote, const struct c
 		add(COUNT_FULL, 1);
 }
 
+/* The connecting end is about to send its first segment. */
+static __always_inline void connecting(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : NULL;
+	struct conn *conn = sk ? bpf_sk_storage_get(&conns, sk, 0, 0) : NULL;
+
+	if (!tcp)
+		return;
+	if (!conn || conn->side != SIDE_CLIENT)
+		return note_outlet(sk);
+	conn->judged = tcp->write_seq + 1;
+	announce_call(ctx);
+}
+
 /* A client's connection stands: wait for the other end, should it be on this host. */
 static __always_inline void client_established(struct bpf_sock_ops *ctx)
 {
@@ -121,7 +136,7 @@ int on_socket(struct bpf_sock_ops *ctx)
 {
 	switch (ctx->op) {
 	case BPF_SOCK_OPS_TCP_CONNECT_CB:
-		announce_call(ctx);
+		connecting(ctx);
 		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
 		client_established(ctx);
@@ -470,6 +485,13 @@ static __always_inline int on_proxy_send(struct sk_msg_md *msg, struct conn *con
 	return SK_PASS;
 }
 
+static __always_inline bool is_behind_unjudged(const struct conn *conn, struct sk_msg_md *msg)
+{
+	struct tcp_sock *me = tcp_of(msg);
+
+	return me && has_unjudged(conn, me);
+}
+
 SEC("sk_msg")
 int on_send(struct sk_msg_md *msg)
 {
@@ -489,6 +511,8 @@ int on_send(struct sk_msg_md *msg)
 		return SK_PASS;
 	if (!take_back(conn, msg))
 		return refuse(conn, REASON_PARTIAL_SEND);
+	if (is_behind_unjudged(conn, msg))
+		return refuse(conn, REASON_UNJUDGED);
 	conn->before = conn->framing;
 	switch (conn->framing.phase) {
 	case PHASE_HEAD:

@@ -12,7 +12,7 @@
 #define BEEWAY_ABI_H
 
 enum limits {
-	ABI_VERSION = 12,	/* changes with any layout; pins of another version are not adopted */
+	ABI_VERSION = 13,	/* changes with any layout; pins of another version are not adopted */
 	HEAP_WORDS = 1 << 20,	/* 4 MiB a generation */
 	HEAP_SLACK = 64,	/* so that a record at the last index stays inside */
 	HEAD_BYTES = 8192,	/* request head that the kernel judges; larger ones detour */
@@ -76,6 +76,7 @@ enum reason {
 	REASON_DENIED,		/* a policy denies it */
 	REASON_POLICY,		/* what policies say of it is for userspace to find out */
 	REASON_VISIT,		/* judged where it came in, and not understood if it was refused */
+	REASON_UNJUDGED,	/* bytes were sent before the connection stood, which nobody has seen */
 	REASON_RATE_LIMITED,	/* no token is left for it */
 	REASONS,
 };
@@ -99,6 +100,8 @@ enum counter {
 	COUNT_HELD,		/* connections held until they lead to the proxy */
 	COUNT_DENIED,		/* connections and datagrams that a policy denied */
 	COUNT_REPEATED_BYTES,	/* bytes that TCP brought twice, and that were read once */
+	COUNT_MULTIPATH,	/* connections over several paths (RFC 8684) refused: no program sees
+				 * their bytes */
 	COUNT_NOT_ENFORCED,	/* requests without a token that passed: the limit is not enforced */
 	COUNT_BUCKETS_FULL,	/* requests for whose token bucket there was no room */
 	COUNTERS,
@@ -451,6 +454,8 @@ enum side {
 enum home_kind {
 	HOME_CGROUP = 1,	/* its cgroup, or one around that; the innermost that is known */
 	HOME_NAMESPACE,		/* else its network namespace, by the cookie */
+	HOME_REST,		/* id 0: who is in no known cgroup. Family 0: he is looked for as
+				 * above; else there are homes that did not fit, and he is nobody */
 };
 
 struct home {

@@ -7,6 +7,10 @@
  * nodes agents do the same: their workloads are let in unless no request of theirs could be allowed, and
  * their own addresses, from which they forward, always. Whoever else comes is judged by the address:
  * request by request where HTTP is spoken (visit.h), as a connection otherwise.
+ *
+ * What has no record at its client's end (from before the agent, or made to who was in nobody's tables, or
+ * over several paths) is judged by its packets, at whichever end in the mesh sees one first, and again
+ * after each change.
  */
 #ifndef BEEWAY_INLET_H
 #define BEEWAY_INLET_H
@@ -57,6 +61,24 @@ static __always_inline bool was_announced(const struct arrival *a)
 	struct pair_key key = announcement(a);
 
 	return bpf_map_lookup_elem(&announced, &key);
+}
+
+/* A connection is made that is no client's of ours: for when packets of it are judged. */
+static __always_inline void note_outlet(struct bpf_sock *sk)
+{
+	struct generation *g = current_generation();
+	struct inlet *inlet;
+
+	if (!g || !g->guarded)
+		return;
+	inlet = bpf_sk_storage_get(&inlets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!inlet) {
+		add(COUNT_FULL, 1);
+		return;
+	}
+	/* the socket may have had another connection */
+	__builtin_memset(inlet, 0, sizeof(*inlet));
+	inlet->outgoing = 1;
 }
 
 /* Reads the headers; false when they are not plain. The packet begins with that of IP. */
@@ -240,6 +262,171 @@ tell_of_policy(const struct tcp_sock *tcp, enum event_kind kind, const struct ad
 	return true;
 }
 
+/* Whether somebody listens at the local end of a connection. */
+static __always_inline bool is_listened_to(struct __sk_buff *skb, const struct address *local)
+{
+	const u32 *word = (const u32 *)local->ip;
+	struct bpf_sock_tuple tuple = {};
+	struct bpf_sock *sk;
+	u32 size;
+	bool found;
+
+	if (local->family == 4) {
+		size = sizeof(tuple.ipv4);
+		tuple.ipv4.daddr = word[3];
+		tuple.ipv4.dport = bpf_htons(local->port);
+	} else {
+		size = sizeof(tuple.ipv6);
+		copy_ip((u8 *)tuple.ipv6.daddr, local->ip);
+		tuple.ipv6.dport = bpf_htons(local->port);
+	}
+	sk = bpf_sk_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+	if (!sk)
+		return false;
+	found = sk->state == STATE_LISTEN;
+	bpf_sk_release(sk);
+	return found;
+}
+
+/* Who has a socket: by the cgroup that it was made in, by its network namespace, or by its address. */
+static __always_inline void find_owner(struct __sk_buff *skb, struct bpf_sock *sk,
+				       const struct address *own, struct address *caller)
+{
+	struct home key = { .kind = HOME_CGROUP };
+	u64 packet = (u64)bpf_cast_to_kern_ctx(skb);
+	struct address *known = NULL;
+	u32 level;
+
+	bpf_for(level, 1, CGROUP_DEPTH) {
+		struct address *inner;
+
+		key.id = bpf_sk_ancestor_cgroup_id(sk, level);
+		if (!key.id)
+			break;
+		inner = bpf_map_lookup_elem(&homes, &key);
+		if (inner)
+			known = inner;
+	}
+	if (!known)
+		known = find_by_namespace(
+			KERNEL_AT(sk_buff, packet)->sk->__sk_common.skc_net.net->net_cookie);
+	if (known)
+		*caller = *known;
+	else
+		name_by_address(caller, own);
+}
+
+/* What policies say of who calls from here, by the socket. */
+static __always_inline bool
+releases(struct generation *g, struct __sk_buff *skb, struct bpf_sock *sk, const struct arrival *a)
+{
+	struct scratch *s = claim_scratch();
+	struct verdict *v;
+	bool pass;
+
+	if (!s)
+		return false;
+	v = &s->verdict;
+	__builtin_memset(v, 0, sizeof(*v));
+	v->source = a->from;
+	find_owner(skb, sk, &a->from, &v->caller);
+	v->endpoint = a->to;
+	v->transport = a->transport;
+	pass = judge_connection(g, s, v, ASK_CONNECTION) == ACCESS_PASS;
+	release_scratch(s);
+	return pass;
+}
+
+/*
+ * A connection of which nothing is known: from before the agent, or from before the policies and to
+ * who was in nobody's tables. If somebody listens on its port it was accepted.
+ */
+static __always_inline struct inlet *
+meet(struct __sk_buff *skb, struct bpf_sock *sk, const struct address *local)
+{
+	struct inlet *inlet = bpf_sk_storage_get(&inlets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+
+	if (inlet)
+		inlet->outgoing = !is_listened_to(skb, local);
+	else
+		add(COUNT_FULL, 1);
+	return inlet;
+}
+
+/* Keeps what was found out about a connection, counts a denial once, and tells the agent of it. */
+static __always_inline bool conclude(struct generation *g, struct __sk_buff *skb,
+				     struct inlet *inlet, const struct arrival *a, bool pass)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	if (!pass && !(inlet && inlet->denied))
+		add(COUNT_DENIED, 1);
+	if (!inlet)
+		return pass;
+	inlet->generation = g->number;
+	inlet->denied = !pass;
+	if (pass || inlet->told || !sk)
+		return pass;
+	inlet->told = inlet->outgoing ?
+		      tell_of_policy(bpf_skc_to_tcp_sock(sk), EVENT_LEFT, &a->from, &a->to, &a->from) :
+		      tell_of_policy(bpf_skc_to_tcp_sock(sk), EVENT_CAME, &a->to, &a->from, &a->from);
+	return pass;
+}
+
+/* Whether it is known that a connection passes by the policies of now: it is judged at its client's
+ * end, or it was here; and whoever has to know does. */
+static __always_inline bool is_settled(struct generation *g, const struct inlet *inlet)
+{
+	return inlet && (inlet->judged || inlet->generation == g->number) &&
+	       (!inlet->denied || inlet->told);
+}
+
+/* Whether a datagram comes from whom its socket has sent to first. */
+static __always_inline bool is_answer(struct __sk_buff *skb, struct bpf_sock *sk, const struct arrival *a)
+{
+	struct datagram_key key = { .port = a->from.port };
+	struct address *known;
+
+	if (sk->state == STATE_ESTABLISHED)
+		return true;
+	key.cookie = bpf_get_socket_cookie(skb);
+	copy_ip(key.ip, a->from.ip);
+	known = bpf_map_lookup_elem(&datagrams, &key);
+	return known && known->family;
+}
+
+/* A datagram was let in: what its socket sends there is an answer. */
+static __always_inline void note_caller(struct __sk_buff *skb, const struct arrival *a)
+{
+	struct datagram_key key = { .port = a->from.port };
+	struct address caller = a->from;
+
+	key.cookie = bpf_get_socket_cookie(skb);
+	copy_ip(key.ip, a->from.ip);
+	caller.family = 0;
+	if (!bpf_map_lookup_elem(&datagrams, &key) &&
+	    bpf_map_update_elem(&datagrams, &key, &caller, BPF_ANY))
+		add(COUNT_FULL, 1);
+}
+
+/* Whether a datagram may come in. */
+static __always_inline bool admits_datagram(struct generation *g, struct __sk_buff *skb,
+					    struct bpf_sock *sk, const struct arrival *a)
+{
+	u32 caller = find_workload(g, &a->from);
+	bool guarded = is_guarded(g, a);
+
+	if (guarded) {
+		if (is_answer(skb, sk, a))
+			return true;
+		if (!conclude(g, skb, NULL, a, admits(g, a, false)))
+			return false;
+	}
+	if (guarded || (caller && AT(g, workload, caller)->guard))
+		note_caller(skb, a);
+	return true;
+}
+
 /* Whether a packet may come in. */
 static __always_inline bool may_enter(struct __sk_buff *skb)
 {
@@ -247,37 +434,78 @@ static __always_inline bool may_enter(struct __sk_buff *skb)
 	struct bpf_sock *sk = skb->sk;
 	struct inlet *inlet;
 	struct arrival a = {};
-	bool opens, pass, by_request;
+	bool opens, by_request;
 
 	if (!g || !g->guarded || !sk || !guards_inlets())
 		return true;
 	inlet = bpf_sk_storage_get(&inlets, sk, 0, 0);
-	/* judged at its client's end, or here by the policies of now */
-	if (inlet && (inlet->judged || inlet->generation == g->number) &&
-	    (!inlet->denied || inlet->told))
+	if (is_settled(g, inlet))
 		return !inlet->denied;
 	/* something before the header of TCP or UDP hides it: closed, where anybody asks */
 	if (!read_arrival(skb, &a))
 		return a.transport == IPPROTO_ICMP || a.transport == IPPROTO_ICMPV6 ||
 		       !is_guarded(g, &a);
 	opens = a.transport == IPPROTO_TCP && (a.flags & (SYN | ACK)) == SYN;
-	/* a segment of a connection that was not accepted here */
-	if (!inlet && !opens && a.transport == IPPROTO_TCP)
-		return true;
 	if (opens && was_announced(&a))
 		return true;
-	by_request = inlet ? inlet->visit : opens && is_judged_by_request(g, &a.to);
-	pass = !is_guarded(g, &a) || admits(g, &a, by_request);
-	if (!pass)
-		add(COUNT_DENIED, 1);
-	if (inlet) {
-		inlet->generation = g->number;
-		inlet->denied = !pass;
-		if (!pass && !inlet->told)
-			inlet->told = tell_of_policy(bpf_skc_to_tcp_sock(sk), EVENT_CAME, &a.to,
-						     &a.from, &a.from);
+	if (!inlet && !opens && a.transport == IPPROTO_TCP) {
+		/* the end of a handshake that was let begin */
+		if (sk->state == STATE_LISTEN || sk->state == STATE_SYN_SENT)
+			return true;
+		inlet = meet(skb, sk, &a.to);
+		if (!inlet)
+			return !is_guarded(g, &a);
 	}
-	return pass;
+	/* who made it is judged when he sends */
+	if (inlet && inlet->outgoing)
+		return !inlet->denied;
+	if (a.transport == IPPROTO_UDP)
+		return admits_datagram(g, skb, sk, &a);
+	by_request = inlet ? inlet->visit : opens && is_judged_by_request(g, &a.to);
+	return conclude(g, skb, inlet, &a, !is_guarded(g, &a) || admits(g, &a, by_request));
+}
+
+/* Whether what a socket sends is judged before it leaves: answers to who begins a connection, and
+ * datagrams, with where they are sent to; but a socket may be connected since before the policies. */
+static __always_inline bool is_judged_elsewhere(const struct bpf_sock *sk)
+{
+	if (sk->protocol == IPPROTO_UDP)
+		return sk->state != STATE_ESTABLISHED;
+	return sk->protocol != IPPROTO_TCP || sk->state == STATE_LISTEN;
+}
+
+/* Whether a packet of a connection that is no client's of ours may leave. */
+static __always_inline bool may_leave(struct __sk_buff *skb)
+{
+	struct generation *g = current_generation();
+	struct bpf_sock *sk = skb->sk;
+	struct inlet *inlet = NULL;
+	struct arrival a = {};
+	struct address from;
+
+	if (!g || !g->guarded || !sk)
+		return true;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk || is_judged_elsewhere(sk))
+		return true;
+	inlet = bpf_sk_storage_get(&inlets, sk, 0, 0);
+	if (is_settled(g, inlet))
+		return !inlet->denied;
+	if (!read_arrival(skb, &a))
+		return !is_guarded(g, &a);
+	if (!inlet && a.transport == IPPROTO_TCP) {
+		inlet = meet(skb, sk, &a.from);
+		if (!inlet)
+			return !is_guarded(g, &a);
+	}
+	if (!inlet || inlet->outgoing)
+		return conclude(g, skb, inlet, &a, releases(g, skb, sk, &a));
+	if (!guards_inlets())
+		return true;
+	from = a.to;
+	a.to = a.from;
+	a.from = from;
+	return conclude(g, skb, inlet, &a, !is_guarded(g, &a) || admits(g, &a, inlet->visit));
 }
 
 #endif

@@ -25,6 +25,7 @@ typedef __s32 s32;
 #define AF_INET6 10
 #define SOCK_STREAM 1
 #define SOCK_DGRAM 2
+#define EOPNOTSUPP 95
 #define ECONNREFUSED 111
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
@@ -42,6 +43,7 @@ struct ns_common {
 
 struct net {
 	struct ns_common ns;
+	u64 net_cookie;
 } VIEW;
 
 struct sock_common {
@@ -110,6 +112,8 @@ struct tcp_sock {
 	u32 snd_wnd;
 	u32 mss_cache;
 	u32 notsent_lowat;
+	bool is_mptcp;		/* where the kernel has it: one path of several */
+	void *fastopen_req;	/* what a send() that connects has to send */
 } VIEW;
 
 struct list_head {
@@ -169,8 +173,11 @@ static __always_inline const struct sk_psock *psock_of(const struct tcp_sock *tc
 }
 
 /* enum values of enum sock_flags and tcp states that we need (include/net/tcp_states.h) */
+#define STATE_ESTABLISHED 1
+#define STATE_SYN_SENT 2
 #define STATE_CLOSE 7
 #define STATE_CLOSE_WAIT 8
+#define STATE_LISTEN 10
 
 #define FNV_BASIS 2166136261u
 

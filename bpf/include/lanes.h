@@ -64,6 +64,20 @@ static __always_inline bool fits(const struct tcp_sock *me, u32 n)
 }
 
 /*
+ * Whether TCP was given bytes of a client that no program has seen: by a send() that began before the
+ * connection was enrolled. Such a send() waits for the handshake and goes on as it began.
+ */
+static __always_inline bool has_unjudged(const struct conn *conn, const struct tcp_sock *me)
+{
+	u8 state = me->inet_conn.icsk_inet.sk.__sk_common.skc_state;
+	bool open = state == STATE_ESTABLISHED || state == STATE_CLOSE_WAIT ||
+		    state == STATE_SYN_SENT;
+
+	/* the end takes a number too */
+	return (s32)(me->write_seq - conn->judged) > !open;
+}
+
+/*
  * Sends n bytes by TCP. When the send buffer is full in the middle of a message, the kernel keeps
  * an SK_PASS (psock->eval in tcp_bpf.c) for whatever the application sends next, which would go out
  * unjudged. So where that can be, the message is redirected to its own socket, which comes to the
@@ -77,6 +91,7 @@ static __always_inline void send_native(struct sk_msg_md *msg, struct conn *conn
 
 	conn->expected = me->write_seq + n;
 	conn->sent = n;
+	conn->judged += n;
 	if (conn->side == SIDE_CLIENT && (conn->peer || n < size || !fits(me, n)))
 		bpf_msg_redirect_hash(msg, &sockets, &self, 0);
 }
@@ -122,6 +137,7 @@ static __always_inline bool take_back(struct conn *conn, struct sk_msg_md *msg)
 		return true;
 	if (missing > sent)
 		return false;
+	conn->judged -= missing;
 	if (missing < sent && conn->before.phase != PHASE_BODY &&
 	    conn->before.phase != PHASE_CHUNK_DATA)
 		return false;

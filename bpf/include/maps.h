@@ -37,6 +37,7 @@ struct conn {
 	u32 expected;		/* write_seq once TCP has taken the last message */
 	u32 sent;		/* bytes of that message; 0: it did not go by TCP */
 	u32 ahead;		/* bytes by bus since no answer by detour was owed */
+	u32 judged;		/* sequence number up to which TCP's bytes were judged */
 	u64 generation;		/* of the policies that a connection which is not HTTP was judged by */
 	struct framing framing;
 	struct framing before;	/* as it was before that message */
@@ -86,14 +87,16 @@ struct end {
 	u64 sock;
 };
 
-/* What is known of a connection that was accepted in the mesh. */
+/* What is known of a connection with an end in the mesh that was accepted, or made when nobody
+ * looked. */
 struct inlet {
 	u64 generation;		/* of the policies that it was last judged by here */
-	u32 judged;		/* its client's end is, by a program of ours */
+	u8 judged;		/* its client's end is, by a program of ours */
 	u8 denied;
 	u8 told;		/* the agent knows that it is denied */
 	u8 visit;		/* its requests are judged here: it is in `visits` */
-	u8 pad;
+	u8 outgoing;		/* it was not accepted */
+	u8 pad[3];
 };
 
 /* A connection that was accepted here and whose requests nobody has judged; by the cookie of the
@@ -399,6 +402,8 @@ MAP {
 	__uint(max_entries, CLOSED_QUEUE);
 } events SEC(".maps");
 
+/* Whom a socket exchanges datagrams with: the address that it knows him by. Family 0: he began, and what
+ * he sends is judged; else it is an answer. */
 MAP {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 65536);
@@ -429,6 +434,14 @@ static __always_inline bool is_made_up(const u8 *ip)
 	return word[0] == bpf_htonl(0x01000000) && !word[1];
 }
 
+/* The address of nobody: no workload owns it. */
+static __always_inline bool is_nobody(const u8 *ip)
+{
+	const u64 *half = (const u64 *)ip;
+
+	return !half[0] && !half[1];
+}
+
 /* Who has an address, and is at home nowhere: the workload that owns it, unless that is at home
  * elsewhere. Then nobody, and the world's rules hold: no workload owns the address zero. */
 static __always_inline void name_by_address(struct address *caller, const struct address *own)
@@ -436,6 +449,19 @@ static __always_inline void name_by_address(struct address *caller, const struct
 	*caller = *own;
 	if (bpf_map_lookup_elem(&housed, own->ip))
 		__builtin_memset(caller->ip, 0, sizeof(caller->ip));
+}
+
+/* Who is in no known cgroup, and in a network namespace. */
+static __always_inline struct address *find_by_namespace(u64 cookie)
+{
+	struct home key = { .kind = HOME_REST };
+	struct address *known = bpf_map_lookup_elem(&homes, &key);
+
+	if (known && known->family)
+		return known;
+	key.id = cookie;
+	key.kind = HOME_NAMESPACE;
+	return bpf_map_lookup_elem(&homes, &key);
 }
 
 /* Cookies are not drawn at random: both ends of connections on this host take them in turn. */

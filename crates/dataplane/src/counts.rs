@@ -10,7 +10,7 @@ use crate::error::{Context, Result};
 pub const LANES: [&str; 5] = ["native", "shortcut", "detour", "answered", "refused"];
 
 /// Names of `enum reason`, in its order.
-pub const REASONS: [&str; 26] = [
+pub const REASONS: [&str; 27] = [
     "none",
     "route",
     "other_cluster",
@@ -36,11 +36,12 @@ pub const REASONS: [&str; 26] = [
     "denied",
     "policy",
     "visit",
+    "unjudged",
     "rate_limited",
 ];
 
 /// Names of `enum counter`, in its order.
-pub const COUNTERS: [&str; 19] = [
+pub const COUNTERS: [&str; 20] = [
     "connections",
     "connections_refused",
     "datagrams",
@@ -58,6 +59,7 @@ pub const COUNTERS: [&str; 19] = [
     "connections_held",
     "connections_denied",
     "repeated_bytes",
+    "connections_multipath",
     "rate_limits_not_enforced",
     "token_buckets_full",
 ];

@@ -14,8 +14,8 @@ use crate::{Dataplane, abi, run};
 pub use namespace::{NamespaceFile, look_into};
 pub use watch::{Stir, StirKind, Watch};
 
-/// The most cgroups and network namespaces whose workload is known.
-pub const MAX_HOMES: usize = abi::limits::HOMES.0 as usize;
+/// The most cgroups and network namespaces whose workload is known; one entry is for the rest.
+pub const MAX_HOMES: usize = abi::limits::HOMES.0 as usize - 1;
 /// The most addresses that are nobody's but those who are at home there.
 pub const MAX_HOUSED: usize = abi::limits::HOUSED.0 as usize;
 
@@ -57,6 +57,24 @@ impl Homes<'_> {
     /// Says that nobody is known to run there.
     pub fn leave(&self, home: Home) -> Result<()> {
         delete(self.homes, &home_key(home))
+    }
+
+    /// Says whether who is in no known cgroup is nobody, because some homes did not fit, or whom the
+    /// network namespace or the address says.
+    pub fn close_rest(&self, closed: bool) -> Result<()> {
+        let mut value = [0; 20];
+        value[18] = if closed { 6 } else { 0 };
+        self.homes
+            .update(&rest_key(), &value, MapFlags::ANY)
+            .context(|| "say who is in no known cgroup".into())
+    }
+
+    /// Keeps room for [`Homes::close_rest`]; what another agent has said there stays.
+    pub fn keep_rest(&self) -> Result<()> {
+        match self.homes.lookup(&rest_key(), MapFlags::ANY) {
+            Ok(Some(_)) => Ok(()),
+            _ => self.close_rest(false),
+        }
     }
 
     /// All that is said.
@@ -103,6 +121,13 @@ fn home_key(home: Home) -> Vec<u8> {
     };
     let mut key = id.to_ne_bytes().to_vec();
     key.extend(kind.0.to_ne_bytes());
+    key.extend([0; 4]);
+    key
+}
+
+fn rest_key() -> Vec<u8> {
+    let mut key = vec![0; 8];
+    key.extend(abi::home_kind::HOME_REST.0.to_ne_bytes());
     key.extend([0; 4]);
     key
 }

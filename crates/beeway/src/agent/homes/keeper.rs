@@ -38,6 +38,8 @@ pub(super) struct Keeper {
     /// Who is at home, or who cannot be here, has changed since the kernel was told what is housed.
     moved: bool,
     paused: bool,
+    /// Whether who is in no known cgroup is nobody; not known of the time before this agent.
+    closed: Option<bool>,
     /// When all cgroups are looked at again.
     due: Instant,
     status: HomesStatus,
@@ -46,6 +48,7 @@ pub(super) struct Keeper {
 impl Keeper {
     pub fn new(args: &RunArgs, dataplane: Arc<Dataplane>) -> Result<Keeper> {
         let top = args.cgroup.canonicalize().context("find the cgroup of the mesh")?;
+        dataplane.homes().keep_rest().context("keep room in the map homes")?;
         Ok(Keeper {
             dataplane,
             node: args.node.clone(),
@@ -57,6 +60,7 @@ impl Keeper {
             written: HashMap::new(),
             moved: true,
             housed: HashSet::new(),
+            closed: None,
             paused: false,
             due: Instant::now(),
             status: HomesStatus { told: true, ..HomesStatus::default() },
@@ -110,6 +114,9 @@ impl Keeper {
         }
         self.status.stirs += stirs.len() as u64;
         self.house();
+        if self.status.refused > 0 {
+            self.close_rest(true);
+        }
         if Instant::now() >= self.due {
             self.survey();
         }
@@ -167,6 +174,7 @@ impl Keeper {
             self.settle(home, workload);
         }
         self.house();
+        self.close_rest(self.status.refused > 0);
         self.due = Instant::now() + PERIOD;
         self.status.surveys += 1;
         self.status.survey_ms = begun.elapsed().as_secs_f64() * 1000.0;
@@ -240,6 +248,17 @@ impl Keeper {
             self.status.refused += failed.len();
             self.moved = true;
             self.complain(error.to_string());
+        }
+    }
+
+    /// Somebody did not fit: who is in no known cgroup may be he, whoever he says that he is.
+    fn close_rest(&mut self, closed: bool) {
+        if self.closed == Some(closed) {
+            return;
+        }
+        match self.dataplane.homes().close_rest(closed) {
+            Ok(()) => self.closed = Some(closed),
+            Err(error) => self.complain(error.to_string()),
         }
     }
 

@@ -1,0 +1,133 @@
+//! Datagrams, and addresses in other guises.
+
+use anyhow::Result;
+use beeway_testbed::{Place, Process, spawn_ready, tcp_echo, udp_echo};
+use serde_json::json;
+
+use crate::bed::{Bed, Shape, wait_until};
+use crate::kit::{
+    ALL, Client, NATIVE, NEVER, SHORTCUT, apply, asked, assert_not_asked, no_admin, only_from,
+    policy,
+};
+
+const ECHO: u16 = 7007;
+/// The service `raw`: echoes of datagrams.
+const SERVICE: (&str, u16) = ("10.96.0.12", 7);
+
+fn nobody() -> String {
+    policy("nobody", "  action: ALLOW\n")
+}
+
+fn bed(label: &str, shape: Shape) -> Result<(Bed, Vec<Process>)> {
+    let mut bed = Bed::new(label, shape, ALL)?;
+    bed.record_requests()?;
+    let mut echoes = Vec::new();
+    for pod in [&bed.v1, &bed.v2] {
+        echoes.push(spawn_ready(udp_echo(pod, ECHO)?)?);
+        echoes.push(spawn_ready(tcp_echo(pod, ECHO)?)?);
+    }
+    Ok((bed, echoes))
+}
+
+#[test]
+fn datagrams_are_judged_by_whatever_socket_they_go() -> Result<()> {
+    for shape in [NATIVE, SHORTCUT] {
+        let (bed, _echoes) = bed("datagrams", shape)?;
+        let pod = bed.v1.ip4().to_string();
+        let (mapped, service) = (format!("::ffff:{pod}"), format!("::ffff:{}", SERVICE.0));
+        let (pod6, port) = (bed.v1.ip6().to_string(), ECHO);
+        let places = [SERVICE, (&service, 7), (&pod, port), (&mapped, port), (&pod6, port)];
+        let mut client = Client::start(&bed.client)?;
+        let mut early = Client::start(&bed.client)?;
+        for to in places {
+            for connected in [false, true] {
+                let order = json!({"datagram": to, "connected": connected});
+                assert_eq!(client.order(order)?, "ping", "{to:?}");
+            }
+        }
+        let connected = json!({"datagram": [&pod, port], "connected": true});
+        let again = json!({"datagram": [&pod, port], "connected": true, "again": true});
+        assert_eq!(early.order(connected)?, "ping");
+        assert_eq!(early.order(again.clone())?, "ping");
+        apply(&bed, "policy.yaml", &nobody())?;
+        for to in places {
+            for connected in [false, true] {
+                let order = json!({"datagram": to, "connected": connected});
+                assert_eq!(client.order(order)?, "ECONNREFUSED", "{to:?}, {connected}");
+            }
+        }
+        // by a socket that was connected before there was a policy
+        let mut again = again;
+        again["wait"] = json!(NEVER);
+        assert_ne!(early.order(again)?, "ping");
+    }
+    Ok(())
+}
+
+/// What a guarded workload has asked for is no call to it.
+#[test]
+fn answers_to_datagrams_of_a_guarded_workload_come_in() -> Result<()> {
+    for shape in [NATIVE, SHORTCUT] {
+        let (bed, _echoes) = bed("answers", shape)?;
+        let pod = bed.v1.ip4().to_string();
+        let mut client = Client::start(&bed.client)?;
+        apply(&bed, "policy.yaml", &nobody().replace("app: web", "app: client"))?;
+        for to in [SERVICE, (&pod, ECHO)] {
+            for connected in [false, true] {
+                let order = json!({"datagram": to, "connected": connected});
+                assert_eq!(client.order(order)?, "ping", "{to:?}, {connected}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn mapped_addresses_are_judged_as_what_they_are() -> Result<()> {
+    for shape in [NATIVE, SHORTCUT] {
+        let (bed, _echoes) = bed("mapped", shape)?;
+        apply(&bed, "policy.yaml", &no_admin())?;
+        let mut client = Client::start(&bed.client)?;
+        let (service, pod) = ("::ffff:10.96.0.10", format!("::ffff:{}", bed.v1.ip4()));
+        for to in [(service, 80), (&pod, 8080)] {
+            client.connect(to)?;
+            assert_eq!(client.get("/fine")?, "200", "{to:?}");
+            assert_eq!(client.get("/admin/x")?, "403", "{to:?}");
+            assert_eq!(client.get("/x/../admin")?, "403", "{to:?}");
+        }
+        assert_eq!(client.connect((&pod, ECHO))?, "ECONNREFUSED");
+        assert_not_asked(&bed, "admin")?;
+        assert_eq!(asked(&bed)?, ["/fine", "/fine"]);
+    }
+    Ok(())
+}
+
+/// Who has called may not go on because he was answered.
+#[test]
+fn an_answer_lets_nobody_in_for_good() -> Result<()> {
+    let (bed, _echoes) = bed("callers", SHORTCUT)?;
+    let pod = bed.v1.ip4().to_string();
+    let mut outside = Client::start_in(&bed.client, bed.node.plain().path())?;
+    apply(&bed, "policy.yaml", &only_from("default"))?;
+    assert_eq!(outside.order(json!({"datagram": [&pod, ECHO]}))?, "ping");
+    let again = json!({"datagram": [&pod, ECHO], "again": true});
+    assert_eq!(outside.order(again)?, "ping");
+    apply(&bed, "policy.yaml", &nobody())?;
+    let late = json!({"datagram": [&pod, ECHO], "again": true, "wait": NEVER});
+    assert_eq!(outside.order(late)?, "timeout");
+    Ok(())
+}
+
+/// Raw sockets need privileges, and pass nothing at their own end: the receiver looks.
+#[test]
+fn datagrams_made_by_hand_are_judged_where_they_come_in() -> Result<()> {
+    let (bed, _echoes) = bed("raw", SHORTCUT)?;
+    let (pod, own) = (bed.v1.ip4().to_string(), bed.client.ip4().to_string());
+    let mut client = Client::start(&bed.client)?;
+    let order = json!({"datagram": [pod, ECHO], "source": own});
+    apply(&bed, "policy.yaml", &nobody())?;
+    let before = bed.counter("connections_denied")?;
+    assert_eq!(client.order(order)?, "sent");
+    wait_until("it is dropped", || Ok(bed.counter("connections_denied")? > before))?;
+    Ok(())
+}
