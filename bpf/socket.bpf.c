@@ -285,7 +285,7 @@ examine(struct sk_msg_md *msg, struct conn *conn, struct generation *g, struct r
 	r->bare = h.method == METHOD_HEAD;
 }
 
-/* A request that is about to go to the endpoint takes its tokens, once; without one it is answered. */
+/* A request that is about to go to the endpoint takes its tokens; without one it is answered. */
 static __always_inline void limit_rate(struct conn *conn, struct generation *g, struct request *r)
 {
 	u32 refused;

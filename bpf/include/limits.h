@@ -136,7 +136,7 @@ static __always_inline bool is_one_of(u32 millionths)
 	return millionths >= RATE_WHOLE || scale(bpf_get_prandom_u32(), RATE_WHOLE) < millionths;
 }
 
-/* Takes a token of each limit that is about a request; the struct rate_limit that refuses it, or 0. */
+/* Takes a token of each limit that is about a request; the struct rate_limit that refuses, or 0. */
 __weak __noinline u32
 spend(struct generation *g, u32 limits, u32 limited, const struct address *endpoint,
       const struct address *caller)
