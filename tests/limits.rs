@@ -305,12 +305,12 @@ fn calls_of_grpc_to_a_single_endpoint_are_limited_too() -> Result<()> {
                    - {name: grpc, port: 50051, targetPort: 8090}\n";
     apply(&bed, "greeter.yaml", service)?;
     apply(&bed, "limit.yaml", &filter(&limit(2, HOUR, "")))?;
-    let hello = || call(&bed.client, "10.96.0.22:50051".parse()?, "/bed.Greeter/Hello", &[]);
+    let echo = || call(&bed.client, "10.96.0.22:50051".parse()?, "/testbed.Peer/Echo", &[]);
     for _ in 0..2 {
-        let called = hello()?;
+        let called = echo()?;
         assert_ne!(called.field("grpc-message"), "local_rate_limited", "{called:?}");
     }
-    let called = hello()?;
+    let called = echo()?;
     assert_eq!(called.statuses(), (200, "14"), "{called:?}");
     assert_eq!(called.field("grpc-message"), "local_rate_limited");
     assert_eq!(called.field("x-local-rate-limit"), "true");
