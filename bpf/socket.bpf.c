@@ -216,25 +216,16 @@ begin_body(struct sk_msg_md *msg, struct conn *conn, const struct head *h, struc
 	u64 behind = msg->size - h->length;
 	bool apart = !fits_whole(msg);
 
-	f->left = h->chunked ? 0 : h->body;
-	f->digits = 0;
-	f->last = 0;
-	f->phase = h->chunked ? PHASE_CHUNK_SIZE : PHASE_BODY;
+	expect_body(f, h);
 	r->span = h->length;
 	r->more = !h->chunked && behind > h->body;
-	if (!h->chunked && !h->body) {
-		f->phase = PHASE_HEAD;
-	} else if (apart || !behind) {
+	if (f->phase == PHASE_HEAD || apart || !behind)
 		return true;
-	} else if (h->chunked) {
+	if (h->chunked) {
 		r->span = walk_chunks(msg, f, h->length, 0);
 		r->more = f->phase == PHASE_HEAD && r->span < msg->size;
-	} else if (behind >= h->body) {
-		f->phase = PHASE_HEAD;
-		r->span += h->body;
 	} else {
-		f->left -= behind;
-		r->span = msg->size;
+		r->span += take_data(f, behind);
 	}
 	return r->span;
 }
@@ -411,11 +402,7 @@ static __always_inline int on_body(struct sk_msg_md *msg, struct conn *conn)
 	struct framing *f = &conn->framing;
 
 	if (f->phase == PHASE_BODY) {
-		if (n >= f->left) {
-			n = f->left;
-			f->phase = PHASE_HEAD;
-		}
-		f->left -= n;
+		n = take_data(f, n);
 	} else {
 		n = walk_chunks(msg, f, 0, !fits_whole(msg));
 		if (!n)

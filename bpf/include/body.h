@@ -3,10 +3,32 @@
 #ifndef BEEWAY_BODY_H
 #define BEEWAY_BODY_H
 
-#include "maps.h"
+#include "http.h"
 
 #define CHUNK_STEPS 128
 #define EXTENSION 0x80	/* flag in digits: behind the digits of a chunk size */
+
+/* The framing of what follows a head. */
+static __always_inline void expect_body(struct framing *f, const struct head *h)
+{
+	f->left = h->chunked ? 0 : h->body;
+	f->digits = 0;
+	f->last = 0;
+	f->phase = h->chunked ? PHASE_CHUNK_SIZE : h->body ? PHASE_BODY : PHASE_HEAD;
+}
+
+/* Takes up to n bytes off a body or a chunk's data; how many there were. */
+static __always_inline u64 take_data(struct framing *f, u64 n)
+{
+	if (n > f->left)
+		n = f->left;
+	f->left -= n;
+	if (!f->left) {
+		f->phase = f->phase == PHASE_BODY ? PHASE_HEAD : PHASE_CHUNK_END;
+		f->digits = 0;
+	}
+	return n;
+}
 
 static __always_inline int hex_digit(u8 c)
 {
@@ -104,16 +126,7 @@ __weak __noinline u32 walk_chunks(struct sk_msg_md *msg, struct framing *f, u32 
 		if (apart && in_data != (f->phase == PHASE_CHUNK_DATA))
 			break;
 		if (f->phase == PHASE_CHUNK_DATA) {
-			u64 n = size - at;
-
-			if (n > f->left)
-				n = f->left;
-			at += n;
-			f->left -= n;
-			if (!f->left) {
-				f->phase = PHASE_CHUNK_END;
-				f->digits = 0;
-			}
+			at += take_data(f, size - at);
 			continue;
 		}
 		if (bpf_msg_pull_data(msg, at, at + 1, 0))

@@ -18,15 +18,6 @@
 
 enum visit_verdict { VISIT_PASS, VISIT_DENIED, VISIT_REFUSED };
 
-/* The framing of what follows a head. */
-static __always_inline void expect_body(struct framing *f, const struct head *h)
-{
-	f->left = h->chunked ? 0 : h->body;
-	f->digits = 0;
-	f->last = 0;
-	f->phase = h->chunked ? PHASE_CHUNK_SIZE : h->body ? PHASE_BODY : PHASE_HEAD;
-}
-
 /* Judges the request whose head begins s->head[0..length]; s->offset is where its body begins. */
 __weak __noinline int judge_visit(struct visit *visit, struct scratch *s, u32 length)
 {
@@ -71,7 +62,6 @@ on_visit_head(struct __sk_buff *skb, struct visit *visit, struct scratch *s)
 static __always_inline bool
 visit_step(struct __sk_buff *skb, struct framing *f, struct scratch *s, u32 size)
 {
-	u64 n = size - s->offset;
 	u8 byte;
 
 	if (f->phase != PHASE_BODY && f->phase != PHASE_CHUNK_DATA) {
@@ -80,14 +70,7 @@ visit_step(struct __sk_buff *skb, struct framing *f, struct scratch *s, u32 size
 		s->offset++;
 		return frame_byte(f, byte);
 	}
-	if (n > f->left)
-		n = f->left;
-	s->offset += n;
-	f->left -= n;
-	if (!f->left) {
-		f->phase = f->phase == PHASE_BODY ? PHASE_HEAD : PHASE_CHUNK_END;
-		f->digits = 0;
-	}
+	s->offset += take_data(f, size - s->offset);
 	return true;
 }
 

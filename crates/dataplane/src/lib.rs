@@ -307,7 +307,8 @@ pub enum Event {
     Held(u64),
     /// Policies forbid a live connection. It need not have detours.
     Forbidden(Forbidden),
-    /// Policies forbid a request on an accepted connection: [`DENIED`] is to be sent by its socket.
+    /// Policies forbid a request on an accepted connection: [`tables::denied_answer`] is to be sent by its
+    /// socket.
     Denied(Forbidden),
 }
 

@@ -19,13 +19,11 @@ use crate::explain::access::words;
 /// Connections that wait to be reset. Those beyond stay cut off: both ends see a time-out.
 const WAITING: usize = 1024;
 
-/// What a denied request is answered, as by the kernel (`ANSWER_DENIED`).
-const DENIED: &[u8] = b"HTTP/1.1 403 Forbidden\r\ncontent-type: text/plain\r\n\
-    content-length: 19\r\nserver: beeway\r\n\r\nRBAC: access denied";
-
 /// Does what policies ask for, as the kernel tells it.
 pub(super) struct Enforcer {
     dataplane: Arc<Dataplane>,
+    /// What a denied request is answered.
+    denied: Vec<u8>,
     /// To answer by.
     sockets: Option<WorkerSockets>,
     /// To a thread of its own, which looks for network namespaces and is in them for moments.
@@ -42,7 +40,8 @@ impl Enforcer {
         std::thread::Builder::new()
             .name("resets".into())
             .spawn(move || carry_out(&mesh, &orders))?;
-        Ok(Enforcer { dataplane, sockets: None, resets })
+        let denied = beeway_dataplane::tables::denied_answer();
+        Ok(Enforcer { dataplane, denied, sockets: None, resets })
     }
 
     /// Resets a connection, some time soon.
@@ -70,13 +69,13 @@ impl Enforcer {
         }
         let mut injector = &self.sockets.as_ref().expect("it was opened").injector;
         let frame = Frame {
-            length: DENIED.len() as u32,
+            length: self.denied.len() as u32,
             kind: KIND_DATA,
             flags: FLAG_OUT,
             cookie: denied.cookie,
             ..Frame::default()
         };
-        injector.write_all(&[frame.as_bytes(), DENIED].concat()).context("write the answer")
+        injector.write_all(&[frame.as_bytes(), &self.denied].concat()).context("write the answer")
     }
 }
 

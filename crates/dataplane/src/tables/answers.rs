@@ -24,6 +24,12 @@ pub(super) fn answer(status: u16, body: &str) -> Result<Vec<u32>, Unfit> {
     encode(status, body, "")
 }
 
+/// The bytes of the response to a denied request, for who gives it in the kernel's place.
+pub fn denied_answer() -> Vec<u8> {
+    let words = answer(403, DENIED).expect("a short answer fits");
+    words[abi::answer::WORDS as usize..].iter().flat_map(|word| word.to_ne_bytes()).collect()
+}
+
 /// The same with more header fields.
 pub(super) fn answer_with<'a>(
     status: u16,

@@ -17,6 +17,8 @@ use balance::{Clusters, PortId};
 use heap::{Heap, Slots};
 use identity::{Identities, People};
 
+pub use answers::denied_answer;
+
 mod access;
 mod access_rules;
 mod answers;
