@@ -17,6 +17,11 @@ pub fn admin_socket(state: &Path) -> PathBuf {
     state.join("admin.sock")
 }
 
+/// Where that agent tells of traffic, by HTTP.
+pub fn api_socket(state: &Path) -> PathBuf {
+    state.join("api.sock")
+}
+
 /// Where that agent writes its process id, in decimal.
 pub fn pid_file(state: &Path) -> PathBuf {
     state.join("agent.pid")

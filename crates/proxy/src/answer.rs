@@ -169,8 +169,11 @@ impl Body for AnswerBody {
         };
         match &item {
             Poll::Ready(Some(Ok(frame))) => {
-                if frame.is_trailers() {
+                if let Some(trailers) = frame.trailers_ref() {
                     *over = Over::Read;
+                    if let Some(status) = grpc::status_of(trailers) {
+                        call.note(|record| record.grpc_status = Some(status.into()));
+                    }
                 }
                 call.count_sent(frame.data_ref().map_or(0, Bytes::len));
             }

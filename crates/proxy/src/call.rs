@@ -51,8 +51,9 @@ pub(crate) struct Call {
 
 impl Call {
     pub fn new(client: &Rc<Client>, parts: &Parts, source: Option<Rc<Source>>) -> Rc<Call> {
-        let wanted = client.core.recorder.is_some();
-        let record = wanted.then(|| Box::new(begin(client, parts)));
+        let recorder = client.core.recorder.as_ref();
+        let record =
+            recorder.map(|recorder| Box::new(begin(client, parts, recorder.wants_detail())));
         let asked = Asked {
             grpc: crate::grpc::is_grpc(&parts.headers),
             patience: crate::grpc::timeout(&parts.headers),
@@ -145,6 +146,15 @@ impl Call {
         }
     }
 
+    /// Notes a text, where texts are wanted.
+    pub fn detail(&self, change: impl FnOnce(&mut Record)) {
+        self.note(|record| {
+            if record.detailed {
+                change(record);
+            }
+        });
+    }
+
     /// Counts bytes of the answer's body.
     pub fn count_sent(&self, bytes: usize) {
         self.sent.set(self.sent.get() + bytes as u64);
@@ -203,15 +213,27 @@ pub(crate) fn conclude(
     }
 }
 
-fn begin(client: &Client, parts: &Parts) -> Record {
-    let host = parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
-    let authority = parts.uri.authority().map(|authority| authority.as_str()).or(host);
+fn begin(client: &Client, parts: &Parts, detailed: bool) -> Record {
+    let begun = Record {
+        detailed,
+        grpc: crate::grpc::is_grpc(&parts.headers),
+        protocol: protocol(parts.version),
+        ..Record::begin(client.source, client.known_by, client.service)
+    };
+    if !detailed {
+        return begun;
+    }
+    let field = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
+    let text = |name| field(name).unwrap_or_default().to_owned();
+    let authority = parts.uri.authority().map(|authority| authority.as_str());
     Record {
         method: parts.method.to_string(),
-        authority: authority.unwrap_or_default().to_owned(),
+        authority: authority.or(field("host")).unwrap_or_default().to_owned(),
         path: parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
-        protocol: protocol(parts.version),
-        ..Record::begin(client.source, client.service)
+        user_agent: text("user-agent"),
+        forwarded_for: text("x-forwarded-for"),
+        traceparent: text("traceparent"),
+        ..begun
     }
 }
 

@@ -54,7 +54,10 @@ pub(crate) async fn handle(client: &Rc<Client>, request: Request<Incoming>) -> A
         call.hand(handed);
     }
     let answer = answer(&call, parts, body, draw).await;
-    call.note(|record| record.status = answer.status().as_u16());
+    call.note(|record| {
+        record.status = answer.status().as_u16();
+        record.grpc_status = grpc::status_of(answer.headers()).map(u32::from);
+    });
     answer
 }
 
@@ -127,7 +130,7 @@ impl<'a> Exchange<'a> {
     /// For the record.
     fn note(&self) {
         let rule = self.chosen.rule.map_or("", |rule| &rule.name);
-        self.call.note(|record| rule.clone_into(&mut record.rule));
+        self.call.detail(|record| rule.clone_into(&mut record.rule));
     }
 
     async fn run(self, asked: Asked, outcome: Outcome) -> Answer {
@@ -229,7 +232,7 @@ impl<'a> Exchange<'a> {
 
     async fn forward(&self, asked: Asked, id: ClusterId, cors: Fields) -> Answer {
         let cluster = self.view.mesh.cluster(id);
-        self.call.note(|record| cluster.name.clone_into(&mut record.cluster));
+        self.call.detail(|record| cluster.name.clone_into(&mut record.cluster));
         let Asked { mut parts, body } = asked;
         let one = parts.version != Version::HTTP_2 && self.call.client.slot.is_some();
         let upgrade = match parts.version {
@@ -334,7 +337,7 @@ impl<'a> Exchange<'a> {
         }
         headers.insert(ATTEMPT_COUNT, HeaderValue::from_static("1"));
         let id = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
-        self.call.note(|record| id.clone_into(&mut record.request_id));
+        self.call.detail(|record| id.clone_into(&mut record.request_id));
     }
 
     fn failed(&self, why: NoAnswer, empty: bool) -> Answer {
@@ -373,6 +376,7 @@ impl<'a> Exchange<'a> {
     fn refused(&self, refusal: Refusal) -> Answer {
         self.call.flag(refusal.flags);
         self.call.note(|record| {
+            record.denied = true;
             record.policy = refusal.denied.policy;
             record.detail = refusal.denied.detail;
         });

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use anyhow::{Context, Result};
-use beeway_proxy::{Record, Recorder};
+use beeway_telemetry::Flow;
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -17,7 +17,7 @@ const QUEUE: usize = 16 * 1024;
 
 /// Hands records to a thread that writes them.
 pub(crate) struct AccessLog {
-    queue: SyncSender<Record>,
+    queue: SyncSender<Arc<Flow>>,
     lost: AtomicU64,
 }
 
@@ -39,20 +39,19 @@ impl AccessLog {
         Ok(Arc::new(AccessLog { queue, lost: AtomicU64::new(0) }))
     }
 
-    /// Records that were not written because there were too many, or no room for them.
-    pub(crate) fn lost(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
-    }
-}
-
-impl Recorder for AccessLog {
-    fn record(&self, record: Record) {
-        match self.queue.try_send(record) {
+    /// Has a line written; never blocks.
+    pub(crate) fn write(&self, flow: Arc<Flow>) {
+        match self.queue.try_send(flow) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 self.lost.fetch_add(1, Ordering::Relaxed);
             }
         }
+    }
+
+    /// Records that were not written because there were too many, or no room for them.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
     }
 }
 
@@ -62,7 +61,7 @@ fn append(path: &Path) -> io::Result<File> {
 }
 
 /// Writes until nobody records any more. What there is goes out together, and none is held back.
-fn write(records: &Receiver<Record>, output: Box<dyn Write + Send>) -> io::Result<()> {
+fn write(records: &Receiver<Arc<Flow>>, output: Box<dyn Write + Send>) -> io::Result<()> {
     let mut output = BufWriter::new(output);
     while let Ok(record) = records.recv() {
         line(&mut output, &record)?;
@@ -74,7 +73,7 @@ fn write(records: &Receiver<Record>, output: Box<dyn Write + Send>) -> io::Resul
     Ok(())
 }
 
-fn line(output: &mut impl Write, record: &Record) -> io::Result<()> {
+fn line(output: &mut impl Write, record: &Flow) -> io::Result<()> {
     // JSON escapes what could begin another line.
     serde_json::to_writer(&mut *output, &Line::from(record))?;
     output.write_all(b"\n")
@@ -90,7 +89,7 @@ struct Line<'a> {
     path: &'a str,
     protocol: &'a str,
     response_code: u16,
-    response_flags: String,
+    response_flags: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     response_code_details: &'a str,
     bytes_received: u64,
@@ -116,17 +115,17 @@ struct Line<'a> {
     dry_run: &'a [String],
 }
 
-impl<'a> From<&'a Record> for Line<'a> {
-    fn from(record: &'a Record) -> Line<'a> {
+impl<'a> From<&'a Flow> for Line<'a> {
+    fn from(record: &'a Flow) -> Line<'a> {
         let start = Timestamp::try_from(record.start).unwrap_or_default();
         Line {
             start_time: format!("{start:.3}"),
             method: &record.method,
             authority: &record.authority,
             path: &record.path,
-            protocol: record.protocol,
+            protocol: record.version,
             response_code: record.status,
-            response_flags: record.flags.to_string(),
+            response_flags: &record.flags,
             response_code_details: &record.detail,
             bytes_received: record.received,
             bytes_sent: record.sent,
@@ -135,10 +134,10 @@ impl<'a> From<&'a Record> for Line<'a> {
             route_name: &record.rule,
             upstream_cluster: &record.cluster,
             upstream_host: record.endpoint.map(|endpoint| endpoint.to_string()),
-            downstream_remote_address: record.source.to_string(),
-            downstream_local_address: record.service.to_string(),
+            downstream_remote_address: record.source_address.to_string(),
+            downstream_local_address: record.service_address.to_string(),
             attempts: record.attempts,
-            lane: "detour",
+            lane: record.lane,
             policy: &record.policy,
             audit: &record.audit,
             dry_run: &record.dry_run,

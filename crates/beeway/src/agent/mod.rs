@@ -5,6 +5,7 @@
 
 mod access_log;
 mod admin;
+mod api;
 mod buckets;
 mod configuration;
 mod detour;
@@ -15,6 +16,7 @@ mod homes;
 mod listen;
 mod metrics;
 mod socket;
+mod telemetry;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -29,8 +31,9 @@ use access_log::AccessLog;
 use configuration::Follower;
 use detour::Detour;
 use homes::Homes;
+use telemetry::Telemetry;
 
-use crate::status::{admin_socket, pid_file};
+use crate::status::{admin_socket, api_socket, pid_file};
 
 /// What `beeway run` was asked to do.
 #[derive(Debug, Clone)]
@@ -66,6 +69,7 @@ pub(crate) struct Agent {
     pub(crate) follower: Arc<Follower>,
     pub(crate) homes: Homes,
     pub(crate) detour: Arc<Detour>,
+    pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) access_log: Option<Arc<AccessLog>>,
     /// Taken while this agent has the state directory, and serves metrics.
     lock: Mutex<Option<StateLock>>,
@@ -90,6 +94,7 @@ pub fn run(args: RunArgs) -> Result<()> {
     agent.detour.hear(predecessor.as_ref().map(handover::Predecessor::line).transpose()?)?;
     let metrics = agent.serve_metrics()?;
     admin::serve(agent.clone())?;
+    api::serve(agent.clone())?;
     handover::serve(agent.clone())?;
     if let Some(predecessor) = predecessor {
         predecessor.relieve(agent.clone())?;
@@ -109,12 +114,15 @@ pub fn run(args: RunArgs) -> Result<()> {
     if agent.relieved.load(Ordering::Acquire) {
         tracing::info!("another agent has taken over");
         agent.detour.end();
+        agent.telemetry.stop();
         return Ok(());
     }
     notify_systemd(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopping; the kernel programs stay attached (`beeway off` removes them)");
     agent.detour.stop();
+    agent.telemetry.stop();
     let _ = std::fs::remove_file(pid_file(&agent.args.state));
+    let _ = std::fs::remove_file(api_socket(&agent.args.state));
     let _ = std::fs::remove_file(admin_socket(&agent.args.state));
     Ok(())
 }
@@ -131,9 +139,9 @@ impl Agent {
         let follower = Follower::start(&args, dataplane.clone())?;
         let homes = Homes::start(&args, dataplane.clone(), follower.mesh())?;
         let access_log = args.access_log.as_deref().map(AccessLog::open).transpose()?;
-        let recorder = access_log.clone().map(|log| log as Arc<dyn beeway_proxy::Recorder>);
+        let (telemetry, witness) = Telemetry::start(follower.mesh(), access_log.clone())?;
         let mesh = follower.mesh();
-        let detour = Arc::new(Detour::start(dataplane.clone(), mesh, recorder, beside)?);
+        let detour = Arc::new(Detour::start(dataplane.clone(), mesh, Some(witness), beside)?);
         listen::start(&args, &detour, follower.mesh())?;
         buckets::start(&dataplane)?;
         write_pid(&args.state)?;
@@ -144,6 +152,7 @@ impl Agent {
             follower,
             homes,
             detour,
+            telemetry,
             access_log,
             lock: Mutex::new(Some(lock)),
             metrics: Mutex::default(),

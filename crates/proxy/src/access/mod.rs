@@ -184,6 +184,9 @@ impl<'a> Prospect<'a> {
 
     /// Notes who decided, and what is only reported.
     pub fn note(&self, access: &Access, record: &mut Record) {
+        if !record.detailed && access.audit.is_empty() && access.dry_run.is_empty() {
+            return;
+        }
         let names = |deciders: &[Decider]| {
             deciders.iter().map(|decider| self.policy(*decider).name.clone()).collect()
         };

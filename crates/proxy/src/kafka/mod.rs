@@ -324,8 +324,12 @@ impl<'a> Filter<'a> {
             }
         }
         path.truncate(path.floor_char_boundary(KAFKA_RECORD));
-        let begun = Record::begin(self.ends.client.ip().to_canonical(), self.ends.anchor.service);
+        let anchor = &self.ends.anchor;
+        let client = self.ends.client.ip().to_canonical();
+        let begun = Record::begin(client, anchor.caller, anchor.service);
         recorder.record(Record {
+            detailed: true,
+            denied: true,
             method: format!("{:?}", head.api),
             authority: head.client_id.as_deref().unwrap_or_default().to_owned(),
             path,

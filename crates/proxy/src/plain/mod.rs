@@ -224,21 +224,31 @@ impl Routed {
         Chosen::of(self.view.port(self.place), &self.decision)
     }
 
-    fn record(&self, stream: &Stream, asked: &Asked<'_>) -> Box<Record> {
+    fn record(&self, stream: &Stream, asked: &Asked<'_>, detailed: bool) -> Box<Record> {
         let service = SocketAddr::new(stream.service.ip(), stream.service.port);
+        let begun = Record {
+            detailed,
+            protocol: "HTTP/1.1",
+            endpoint: Some(self.address),
+            attempts: 1,
+            received: asked.body.len() as u64,
+            ..Record::begin(stream.source.ip(), stream.caller.ip(), service)
+        };
+        if !detailed {
+            return Box::new(begun);
+        }
         let rule = self.chosen().rule.map_or("", |rule| &rule.name);
         let cluster = cluster(&self.view, &self.decision).map_or("", |cluster| &cluster.name);
         Box::new(Record {
             method: asked.method.to_owned(),
             authority: asked.host.to_owned(),
             path: asked.target.to_owned(),
-            protocol: "HTTP/1.1",
+            user_agent: asked.text("user-agent"),
+            forwarded_for: asked.text("x-forwarded-for"),
+            traceparent: asked.text("traceparent"),
             rule: rule.to_owned(),
             cluster: cluster.to_owned(),
-            endpoint: Some(self.address),
-            attempts: 1,
-            received: asked.body.len() as u64,
-            ..Record::begin(stream.source.ip(), service)
+            ..begun
         })
     }
 }
@@ -266,14 +276,15 @@ pub(crate) fn take(core: &Rc<Core>, stream: &Rc<Stream>, piece: &Piece<'_>) -> b
     if !request::is_plain_rule(&chosen) || limited || plain.avoids(routed.address) {
         return false;
     }
-    let mut record = core.recorder.is_some().then(|| routed.record(stream, &asked));
+    let recorder = core.recorder.as_ref();
+    let mut record = recorder.map(|r| routed.record(stream, &asked, r.wants_detail()));
     let mut out = plain.out.borrow_mut();
     let mut room = [0; 36];
     let prospect = routed.prospect(stream);
     let Some((id, access)) = asked.write(&chosen, prospect.as_ref(), &mut room, &mut out) else {
         return false;
     };
-    if let Some(record) = &mut record {
+    if let Some(record) = record.as_mut().filter(|record| record.detailed) {
         id.clone_into(&mut record.request_id);
     }
     if let (Some(prospect), Some(access)) = (&prospect, &access) {

@@ -25,6 +25,15 @@ pub(super) struct Asked<'a> {
     pub body: &'a [u8],
 }
 
+impl Asked<'_> {
+    /// The value of a field; empty: there is none, or it is no text.
+    pub fn text(&self, name: &str) -> String {
+        let field = self.fields.0.iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
+        let value = field.and_then(|(_, value)| std::str::from_utf8(value).ok());
+        value.unwrap_or_default().to_owned()
+    }
+}
+
 /// The request that `data` is, if it is a plain one and nothing else.
 pub(super) fn read(data: &[u8]) -> Option<Asked<'_>> {
     let mut room = [const { MaybeUninit::uninit() }; FIELDS];
