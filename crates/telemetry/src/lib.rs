@@ -10,5 +10,5 @@ pub mod latency;
 pub mod names;
 pub mod totals;
 
-pub use flow::{Flow, Verdict};
+pub use flow::{Flow, FlowView, Verdict};
 pub use names::{Names, Party, ServiceName};
