@@ -114,6 +114,13 @@ impl Telemetry {
         self.flows.subscribe()
     }
 
+    /// The newest flows, oldest first, and all that come after them.
+    pub(crate) fn watch(&self) -> (Vec<Arc<Flow>>, broadcast::Receiver<Arc<Flow>>) {
+        // whoever publishes holds this while it does both
+        let kept = self.kept.lock().expect("no panic while locked");
+        (kept.iter().cloned().collect(), self.flows.subscribe())
+    }
+
     /// Records that were told of and not put together: there were too many.
     pub(crate) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
