@@ -1,7 +1,8 @@
 //! Draws a [`View`].
 
 use beeway_telemetry::filter::LANES;
-use beeway_telemetry::graph::{Asked, Edge, Place, Share, Traffic};
+use beeway_telemetry::graph::{Edge, Place, Share, Traffic};
+use beeway_telemetry::names::UNKNOWN;
 use ratatui::Frame;
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style, Stylize};
@@ -98,66 +99,74 @@ fn footer(view: &View) -> Line<'static> {
 fn services(view: &mut View, frame: &mut Frame<'_>, area: Rect) {
     let cursor = view.cursor();
     let mut state = TableState::new().with_selected(Some(cursor)).with_offset(view.offset);
-    let names = view.services();
-    let width = names.iter().map(|asked| cells::place(&asked.service).chars().count()).max();
-    let columns = [
-        ("SERVICE", Some(Sort::Name)),
-        ("REQ/S", Some(Sort::Requests)),
-        ("ERRORS", Some(Sort::Errors)),
-        ("DENIED/S", None),
-        ("P50", None),
-        ("P90", None),
-        ("P99", Some(Sort::P99)),
-    ];
-    let mut head: Vec<Cell> = columns
-        .iter()
-        .enumerate()
-        .map(|(at, (name, sort))| {
-            let name = Line::from(*name).alignment(aligned(at));
-            Cell::from(if *sort == Some(view.sort) { name.underlined() } else { name })
-        })
-        .collect();
-    head.push("LANES".into());
-    let table = Table::new(names.into_iter().map(service), widths(width.unwrap_or(0), 6))
-        .header(Row::new(head).bold())
-        .row_highlight_style(Modifier::REVERSED);
-    frame.render_stateful_widget(table, area, &mut state);
+    let rows = view.services().into_iter();
+    let rows = rows.map(|asked| (cells::place(&asked.service), &asked.traffic)).collect();
+    let table = table("SERVICE", rows, Some(view.sort), area.width);
+    frame.render_stateful_widget(table.row_highlight_style(Modifier::REVERSED), area, &mut state);
     view.offset = state.offset();
 }
 
-/// A name, `numbers` numbers and a bar.
-fn widths(name: usize, numbers: usize) -> Vec<Constraint> {
-    let name = u16::try_from(name.clamp(7, 40)).unwrap_or(40);
-    let numbers = std::iter::repeat_n(Constraint::Length(8), numbers);
-    std::iter::once(Constraint::Length(name)).chain(numbers).chain([Constraint::Min(BAR)]).collect()
-}
+/// Cells of a number.
+const NUMBER: u16 = 8;
 
-/// Of a column: names left, numbers right.
-fn aligned(column: usize) -> Alignment {
-    if column == 0 { Alignment::Left } else { Alignment::Right }
-}
+/// Where there is less, not all percentiles are shown.
+const NARROW: u16 = 76;
 
-fn row(texts: impl IntoIterator<Item = String>, bar: Option<Line<'static>>) -> Row<'static> {
-    let texts = texts.into_iter().enumerate();
-    let cells = texts.map(|(at, text)| Cell::from(Line::from(text).alignment(aligned(at))));
-    Row::new(cells.chain(bar.map(Cell::from)))
-}
-
-fn service(asked: &Asked) -> Row<'static> {
-    let traffic = &asked.traffic;
-    let row = row(
-        [
-            cells::place(&asked.service),
+/// Names with their traffic. What they are sorted by is underlined.
+fn table(
+    what: &'static str,
+    rows: Vec<(String, &Traffic)>,
+    sort: Option<Sort>,
+    width: u16,
+) -> Table<'static> {
+    let bar_width = if width < 100 { BAR / 2 } else { BAR };
+    let head = [
+        (what, Some(Sort::Name)),
+        ("REQ/S", Some(Sort::Requests)),
+        ("ERRORS", Some(Sort::Errors)),
+        ("DENIED/S", None),
+        ("P99", Some(Sort::P99)),
+        ("P50", None),
+        ("P90", None),
+    ];
+    let shown = if width < NARROW { 5 } else { head.len() };
+    let head = head.into_iter().take(shown).map(|(name, by)| match by.is_some() && by == sort {
+        true => Line::from(name).underlined(),
+        false => Line::from(name),
+    });
+    let longest = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    let widths = widths(longest, shown as u16 - 1, bar_width, width);
+    let rows = rows.into_iter().map(|(name, traffic)| {
+        let texts = [
+            name,
             cells::rate(traffic.requests_per_second),
             cells::share(traffic.errors_per_second, traffic.requests_per_second),
             cells::rate(traffic.denied_per_second),
+            cells::duration(traffic.p99_us),
             cells::duration(traffic.p50_us),
             cells::duration(traffic.p90_us),
-            cells::duration(traffic.p99_us),
-        ],
-        Some(bar(traffic)),
-    );
-    warned(row, traffic)
+        ];
+        let texts = texts.into_iter().take(shown).map(Line::from);
+        warned(row(texts, Some(bar(traffic, bar_width))), traffic)
+    });
+    Table::new(rows, widths).header(row(head, Some("LANES".into())).bold())
+}
+
+/// Of a name, numbers and a bar. Where there is no room for all, names are cut.
+fn widths(name: usize, numbers: u16, bar: u16, width: u16) -> Vec<Constraint> {
+    let room = width.saturating_sub(numbers * (NUMBER + 1) + bar + 1).max(12);
+    let name = u16::try_from(name.max(8)).unwrap_or(room).min(room);
+    let numbers = std::iter::repeat_n(NUMBER, usize::from(numbers));
+    std::iter::once(name).chain(numbers).chain([bar]).map(Constraint::Length).collect()
+}
+
+/// Names stand left, numbers right.
+fn row(texts: impl IntoIterator<Item = Line<'static>>, bar: Option<Line<'static>>) -> Row<'static> {
+    let aligned = |(at, text): (usize, Line<'static>)| match at {
+        0 => Cell::from(text),
+        _ => Cell::from(text.alignment(Alignment::Right)),
+    };
+    Row::new(texts.into_iter().enumerate().map(aligned).chain(bar.map(Cell::from)))
 }
 
 /// Red where there are errors, yellow where something is denied.
@@ -171,8 +180,8 @@ fn warned(row: Row<'static>, traffic: &Traffic) -> Row<'static> {
     }
 }
 
-fn bar(traffic: &Traffic) -> Line<'static> {
-    let parts = cells::bar(&cells::lanes(traffic), usize::from(BAR));
+fn bar(traffic: &Traffic, width: u16) -> Line<'static> {
+    let parts = cells::bar(&cells::lanes(traffic), usize::from(width));
     let spans = parts.into_iter();
     spans.map(|(lane, cells)| Span::styled(mark(lane).repeat(cells), colour(lane))).collect()
 }
@@ -191,8 +200,8 @@ fn colour(lane: &str) -> Style {
 
 fn inside(view: &View, service: &Place, frame: &mut Frame<'_>, area: Rect) {
     let callers = detail::callers(&view.picture, service);
-    let workloads = detail::workloads(&view.picture, service);
-    let below = u16::try_from(workloads.len() + 2).unwrap_or(u16::MAX).min(area.height / 2);
+    let shares = detail::workloads(&view.picture, service);
+    let below = u16::try_from(shares.len() + 2).unwrap_or(u16::MAX).min(area.height / 2);
     let [title, above, below] =
         Layout::vertical([Constraint::Length(2), Constraint::Min(1), Constraint::Length(below)])
             .areas(area);
@@ -201,44 +210,34 @@ fn inside(view: &View, service: &Place, frame: &mut Frame<'_>, area: Rect) {
         names.push(format!("  {}", output::printable(&edge.host)).into());
     }
     frame.render_widget(Line::from(names), title);
-    let head = ["CALLER", "PORT", "REQ/S", "ERRORS", "DENIED/S", "P50", "P99"].map(str::to_owned);
-    let width = callers.iter().map(|edge| cells::place(&edge.source).chars().count()).max();
-    let table = Table::new(callers.into_iter().map(caller), widths(width.unwrap_or(0), 6))
-        .header(row(head, Some("LANES".into())).bold());
-    frame.render_widget(table, above);
-    let head = ["WORKLOAD", "VERSION", "REQ/S", "ERRORS", "TOTAL"].map(str::to_owned);
-    let width = workloads.iter().map(|share| share.workload.chars().count()).max();
-    let table = Table::new(workloads.iter().map(workload), widths(width.unwrap_or(0).max(8), 4))
-        .header(row(head, None).bold());
-    frame.render_widget(table, below);
+    let rows = callers.into_iter().map(|edge| (caller(edge), &edge.traffic)).collect();
+    frame.render_widget(table("CALLER", rows, None, above.width), above);
+    frame.render_widget(workloads(&shares, below.width), below);
 }
 
-fn caller(edge: &Edge) -> Row<'static> {
-    let traffic = &edge.traffic;
-    let row = row(
-        [
-            cells::place(&edge.source),
-            format!("{}/{}", edge.port, output::printable(&edge.protocol)),
-            cells::rate(traffic.requests_per_second),
-            cells::share(traffic.errors_per_second, traffic.requests_per_second),
-            cells::rate(traffic.denied_per_second),
-            cells::duration(traffic.p50_us),
-            cells::duration(traffic.p99_us),
-        ],
-        Some(bar(traffic)),
-    );
-    warned(row, traffic)
+/// Who calls, and to which port.
+fn caller(edge: &Edge) -> String {
+    let protocol = output::printable(&edge.protocol);
+    format!("{} to {}/{protocol}", cells::place(&edge.source), edge.port)
 }
 
-fn workload(share: &Share) -> Row<'static> {
-    let texts = [
-        output::printable(&share.workload),
-        output::printable(&share.version),
-        cells::rate(share.requests_per_second),
-        cells::share(share.errors_per_second, share.requests_per_second),
-        share.total.to_string(),
-    ];
-    row(texts, None)
+fn workloads(shares: &[Share], width: u16) -> Table<'static> {
+    let head = ["WORKLOAD", "REQ/S", "ERRORS", "TOTAL"].map(Line::from);
+    let name = |share: &Share| match share.version.as_str() {
+        "" | UNKNOWN => output::printable(&share.workload),
+        version => output::printable(&format!("{} {version}", share.workload)),
+    };
+    let longest = shares.iter().map(|share| name(share).chars().count()).max().unwrap_or(0);
+    let rows = shares.iter().map(|share| {
+        let texts = [
+            name(share),
+            cells::rate(share.requests_per_second),
+            cells::share(share.errors_per_second, share.requests_per_second),
+            share.total.to_string(),
+        ];
+        row(texts.map(Line::from), None)
+    });
+    Table::new(rows, widths(longest, 3, 0, width)).header(row(head, None).bold())
 }
 
 fn help(frame: &mut Frame<'_>, area: Rect) {
@@ -254,6 +253,8 @@ mod tests {
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
     use ratatui::crossterm::event::KeyCode;
+
+    use beeway_telemetry::graph::Asked;
 
     use super::*;
     use crate::top::view::tests::{picture, press};
@@ -281,11 +282,11 @@ mod tests {
             "12.0 requests/s  0.50 errors/s  1.00 denied/s  1.00 ms p50  20 ms p99",
             "\u{2588} native 83 %  \u{2592} detour 17 %",
             "",
-            "SERVICE      REQ/S   ERRORS DENIED/S      P50      P90      P99 LANES",
-            "shop/web      10.0    5.0 %        0  1.00 ms  2.00 ms    20 ms \
+            "SERVICE      REQ/S   ERRORS DENIED/S      P99      P50      P90 LANES",
+            "shop/web      10.0    5.0 %        0    20 ms  1.00 ms  2.00 ms \
              \u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\
              \u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}\u{2588}",
-            "shop/db       2.00      0 %     1.00   300 us   400 us  1.00 ms \
+            "shop/db       2.00      0 %     1.00  1.00 ms   300 us   400 us \
              \u{2592}\u{2592}\u{2592}\u{2592}\u{2592}\u{2592}\u{2592}\u{2592}\
              \u{2592}\u{2592}\u{2592}\u{2592}\u{2592}\u{2592}\u{2592}\u{2592}",
             "shop/idle        0        -        0        -        -        -",
@@ -329,6 +330,23 @@ mod tests {
         let lines = drawn(&mut terminal(80, 24), &mut view);
         assert_eq!(lines[0], "beeway top  the last 0 s  the agent\\u{1b}[2J is gone");
         assert_eq!(lines[2], "no traffic yet");
+    }
+
+    #[test]
+    fn names_are_cut_before_numbers() {
+        let mut view = View::new(picture(), Sort::Requests);
+        view.picture.services[0].service.name = "a-name-that-is-longer-than-there-is-room".into();
+        for (width, wanted) in [
+            (
+                100,
+                "shop/a-name-that-is-longer      10.0    5.0 %        0    20 ms  1.00 ms  2.00 ms",
+            ),
+            (80, "shop/a-name-that     10.0    5.0 %        0    20 ms  1.00 ms  2.00 ms"),
+            (60, "shop/a-name-th     10.0    5.0 %        0    20 ms"),
+        ] {
+            let lines = drawn(&mut terminal(width, 12), &mut view);
+            assert!(lines[5].starts_with(wanted), "{width}: {lines:#?}");
+        }
     }
 
     #[test]
