@@ -18,7 +18,7 @@ const PLAIN: &str = "\x1b[0m";
 /// duration, lane, verdict and why.
 pub(super) fn of(flow: &Value, colour: bool) -> String {
     if let Some(lost) = flow["lost"].as_u64() {
-        return format!("-- {lost} lost: more than could be told --");
+        return format!("-- {lost} not told of: too many at once, or read too slowly --");
     }
     let painted = |colour_of: &str, text: &str| match colour && !colour_of.is_empty() {
         true => format!("{colour_of}{text}{PLAIN}"),
@@ -174,7 +174,10 @@ mod tests {
         assert_eq!(of(&flow(), false), line);
         let painted = of(&flow(), true);
         assert!(painted.ends_with("detour \x1b[32mforwarded\x1b[0m"), "{painted:?}");
-        assert_eq!(of(&json!({ "lost": 7 }), true), "-- 7 lost: more than could be told --");
+        assert_eq!(
+            of(&json!({ "lost": 7 }), true),
+            "-- 7 not told of: too many at once, or read too slowly --"
+        );
         // whatever is missing
         assert!(of(&json!({}), false).starts_with("- "));
     }

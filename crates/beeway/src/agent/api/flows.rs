@@ -1,10 +1,11 @@
 //! `GET /flows`: one JSON object a line, as [`FlowQuery`] asks for. A flow is a [`FlowView`]; with
-//! `follow=1` there is `{"lost":N}` in between where N flows went by, wanted or not, because whoever
-//! listens was too slow, or because the agent was.
+//! `follow=1` there is `{"lost":N}` in between where N requests or connections, wanted or not, went by
+//! untold: whoever listens was too slow, or there were more than are told of one by one.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -19,12 +20,16 @@ use serde::Serialize;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 
 use crate::agent::Agent;
 use crate::agent::telemetry::Telemetry;
 
 /// Who may be told of flows at the same time.
 const LISTENERS: usize = 32;
+
+/// How often it is looked whether there were more than are told of.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Bytes of lines that go out together, where there are as many.
 const PIECE: usize = 16 * 1024;
@@ -76,8 +81,10 @@ struct Listener {
     past: VecDeque<Arc<Flow>>,
     /// Those that come; `None`: they are not asked for.
     coming: Option<Receiver<Arc<Flow>>>,
-    /// What the agent had lost when this was last told.
-    lost: u64,
+    /// What there was untold at the last look.
+    untold: u64,
+    /// The next one.
+    look: Instant,
     _seat: OwnedSemaphorePermit,
 }
 
@@ -104,14 +111,15 @@ impl Listener {
         query: &FlowQuery,
         seat: OwnedSemaphorePermit,
     ) -> Listener {
-        let lost = telemetry.lost();
+        let untold = telemetry.untold().unwrap_or(0);
         let (kept, coming) = telemetry.watch();
         let wanted = kept.into_iter().rev().filter(|flow| filter.holds(flow));
         let mut past: VecDeque<_> = wanted.take(query.last.unwrap_or(usize::MAX)).collect();
         past.make_contiguous().reverse();
         let coming = (query.follow == Some(1)).then_some(coming);
         let queries = query.queries == Some(1);
-        Listener { telemetry, filter, queries, past, coming, lost, _seat: seat }
+        let look = Instant::now() + LOOK;
+        Listener { telemetry, filter, queries, past, coming, untold, look, _seat: seat }
     }
 
     /// The next lines, as many as there are and fit in a piece; `None` at the end.
@@ -124,44 +132,53 @@ impl Listener {
             }
         }
         while piece.is_empty() {
-            let first = match self.coming.as_mut()?.recv().await {
-                Ok(flow) => Ok(flow),
-                Err(RecvError::Lagged(missed)) => Err(missed),
-                Err(RecvError::Closed) => return None,
-            };
-            self.told(&mut piece, first);
+            match timeout_at(self.look, self.coming.as_mut()?.recv()).await {
+                Ok(Ok(flow)) => self.heard(&mut piece, &flow),
+                Ok(Err(RecvError::Lagged(missed))) => lost(&mut piece, missed),
+                Ok(Err(RecvError::Closed)) => return None,
+                Err(_) => {}
+            }
+            self.look(&mut piece);
         }
         while piece.len() < PIECE {
             let Some(coming) = self.coming.as_mut() else { break };
-            let next = match coming.try_recv() {
-                Ok(flow) => Ok(flow),
-                Err(TryRecvError::Lagged(missed)) => Err(missed),
+            match coming.try_recv() {
+                Ok(flow) => self.heard(&mut piece, &flow),
+                Err(TryRecvError::Lagged(missed)) => lost(&mut piece, missed),
                 Err(TryRecvError::Empty | TryRecvError::Closed) => break,
-            };
-            self.told(&mut piece, next);
+            }
         }
         Some(Bytes::from(piece))
     }
 
-    /// Adds what was heard: a flow, or how many were not.
-    fn told(&mut self, piece: &mut Vec<u8>, heard: Result<Arc<Flow>, u64>) {
-        let lost = self.telemetry.lost();
-        let missed = heard.as_ref().err().unwrap_or(&0) + lost.saturating_sub(self.lost);
-        self.lost = lost;
-        if missed > 0 {
-            line(piece, &Line::Lost { lost: missed });
+    fn heard(&self, piece: &mut Vec<u8>, flow: &Flow) {
+        if self.filter.holds(flow) {
+            self.flow(piece, flow);
         }
-        if let Ok(flow) = heard
-            && self.filter.holds(&flow)
-        {
-            self.flow(piece, &flow);
+    }
+
+    /// Tells what was not told of one by one, when it is time to look.
+    fn look(&mut self, piece: &mut Vec<u8>) {
+        if Instant::now() < self.look {
+            return;
         }
+        self.look = Instant::now() + LOOK;
+        let untold = self.telemetry.untold().unwrap_or(self.untold);
+        let more = untold.saturating_sub(self.untold);
+        if more > 0 {
+            lost(piece, more);
+        }
+        self.untold = untold;
     }
 
     fn flow(&self, piece: &mut Vec<u8>, flow: &Flow) {
         let query = flow.path.split_once('?').map(|(_, query)| query);
         line(piece, &Line::Flow { flow: flow.into(), query: query.filter(|_| self.queries) });
     }
+}
+
+fn lost(piece: &mut Vec<u8>, lost: u64) {
+    line(piece, &Line::Lost { lost });
 }
 
 fn line(piece: &mut Vec<u8>, line: &Line<'_>) {
