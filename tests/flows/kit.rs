@@ -10,13 +10,14 @@ use serde_json::Value;
 
 use crate::bed::{self, Bed, LIMIT, Shape, WEB};
 
-/// Whatever needs userspace.
+/// What the kernel answers, and what needs userspace.
 const RULES: &str = "\
+- match: [{uri: {prefix: /known}}]
+  directResponse: {status: 203, body: {string: known}}
 - match: [{uri: {prefix: /nobody}}]
   route: [{destination: {host: nobody}}]
   timeout: 10s
 - match: [{uri: {prefix: /moved}}]
-  headers: {request: {set: {x-seen: yes}}}
   redirect: {uri: /}
 - headers: {request: {set: {x-seen: \"yes\"}}}
   retries: {attempts: 0}
@@ -40,7 +41,11 @@ pub struct Scene {
 
 impl Scene {
     pub fn new(label: &str) -> Result<Scene> {
-        let bed = Bed::new(label, Shape { servers_in_mesh: false }, RULES)?;
+        Scene::shaped(label, Shape { servers_in_mesh: false })
+    }
+
+    pub fn shaped(label: &str, shape: Shape) -> Result<Scene> {
+        let bed = Bed::new(label, shape, RULES)?;
         let before = bed.generation()?;
         bed.write("policy.yaml", NO_ADMIN)?;
         bed.wait_for_generation(before)?;
@@ -83,11 +88,12 @@ impl Scene {
     /// All flows, once there are as many.
     pub fn wait_for_flows(&self, wanted: usize) -> Result<Vec<Value>> {
         let mut flows = Vec::new();
-        wait_for("flows", || {
+        let came = wait_for("flows", || {
             flows = self.flows(&["--last", "4096"])?;
-            ensure!(flows.len() <= wanted, "{} of {wanted}: {flows:#?}", flows.len());
+            ensure!(flows.len() <= wanted, "more");
             Ok(flows.len() == wanted)
-        })?;
+        });
+        came.with_context(|| format!("{} of {wanted}: {flows:#?}", flows.len()))?;
         Ok(flows)
     }
 

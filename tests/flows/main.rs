@@ -13,8 +13,11 @@ use beeway_testbed::{Load, Place, RawClient};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use bed::{LIMIT, WEB};
+use bed::{LIMIT, Shape, WEB};
 use kit::Scene;
+
+/// The service `v1`, which no rule is about.
+const DIRECT: &str = "10.96.0.11:80";
 
 #[test]
 fn each_request_is_told_once_with_names_and_verdict() -> Result<()> {
@@ -86,7 +89,7 @@ fn filters(scene: &Scene) -> Result<()> {
         (&["--path", "/a/"], 3),
         (&["--path", "/a/", "--method", "GET", "--status", "200"], 2),
         (&["--lane", "detour"], 7),
-        (&["--lane", "refused"], 0),
+        (&["--lane", "native,refused"], 0),
         (&["--last", "2"], 2),
         (&["--last", "1", "--verdict", "denied"], 1),
         (&["--last", "0"], 0),
@@ -119,6 +122,42 @@ fn lines(scene: &Scene) -> Result<()> {
     assert!(!none.status.success() && none.stderr.contains("--from"), "{none:?}");
     let none = scene.run(&["flows", "--to", "nowhere"])?.success()?;
     assert!(none.stdout.is_empty() && none.stderr.contains("no such flow"), "{none:?}");
+    Ok(())
+}
+
+#[test]
+fn every_lane_is_told_of() -> Result<()> {
+    for (servers_in_mesh, straight) in [(false, "native"), (true, "shortcut")] {
+        let scene = Scene::shaped("lanes", Shape { servers_in_mesh })?;
+        let mut raw = RawClient::connect(&scene.bed.client, DIRECT.parse()?)?;
+        // the first of a connection may come before its other end is known
+        raw.get("v1", "/zero", &[])?;
+        for path in ["/one?secret", "/status/503"] {
+            raw.get("v1", path, &[])?;
+        }
+        assert_eq!(raw.get("v1", "/admin/x", &[])?.status, 403);
+        scene.connect()?.get("web", "/known", &[])?;
+        scene.connect()?.get("web", "/moved", &[])?;
+        scene.connect()?.get("web", "/detour", &[])?;
+        let flows = scene.wait_for_flows(7)?;
+        for (path, lane, verdict, status) in [
+            ("/one", straight, "forwarded", 200),
+            ("/status/503", straight, "forwarded", 503),
+            ("/admin/x", "answered", "denied", 403),
+            ("/known", "answered", "answered", 203),
+            ("/moved", "detour", "answered", 301),
+            ("/detour", "detour", "forwarded", 200),
+        ] {
+            let flow = flows.iter().find(|flow| flow["path"] == path).context(path)?;
+            let seen = (&flow["lane"], &flow["verdict"]);
+            assert_eq!(seen, both(lane, verdict), "{flow}");
+            assert_eq!(flow["status"], status, "{flow}");
+            assert_eq!(flow["source"]["workload"], scene.bed.client.label(), "{flow}");
+        }
+        let denied = scene.run(&["flows", "--verdict", "denied"])?.success()?.stdout;
+        let by = "answered (denied) denied by AuthorizationPolicy default/no-admin\n";
+        assert!(denied.ends_with(by), "{denied}");
+    }
     Ok(())
 }
 
