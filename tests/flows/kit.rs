@@ -52,6 +52,17 @@ impl Scene {
         Ok(Scene { bed })
     }
 
+    /// Starts the agent anew without an access log, so that not all requests are told of.
+    pub fn without_access_log(&mut self) -> Result<()> {
+        self.bed.agent.take().context("an agent")?.terminate(LIMIT)?;
+        let (config, state) = (self.bed.config.path(), self.bed.state.path());
+        let agent = self.bed.node.command(bed::binary());
+        let agent = agent.args(["run", "--metrics", "127.0.0.1:0", "--node", "node-1", "--config"]);
+        let agent = agent.arg(config).arg("--state").arg(state).arg("--cgroup");
+        self.bed.agent = Some(bed::ready(agent.arg(self.bed.node.mesh().path()).spawn()?)?);
+        Ok(())
+    }
+
     /// A connection to `web`.
     pub fn connect(&self) -> Result<RawClient> {
         RawClient::connect(&self.bed.client, WEB.parse()?)

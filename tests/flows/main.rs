@@ -170,9 +170,10 @@ fn what_a_request_brings_begins_no_line_and_commands_no_terminal() -> Result<()>
         ["\x1b[2J\x1b]0;x\x07", "\u{9b}31m", "\r", "\n", "\t", "\"'`\\", forged, "\x7f\u{ad}"]
     {
         let raw = |text: String| -> Result<()> {
-            // refused or not, by whom is not asked here
-            let mut raw = scene.connect()?;
-            let _ = raw.request(&text);
+            for to in [WEB, DIRECT] {
+                // refused or not, by whom is not asked here
+                let _ = RawClient::connect(&scene.bed.client, to.parse()?)?.request(&text);
+            }
             Ok(())
         };
         raw(format!("GET /evil{evil}x HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n"))?;
@@ -182,7 +183,7 @@ fn what_a_request_brings_begins_no_line_and_commands_no_terminal() -> Result<()>
              X-Request-Id: {evil}\r\nConnection: close\r\n\r\n"
         ))?;
         raw(format!("G{evil}ET /evil HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n"))?;
-        sent += 4;
+        sent += 8;
     }
     scene.connect()?.get("web", "/evil/last", &[])?;
     kit::wait_for("the last request", || {
@@ -197,7 +198,9 @@ fn what_a_request_brings_begins_no_line_and_commands_no_terminal() -> Result<()>
         assert_eq!(output.lines().count(), flows.len(), "{output}");
     }
     let through = |flow: &Value| flow["path"].as_str().is_some_and(|path| path.contains(forged));
-    assert!(flows.iter().any(through) && flows.len() <= sent + 1, "some get through: {text}");
+    let lanes = |lane| flows.iter().filter(|flow| flow["lane"] == lane && through(flow)).count();
+    assert!(lanes("detour") > 0 && lanes("native") > 0, "some get through: {text}");
+    assert!(flows.len() <= sent + 1, "{text}");
     assert!(text.lines().all(|line| line.starts_with("20")), "{text}");
     Ok(())
 }
@@ -272,6 +275,33 @@ fn a_slow_listener_is_told_what_it_lost() -> Result<()> {
     assert_eq!(slow.line()?["path"], "/after");
     drop(slow);
     seats(&scene)
+}
+
+#[test]
+fn what_is_not_told_of_one_by_one_is_told_as_a_number() -> Result<()> {
+    const SENT: u64 = 20_000;
+    let mut scene = Scene::new("thinned")?;
+    scene.without_access_log()?;
+    for to in [DIRECT, WEB] {
+        let mut listener = scene.listen("/flows?follow=1&path=/many")?;
+        let before = scene.total()?;
+        let report = Load::new(format!("http://{to}/many"), SENT)
+            .header("host: web")
+            .connections(8)
+            .run(&scene.bed.client)?;
+        assert_eq!((report.requests, report.errors), (SENT, 0), "{report:?}");
+        kit::wait_for("all requests are counted", || Ok(scene.total()? == before + SENT))?;
+        let (mut told, mut lost) = (0, 0);
+        while told + lost < SENT {
+            match listener.line()?["lost"].as_u64() {
+                Some(more) => lost += more,
+                None => told += 1,
+            }
+        }
+        assert_eq!(told + lost, SENT);
+        assert!(told > 0 && lost > 0, "{told} and {lost}");
+    }
+    Ok(())
 }
 
 /// Listeners are bounded; one that leaves makes room.

@@ -23,7 +23,8 @@ const COMMAND: &str = "beeway top";
 
 /// Shows the picture.
 pub fn top(args: &TopArgs) -> Result<ExitCode> {
-    if !args.once && !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
+    let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
+    if !args.once && !terminal {
         bail!("this is no terminal: `beeway top --once` prints a table, `--once --json` JSON");
     }
     let what = what(args);

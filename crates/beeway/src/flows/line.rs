@@ -41,6 +41,9 @@ pub(super) fn of(flow: &Value, colour: bool) -> String {
         parts.push(painted(if bad { RED } else { "" }, &status(flow)));
     }
     parts.push(duration(flow["duration_us"].as_f64().unwrap_or_default()));
+    if flow["direction"] == "inbound" {
+        parts.push("inbound".into());
+    }
     parts.push(word(&flow["lane"]));
     parts.extend(text(&flow["reason"]).map(|_| format!("({})", word(&flow["reason"]))));
     parts.push(painted(verdict_colour, &verdict));

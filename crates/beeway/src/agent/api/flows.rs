@@ -88,20 +88,20 @@ struct Listener {
     _seat: OwnedSemaphorePermit,
 }
 
-/// A line.
+/// A flow as a line.
 #[derive(Serialize)]
-#[serde(untagged)]
-enum Line<'a> {
-    Flow {
-        #[serde(flatten)]
-        flow: FlowView<'a>,
-        /// What is after the `?` of the path, where that is asked for.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        query: Option<&'a str>,
-    },
-    Lost {
-        lost: u64,
-    },
+struct Told<'a> {
+    #[serde(flatten)]
+    flow: FlowView<'a>,
+    /// What is after the `?` of the path, where that is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    query: Option<&'a str>,
+}
+
+/// What is not told of, as a line.
+#[derive(Serialize)]
+struct Lost {
+    lost: u64,
 }
 
 impl Listener {
@@ -173,15 +173,15 @@ impl Listener {
 
     fn flow(&self, piece: &mut Vec<u8>, flow: &Flow) {
         let query = flow.path.split_once('?').map(|(_, query)| query);
-        line(piece, &Line::Flow { flow: flow.into(), query: query.filter(|_| self.queries) });
+        line(piece, &Told { flow: flow.into(), query: query.filter(|_| self.queries) });
     }
 }
 
 fn lost(piece: &mut Vec<u8>, lost: u64) {
-    line(piece, &Line::Lost { lost });
+    line(piece, &Lost { lost });
 }
 
-fn line(piece: &mut Vec<u8>, line: &Line<'_>) {
+fn line(piece: &mut Vec<u8>, line: &impl Serialize) {
     serde_json::to_writer(&mut *piece, line).expect("text and numbers become JSON");
     piece.push(b'\n');
 }
