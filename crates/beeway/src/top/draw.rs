@@ -56,6 +56,8 @@ fn header(view: &View) -> Text<'static> {
         title.push(output::printable(trouble).red().bold());
     }
     let number = |name: &str, value: String| [value.bold(), format!(" {name}  ").into()];
+    let percentile =
+        |name: &str, us| [format!("{name} ").into(), format!("{}  ", cells::duration(us)).bold()];
     let alarm = |name: &str, rate: f64| {
         let [value, name] = number(name, cells::rate(rate));
         [if rate > 0.0 { value.red() } else { value }, name]
@@ -64,8 +66,8 @@ fn header(view: &View) -> Text<'static> {
         number("requests/s", cells::rate(all.requests_per_second)),
         alarm("errors/s", all.errors_per_second),
         alarm("denied/s", all.denied_per_second),
-        number("p50", cells::duration(all.p50_us)),
-        number("p99", cells::duration(all.p99_us)),
+        percentile("p50", all.p50_us),
+        percentile("p99", all.p99_us),
     ];
     let mut lanes = Vec::new();
     for (lane, part) in cells::lanes(all) {
@@ -279,7 +281,7 @@ mod tests {
         let lines = drawn(&mut terminal, &mut view);
         let wanted = [
             "beeway top  the last 10 s",
-            "12.0 requests/s  0.50 errors/s  1.00 denied/s  1.00 ms p50  20 ms p99",
+            "12.0 requests/s  0.50 errors/s  1.00 denied/s  p50 1.00 ms  p99 20 ms",
             "\u{2588} native 83 %  \u{2592} detour 17 %",
             "",
             "SERVICE      REQ/S   ERRORS DENIED/S      P99      P50      P90 LANES",
