@@ -3,14 +3,17 @@
 mod agent;
 mod check;
 mod cli;
+mod client;
 mod doctor;
 mod exec;
 mod explain;
+mod flows;
 mod off;
 mod output;
 mod reference;
 mod run;
 mod status;
+mod top;
 
 use std::process::ExitCode;
 
@@ -41,5 +44,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Off(args) => off::off(&args),
         Command::Completions { shell } => reference::completions(shell),
         Command::Man => reference::man(),
+        Command::Top(args) => top::top(&args),
+        Command::Flows(args) => flows::flows(&args),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::flow::Verdict;
 use crate::latency::Histogram;
@@ -31,7 +31,8 @@ pub struct Recent {
 }
 
 /// A node of the picture: a canonical service of Istio, or who is none (`unknown`).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Place {
     /// Kubernetes namespace.
     pub namespace: String,
@@ -40,7 +41,8 @@ pub struct Place {
 }
 
 /// Rates over the window, and percentiles of durations in it.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Traffic {
     /// Requests that were over in the window, or connections made.
     pub requests: u64,
@@ -73,7 +75,8 @@ pub struct Traffic {
 }
 
 /// A share of an edge: what one workload of the service was asked.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Share {
     /// The workload; `unknown`: nobody was called.
     pub workload: String,
@@ -88,7 +91,8 @@ pub struct Share {
 }
 
 /// A caller and what it asks for.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Edge {
     /// The caller.
     pub source: Place,
@@ -107,7 +111,8 @@ pub struct Edge {
 }
 
 /// What one service is asked, by all its callers.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Asked {
     /// The service.
     pub service: Place,
@@ -115,8 +120,9 @@ pub struct Asked {
     pub traffic: Traffic,
 }
 
-/// The picture.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// The picture. What an agent of another version does not tell is read as nothing.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Snapshot {
     /// Seconds that rates and percentiles are about.
     pub window_seconds: f64,

@@ -66,6 +66,7 @@ pub(crate) struct Telemetry {
     verdicts: Mutex<Histogram>,
     access_log: Option<Arc<AccessLog>>,
     lost: Arc<AtomicU64>,
+    thinned: Arc<AtomicU64>,
     stopping: AtomicBool,
     /// Another agent collects.
     resting: AtomicBool,
@@ -109,6 +110,7 @@ impl Telemetry {
             verdicts: Mutex::default(),
             access_log,
             lost: witness.lost_counter(),
+            thinned: witness.thinned_counter(),
             stopping: AtomicBool::new(false),
             resting: AtomicBool::new(false),
             threads: Mutex::default(),
@@ -171,9 +173,26 @@ impl Telemetry {
         self.flows.subscribe()
     }
 
+    /// The newest flows, oldest first, and all that come after them.
+    pub(crate) fn watch(&self) -> (Vec<Arc<Flow>>, broadcast::Receiver<Arc<Flow>>) {
+        // whoever publishes holds this while it does both
+        let kept = self.kept.lock().expect("no panic while locked");
+        (kept.iter().cloned().collect(), self.flows.subscribe())
+    }
+
     /// Records of the proxy that were not put together: there were too many.
     pub(crate) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Requests and connections that were counted and not told of one by one, because there were too
+    /// many, since the maps were made; `None`: the kernel does not say.
+    pub(crate) fn untold(&self) -> Option<u64> {
+        let counters = self.dataplane.counts().ok()?.counters.into_iter();
+        let untold =
+            counters.filter(|(name, _)| ["records_thinned", "records_lost"].contains(name));
+        let kernel: u64 = untold.map(|(_, count)| count).sum();
+        Some(kernel + self.lost() + self.thinned.load(Ordering::Relaxed))
     }
 
     /// Requests that are counted under no series of their own.

@@ -32,6 +32,8 @@ pub(crate) struct Witness {
     budget: AtomicU64,
     queue: SyncSender<Record>,
     lost: Arc<AtomicU64>,
+    /// Records without texts, which are only counted.
+    thinned: Arc<AtomicU64>,
 }
 
 impl Witness {
@@ -45,6 +47,7 @@ impl Witness {
             budget: AtomicU64::new(0),
             queue,
             lost: Arc::default(),
+            thinned: Arc::default(),
         };
         (Arc::new(witness), records)
     }
@@ -55,6 +58,10 @@ impl Witness {
 
     pub(super) fn lost_counter(&self) -> Arc<AtomicU64> {
         self.lost.clone()
+    }
+
+    pub(super) fn thinned_counter(&self) -> Arc<AtomicU64> {
+        self.thinned.clone()
     }
 }
 
@@ -78,7 +85,9 @@ impl Recorder for Witness {
             self.tallies.count(kind_of(&record), taken, record.received, record.sent);
             self.durations.count(record.known_by, record.service, taken);
         }
-        if record.detailed && self.queue.try_send(record).is_err() {
+        if !record.detailed {
+            self.thinned.fetch_add(1, Ordering::Relaxed);
+        } else if self.queue.try_send(record).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
