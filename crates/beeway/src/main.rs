@@ -3,6 +3,7 @@
 mod agent;
 mod check;
 mod cli;
+mod dashboard;
 mod doctor;
 mod exec;
 mod explain;
@@ -39,6 +40,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Status(args) => status::show::status(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Off(args) => off::off(&args),
+        Command::Dashboard(args) => dashboard::dashboard(&args),
         Command::Completions { shell } => reference::completions(shell),
         Command::Man => reference::man(),
     }

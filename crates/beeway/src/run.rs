@@ -36,6 +36,7 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
         no_tracing: args.no_tracing,
         detour_addresses: args.detour_addresses,
         drain: Duration::from_secs(args.drain_seconds),
+        dashboard: args.dashboard,
         node: Some(args.node.map_or_else(host_name, Ok)?),
     })?;
     Ok(ExitCode::SUCCESS)

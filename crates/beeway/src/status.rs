@@ -22,6 +22,11 @@ pub fn api_socket(state: &Path) -> PathBuf {
     state.join("api.sock")
 }
 
+/// Where that agent writes the address of its dashboard, with the token, mode 0600.
+pub fn dashboard_url(state: &Path) -> PathBuf {
+    state.join("dashboard.url")
+}
+
 /// Where that agent writes its process id, in decimal.
 pub fn pid_file(state: &Path) -> PathBuf {
     state.join("agent.pid")
