@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 
 PATIENCE = 60
@@ -71,6 +70,10 @@ class Browser:
                 return {"error": {"message": f"no answer to {method}"}}
             return self.answers.pop(self.last)
 
+    def told(self, method):
+        with self.changed:
+            return [event["params"] for event in self.events if event["method"] == method]
+
     def open(self):
         target = self.call("Target.createTarget", {"url": "about:blank"})["result"]["targetId"]
         attach = {"targetId": target, "flatten": True}
@@ -80,24 +83,21 @@ class Browser:
 
 
 def main():
-    with tempfile.TemporaryDirectory(prefix="bw-browser-", ignore_cleanup_errors=True) as profile:
-        browser = Browser(sys.argv[1], [*sys.argv[2:], f"--user-data-dir={profile}"])
-        try:
-            browser.open()
-            print("ready", flush=True)
-            for line in sys.stdin:
-                command = json.loads(line)
-                if "events" in command:
-                    with browser.changed:
-                        found = [e["params"] for e in browser.events if e["method"] == command["events"]]
-                    answer = {"result": found}
-                else:
-                    answer = browser.call(command["method"], command.get("params", {}))
-                answer = {key: answer[key] for key in ("result", "error") if key in answer}
-                print(json.dumps(answer), flush=True)
-        finally:
-            browser.process.kill()
-            browser.process.wait()
+    browser = Browser(sys.argv[1], sys.argv[2:])
+    try:
+        browser.open()
+        print("ready", flush=True)
+        for line in sys.stdin:
+            command = json.loads(line)
+            if "events" in command:
+                answer = {"result": browser.told(command["events"])}
+            else:
+                answer = browser.call(command["method"], command.get("params", {}))
+            answer = {key: answer[key] for key in ("result", "error") if key in answer}
+            print(json.dumps(answer), flush=True)
+    finally:
+        browser.process.kill()
+        browser.process.wait()
 
 
 main()

@@ -102,7 +102,7 @@ export class Graph {
 
   draw(nodes, edges) {
     const pairs = [...edges.values()].filter((edge) => edge.from !== edge.to);
-    const room = pairs.length > LABELS ? { distance: 120, gap: 34 } : { distance: 158, gap: 72 };
+    const room = pairs.length > LABELS ? { distance: 150, gap: 14, thin: 6 } : { distance: 158, gap: 72, thin: 20 };
     const placed = layout([...nodes.keys()], pairs.map((e) => [e.from, e.to]), { ...SIZE, ...room });
     this.size = { width: placed.width, height: placed.height };
     for (const layer of this.layers) layer.replaceChildren();
@@ -143,6 +143,7 @@ export class Graph {
     const state = asked ? health(asked) : node.sends > 0 ? "good" : "idle";
     const outside = node.place.name === "unknown" ? " outside" : "";
     parts.base = `node ${state}${chosen ? "" : " context"}${outside}`;
+    setAttribute(parts.group, "data-total", asked?.total ?? 0);
     const busy = asked && asked.requests_per_second > 0;
     const numbers = busy ? rate(asked.requests_per_second) : node.sends > 0 ? `sends ${rate(node.sends)}` : "idle";
     setText(parts.rate, numbers);
@@ -180,6 +181,7 @@ export class Graph {
     const all = traffic.requests_per_second;
     const state = health(traffic);
     parts.state = state;
+    setAttribute(parts.group, "data-total", traffic.total);
     const width = all > 0 ? Math.min(1.5 + Math.log10(1 + all) * 1.1, 6) : 1;
     setAttribute(parts.line, "stroke-width", width.toFixed(1));
     setAttribute(parts.line, "marker-end", `url(#arrow-${state})`);

@@ -1,13 +1,13 @@
 // A layered layout, from the left to the right: who calls is left of who is called where there is no
 // cycle. The same nodes and edges always give the same picture, whatever their traffic is.
 
-const THIN = 16; // between edges that pass a layer
 const ROUNDS = 12;
 const LAYERS = 8; // that are never too many
 
-// `nodes`: ids; `edges`: [from, to], without loops. Sizes of a node and the distance of layers are
-// pixels, `gap` those between two of a layer. Gives the upper left corners of nodes, and of each edge the points it passes.
-export function layout(ids, edges, { width, height, distance, gap }) {
+// `ids` of nodes; `edges`: [from, to], without loops. In pixels: the size of a node, the `distance` of
+// layers, the `gap` between two nodes of a layer, and how far apart edges pass it (`thin`). Gives the
+// upper left corners of nodes, and of each edge the points it passes.
+export function layout(ids, edges, { width, height, distance, gap, thin }) {
   const nodes = new Map([...ids].sort().map((id) => [id, { id, out: [], in: [], rank: 0 }]));
   const links = edges.map(([from, to]) => ({ from: nodes.get(from), to: nodes.get(to), back: false }));
   const sorted = [...links].sort((a, b) => compare(a.from.id, b.from.id) || compare(a.to.id, b.to.id));
@@ -15,7 +15,7 @@ export function layout(ids, edges, { width, height, distance, gap }) {
   rank(nodes);
   const layers = chain(nodes, sorted, height);
   order(layers);
-  align(layers, gap);
+  align(layers, (a, b) => (a.height + b.height) / 2 + (a.height && b.height ? gap : thin));
   const all = layers.flat();
   const top = Math.min(...all.map((node) => node.y - node.height / 2), 0);
   const x = (node) => node.rank * (width + distance);
@@ -137,11 +137,11 @@ function order(layers) {
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
 // Moves nodes to the height of their neighbours as far as their order and distances allow.
-function align(layers, gap) {
+function align(layers, apart) {
   for (const layer of layers) {
     let y = 0;
     layer.forEach((node, at) => {
-      y += at ? apart(layer[at - 1], node, gap) : 0;
+      y += at ? apart(layer[at - 1], node) : 0;
       node.y = y;
     });
     layer.forEach((node) => (node.y -= y / 2));
@@ -152,19 +152,17 @@ function align(layers, gap) {
         const near = [...node.up, ...node.down];
         node.wish = near.length ? mean(near.map((other) => other.y)) : node.y;
       }
-      settle(layer, gap);
+      settle(layer, apart);
     }
   }
 }
 
-const apart = (a, b, gap) => (a.height + b.height) / 2 + (a.height && b.height ? gap : THIN);
-
 // The places nearest to those wished for, by least squares (pool adjacent violators).
-function settle(layer, gap) {
+function settle(layer, apart) {
   const pools = [];
   let offset = 0;
   layer.forEach((node, at) => {
-    offset += at ? apart(layer[at - 1], node, gap) : 0;
+    offset += at ? apart(layer[at - 1], node) : 0;
     node.offset = offset;
     const weight = node.height ? 1 : 2; // edges rather straight
     pools.push({ sum: (node.wish - offset) * weight, weight, nodes: [node] });
