@@ -34,6 +34,7 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
         access_log: args.access_log,
         no_shortcut: args.no_shortcut,
         no_tracing: args.no_tracing,
+        no_telemetry: args.no_telemetry,
         detour_addresses: args.detour_addresses,
         drain: Duration::from_secs(args.drain_seconds),
         dashboard: args.dashboard,

@@ -27,6 +27,16 @@ pub fn dashboard_url(state: &Path) -> PathBuf {
     state.join("dashboard.url")
 }
 
+/// Where that agent writes down what it has counted.
+pub fn ledger_file(state: &Path) -> PathBuf {
+    state.join("telemetry.json")
+}
+
+/// Where the proxy counts.
+pub fn tallies_file(state: &Path) -> PathBuf {
+    state.join("tallies")
+}
+
 /// Where that agent writes its process id, in decimal.
 pub fn pid_file(state: &Path) -> PathBuf {
     state.join("agent.pid")

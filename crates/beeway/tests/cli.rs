@@ -233,7 +233,7 @@ fn explain_names_what_is_near_to_what_is_not_there() {
 
 #[test]
 fn completions_and_man_page_know_every_command() {
-    let commands = ["run", "exec", "check", "explain", "status", "doctor", "off"];
+    let commands = ["run", "exec", "check", "explain", "status", "doctor", "off", "dashboard"];
     let mut pages = vec![stdout(&run(&["man"]))];
     for shell in ["bash", "zsh", "fish"] {
         pages.push(stdout(&run(&["completions", shell])));

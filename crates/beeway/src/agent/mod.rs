@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
-use beeway_dataplane::{Dataplane, StateLock};
+use beeway_dataplane::{Dataplane, StateLock, Telling};
 
 use access_log::AccessLog;
 use configuration::Follower;
@@ -51,6 +51,8 @@ pub struct RunArgs {
     pub access_log: Option<PathBuf>,
     /// Never let bytes skip TCP.
     pub no_shortcut: bool,
+    /// Count and tell nothing of traffic.
+    pub no_telemetry: bool,
     /// Do not ask the kernel to tell what happens to cgroups.
     pub no_tracing: bool,
     /// Where clients are led whose connections the proxy takes as a whole: at most one address of
@@ -140,12 +142,18 @@ impl Agent {
             cgroup: args.cgroup.clone(),
             state: args.state.clone(),
             shortcut: !args.no_shortcut,
+            telling: match args.access_log {
+                _ if args.no_telemetry => Telling::Off,
+                Some(_) => Telling::All,
+                None => Telling::Some(telemetry::TOLD),
+            },
             beside,
         })?);
         let follower = Follower::start(&args, dataplane.clone())?;
         let homes = Homes::start(&args, dataplane.clone(), follower.mesh())?;
         let access_log = args.access_log.as_deref().map(AccessLog::open).transpose()?;
-        let (telemetry, witness) = Telemetry::start(follower.mesh(), access_log.clone())?;
+        let (telemetry, witness) =
+            Telemetry::start(dataplane.clone(), &args.state, follower.mesh(), access_log.clone())?;
         let mesh = follower.mesh();
         let detour = Arc::new(Detour::start(dataplane.clone(), mesh, Some(witness), beside)?);
         listen::start(&args, &detour, follower.mesh())?;
@@ -168,6 +176,11 @@ impl Agent {
         })
     }
 
+    /// This node's name.
+    fn node(&self) -> Arc<str> {
+        self.args.node.as_deref().unwrap_or_default().into()
+    }
+
     fn serve_metrics(self: &Arc<Agent>) -> Result<SocketAddr> {
         let server = metrics::serve(self.clone())?;
         let address = server.address;
@@ -186,6 +199,9 @@ impl Agent {
         self.follower.pause(true);
         self.homes.pause(true);
         self.detour.stop_hearing();
+        if let Err(error) = self.telemetry.rest(&self.args.state, true) {
+            tracing::warn!("what was counted is not written down: {error:#}");
+        }
         drop(self.metrics.lock().expect("no panic while locked").take());
         drop(self.dashboard.lock().expect("no panic while locked").take());
         drop(self.lock.lock().expect("no panic while locked").take());
@@ -199,6 +215,7 @@ impl Agent {
         self.detour.hear(None)?;
         self.follower.pause(false);
         self.homes.pause(false);
+        self.telemetry.rest(&self.args.state, false)?;
         write_pid(&self.args.state)?;
         self.serve_metrics()?;
         self.serve_dashboard()

@@ -102,8 +102,18 @@ export class Graph {
 
   draw(nodes, edges) {
     const pairs = [...edges.values()].filter((edge) => edge.from !== edge.to);
-    const room = pairs.length > LABELS ? { distance: 150, gap: 14, thin: 6 } : { distance: 158, gap: 72, thin: 20 };
-    const placed = layout([...nodes.keys()], pairs.map((e) => [e.from, e.to]), { ...SIZE, ...room });
+    const crowded = pairs.length > LABELS;
+    const room = { ...SIZE, distance: crowded ? 150 : 132, gap: crowded ? 14 : 56, thin: crowded ? 6 : 24 };
+    const place = () => layout([...nodes.keys()], pairs.map((edge) => [edge.from, edge.to]), room);
+    let placed = place();
+    // what is flat may be higher
+    const { clientWidth, clientHeight } = this.canvas;
+    const flat = (0.8 * placed.width * clientHeight) / ((clientWidth || 1) * placed.height);
+    if (!crowded && flat > 1.2) {
+      room.gap = Math.min(room.gap * flat, 130);
+      room.thin = Math.min(room.thin * flat, 56);
+      placed = place();
+    }
     this.size = { width: placed.width, height: placed.height };
     for (const layer of this.layers) layer.replaceChildren();
     this.nodes = new Map([...nodes].map(([key, node]) => [key, this.makeNode(node, placed.places.get(key))]));
@@ -215,11 +225,12 @@ export class Graph {
     for (const [key, edge] of this.edges) if (hot(edge, key)) near.add(edge.from).add(edge.to);
     const known = focus !== null && (this.nodes.has(focus) || this.edges.has(focus));
     const busy = [...this.edges.values()].filter((edge) => edge.state !== "idle").length;
+    const away = this.hovered === null ? " aside" : " dim";
     const legible = this.view.scale > 0.45;
     const all = busy <= LABELS && legible;
     for (const [key, edge] of this.edges) {
       const mine = known && hot(edge, key);
-      const tone = mine ? " hot" : known ? " dim" : "";
+      const tone = mine ? " hot" : known ? away : "";
       setAttribute(edge.group, "class", edge.base + tone);
       const labelled = edge.state !== "idle" && (key === focus || (mine && legible) || (all && !known) || (all && busy <= 16));
       const scale = key === focus ? Math.max(1, 0.9 / this.view.scale) : 1;
@@ -227,7 +238,7 @@ export class Graph {
       setAttribute(edge.label, "class", edge.labelBase + tone + (labelled ? "" : " off"));
     }
     for (const [key, node] of this.nodes) {
-      const tone = key === this.selected ? " chosen" : known && !near.has(key) ? " dim" : "";
+      const tone = key === this.selected ? " chosen" : known && !near.has(key) ? away : "";
       setAttribute(node.group, "class", node.base + tone);
     }
     this.canvas.classList.toggle("far", this.view.scale < 0.5);
