@@ -33,6 +33,8 @@ fn the_page_shows_what_the_agent_counts() -> Result<()> {
     let url = shop.url()?;
     browser.open(&url)?;
     graph_agrees(&shop, &mut browser)?;
+    nothing_flickers(&shop, &mut browser)?;
+    keys_do(&mut browser)?;
     details_open(&mut browser)?;
     services_sort(&mut browser)?;
     denied_requests_are_listed(&mut browser)?;
@@ -41,10 +43,12 @@ fn the_page_shows_what_the_agent_counts() -> Result<()> {
     let complaints = browser.complaints()?;
     ensure!(complaints.is_empty(), "{complaints:#?}");
     nothing_is_loaded_from_elsewhere(&mut browser, site_and_token(&url)?.0)?;
+    browser.call("Network.clearBrowserCookies", json!({}))?;
+    let says = |words| format!("document.getElementById('gone').innerText.includes('{words}')");
+    browser.wait("another token", &says("beeway dashboard"))?;
     shop.agent.terminate(Duration::from_secs(5))?;
-    browser.wait("the end of the agent", &visible("#gone"))?;
-    ensure!(text(&mut browser, "#gone")?.contains("does not answer"));
-    Ok(())
+    browser.wait("the end of the agent", &says("does not answer"))?;
+    browser.wait("a message", &visible("#gone"))
 }
 
 /// Numbers of the page, the interface and the metrics are the same, and those of the requests sent.
@@ -59,10 +63,7 @@ fn graph_agrees(shop: &Shop, browser: &mut Browser) -> Result<()> {
     })?;
     let snapshot = shop.api("snapshot?seconds=60")?;
     let all = snapshot["all"]["total"].as_u64().context("no total")?;
-    browser.wait(
-        "the total",
-        &format!("document.getElementById('total')?.dataset.total === '{all}'"),
-    )?;
+    browser.wait("the total", &shows_total(all))?;
     let numbers = |browser: &mut Browser, kind: &str| -> Result<BTreeMap<String, u64>> {
         let script = format!(
             "[...document.querySelectorAll('g[data-{kind}][data-total]')]\
@@ -72,6 +73,10 @@ fn graph_agrees(shop: &Shop, browser: &mut Browser) -> Result<()> {
             .into_iter()
             .collect())
     };
+    let seconds = snapshot["window_seconds"].as_f64().context("no window")?;
+    let within = |rate: &str| (snapshot["all"][rate].as_f64().unwrap_or(-1.0) * seconds).round();
+    let verdicts = ["denied_per_second", "limited_per_second", "errors_per_second"].map(within);
+    assert_eq!(verdicts, [DENIED as f64, 0.0, BROKEN as f64]);
     let shown = numbers(browser, "node")?;
     let names: Vec<&str> = shown.keys().map(String::as_str).collect();
     let wanted = ["details", "intruder", "load", "productpage", "ratings", "reviews"];
@@ -104,6 +109,51 @@ fn istio_requests(metrics: &str) -> u64 {
         .filter(|line| line.contains("reporter=\"source\""))
         .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
         .sum()
+}
+
+/// What is shown anew stays where it is, and the focus with it.
+fn nothing_flickers(shop: &Shop, browser: &mut Browser) -> Result<()> {
+    let all = "[...document.querySelectorAll('.node, .edge, #summary dd')]";
+    browser.run(&format!("window.before = {all}; document.querySelector('.node').focus()"))?;
+    let total = browser.run("Number(document.getElementById('total').dataset.total)")?;
+    shop.send("load", RATINGS, "/ratings/0", 20, "200")?;
+    let wanted = total.as_u64().context("no total")? + 20;
+    browser.wait("the next total", &shows_total(wanted))?;
+    let same = format!("{all}.every((node, at) => node === window.before[at])");
+    assert_eq!(browser.run(&same)?, true);
+    assert_eq!(browser.run("document.activeElement.matches('.node')")?, true);
+    Ok(())
+}
+
+fn keys_do(browser: &mut Browser) -> Result<()> {
+    browser.run("document.querySelector('[data-node=\"default/ratings\"]').focus()")?;
+    strike(browser, "Enter")?;
+    browser.wait("details by key", &visible("#details"))?;
+    ensure!(text(browser, "#details h2")? == "ratings");
+    strike(browser, "Escape")?;
+    browser.wait("no details", &format!("!({})", visible("#details")))?;
+    strike(browser, "/")?;
+    assert_eq!(browser.run("document.activeElement.id")?, "filter");
+    browser.run("document.getElementById('tab-graph').focus()")?;
+    strike(browser, "ArrowRight")?;
+    browser.wait("the next view", &visible("#services"))?;
+    let ground = "getComputedStyle(document.body).backgroundColor";
+    let before = browser.run(ground)?;
+    press(browser, "#theme")?;
+    ensure!(browser.run(ground)? != before, "the other theme");
+    press(browser, "#theme")?;
+    press(browser, "#tab-graph")
+}
+
+fn strike(browser: &mut Browser, key: &str) -> Result<()> {
+    for kind in ["keyDown", "keyUp"] {
+        browser.call("Input.dispatchKeyEvent", json!({ "type": kind, "key": key }))?;
+    }
+    Ok(())
+}
+
+fn shows_total(wanted: u64) -> String {
+    format!("document.getElementById('total')?.dataset.total === '{wanted}'")
 }
 
 /// Who of a service was asked, in the panel of a node that was clicked on.
@@ -141,6 +191,9 @@ fn denied_requests_are_listed(browser: &mut Browser) -> Result<()> {
     let wanted = json!(vec!["denied"; DENIED as usize]);
     browser.wait("denied flows", &format!("JSON.stringify({script}) === '{wanted}'"))?;
     let row = text(browser, "tr[data-flow]")?;
+    press(browser, "tr[data-flow]")?;
+    browser.wait("all of a flow", &visible("#details"))?;
+    ensure!(text(browser, "#details")?.contains("reviews.default.svc.cluster.local:9080"));
     for wanted in ["intruder", "reviews", "GET /reviews/0", "403", "no-intruder"] {
         ensure!(row.contains(wanted), "{wanted:?} is not in {row}");
     }
@@ -196,25 +249,23 @@ fn nothing_is_loaded_from_elsewhere(browser: &mut Browser, site: &str) -> Result
 fn two_hundred_services_are_usable() -> Result<()> {
     let site = Site::start("dash200")?;
     let mut browser = Browser::start(&site.node, SIZE)?;
-    // the agent's own snapshot is empty
+    let url = site.url()?;
+    browser.open(&url)?;
+    browser.wait("what to do without traffic", &visible("#empty"))?;
     let script = format!(
-        "const picture = {}; const real = window.fetch; window.fetch = async (path, init) => {{\
-           if (!String(path).startsWith('/api/snapshot')) return real(path, init);\
-           window.begun ??= performance.now();\
-           return new Response(JSON.stringify(picture)); }};\
-         const look = () => {{\
-           if (document.querySelectorAll('.node').length === 200)\
-             window.drawn ??= performance.now();\
-           if (!window.drawn) requestAnimationFrame(look); }};\
-         requestAnimationFrame(look);",
+        "const picture = {}; const real = window.fetch; window.fetch = async (path, init) => \
+         String(path).startsWith('/api/snapshot') ? \
+         new Response(JSON.stringify(picture)) : real(path, init);",
         crowd(200, 600)
     );
     browser.call("Page.addScriptToEvaluateOnNewDocument", json!({ "source": script }))?;
-    browser.open(&site.url()?)?;
-    browser.wait("200 services", "!!window.drawn")?;
-    let took = browser.run("window.drawn - window.begun")?.as_f64().context("no time")?;
-    println!("200 services, 600 edges: drawn within {took:.0} ms");
-    ensure!(took < 2000.0, "drawn within {took} ms");
+    // by the processor's time: others may be at work
+    browser.call("Performance.enable", json!({ "timeDomain": "threadTicks" }))?;
+    browser.open(&url)?;
+    browser.wait("200 services", "document.querySelectorAll('.node').length === 200")?;
+    let took = busy(&mut browser)?;
+    println!("200 services, 600 edges: loaded and drawn in {took:.3} s");
+    ensure!(took < 2.0, "it took {took} s");
     assert_eq!(browser.run("document.querySelectorAll('g[data-edge].edge').length")?, 600);
     let inside = "(() => { const all = document.querySelector('.plane').getBoundingClientRect(); \
                   const canvas = document.getElementById('canvas').getBoundingClientRect(); \
@@ -230,6 +281,14 @@ fn two_hundred_services_are_usable() -> Result<()> {
     let complaints = browser.complaints()?;
     ensure!(complaints.is_empty(), "{complaints:#?}");
     Ok(())
+}
+
+/// Seconds that the page has been at work: scripts, styles, layout, painting.
+fn busy(browser: &mut Browser) -> Result<f64> {
+    let answer = browser.call("Performance.getMetrics", json!({}))?;
+    let metrics = answer["metrics"].as_array().context("no metrics")?;
+    let found = metrics.iter().find(|metric| metric["name"] == "TaskDuration");
+    found.and_then(|metric| metric["value"].as_f64()).context("no TaskDuration")
 }
 
 fn filters(browser: &mut Browser) -> Result<()> {
@@ -310,6 +369,7 @@ fn nobody_enters_without_the_token() -> Result<()> {
     for (status, arguments) in [
         ("401", vec![api.as_str()]),
         ("401", vec![address]),
+        ("401", vec![&format!("{address}/nothing")]),
         ("401", vec!["-H", &wrong, &api]),
         ("200", vec!["-H", &bearer, &api]),
         ("200", vec!["-H", &cookie, &api]),

@@ -166,7 +166,7 @@ export class Graph {
 
   makeEdge(edge, points) {
     const d = curve(points);
-    const middle = points.length > 2 || edge.from === edge.to ? points[Math.floor(points.length / 2)] : between(points);
+    const middle = edge.from === edge.to ? points[1] : between(points);
     const parts = {
       from: edge.from,
       to: edge.to,
@@ -345,7 +345,12 @@ const arrows = () =>
 
 const cut = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
-const between = ([[x1, y1], [x2, y2]]) => [(x1 + x2) / 2 + (x1 === x2 ? 24 : 0), (y1 + y2) / 2];
+// The place of a label: in the middle, or where a long edge passes a layer.
+function between(points) {
+  const at = 2 * Math.floor((points.length - 2) / 4);
+  const [[x1, y1], [x2, y2]] = points.length > 2 ? points.slice(at + 1, at + 3) : points;
+  return [(x1 + x2) / 2 + (x1 === x2 ? 24 : 0), (y1 + y2) / 2];
+}
 
 function curve(points) {
   let d = `M${points[0]}`;

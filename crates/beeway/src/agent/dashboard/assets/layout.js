@@ -118,7 +118,8 @@ function chain(nodes, links, height) {
   return Array.from(layers, (layer) => layer ?? []);
 }
 
-// Sorts each layer by the middle of its neighbours, to and fro.
+// Sorts each layer by the middle of its neighbours, to and fro; then swaps neighbours where fewer
+// edges cross.
 function order(layers) {
   layers.forEach((layer) => layer.forEach((node, at) => (node.at = at)));
   for (let round = 0; round < ROUNDS; round++) {
@@ -132,6 +133,27 @@ function order(layers) {
       layer.forEach((node, at) => (node.at = at));
     }
   }
+  for (let round = 0, better = true; better && round < ROUNDS; round++) {
+    better = false;
+    for (const layer of layers) {
+      for (let at = 1; at < layer.length; at++) {
+        const [a, b] = [layer[at - 1], layer[at]];
+        if (crossings(b, a) < crossings(a, b)) {
+          [layer[at - 1], layer[at], a.at, b.at] = [b, a, at, at - 1];
+          better = true;
+        }
+      }
+    }
+  }
+}
+
+// Edges of `a` and `b` that cross when `a` is above.
+function crossings(a, b) {
+  let sum = 0;
+  for (const side of ["up", "down"]) {
+    for (const one of a[side]) sum += b[side].filter((other) => other.at < one.at).length;
+  }
+  return sum;
 }
 
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;

@@ -19,7 +19,7 @@ export function summary(all) {
       figure("p50", duration(all.p50_us)),
       figure("p99", duration(all.p99_us)),
       el("div", { class: "figure wide" }, el("dt", {}, "lanes"), el("dd", {}, stacked(lanesOf(all), lanesText(all), { class: "stacked tall" }))),
-      el("div", { class: "figure" }, el("dt", {}, "total"), el("dd", { id: "total", "data-total": all.total }, count(all.total)))),
+      el("div", { class: "figure" }, el("dt", {}, "in total"), el("dd", { id: "total", "data-total": all.total }, count(all.total)))),
   ];
 }
 
@@ -41,7 +41,7 @@ function numbers(traffic, split) {
     el("dl", { class: "figures" },
       figure("requests", rate(all)),
       figure("errors", share(traffic.errors_per_second, all), errorTone(traffic)),
-      figure("total", count(traffic.total))),
+      figure("in total", count(traffic.total))),
     el("dl", { class: "figures" },
       figure("p50", duration(traffic.p50_us)),
       figure("p90", duration(traffic.p90_us)),
