@@ -2,6 +2,7 @@
 
 #[path = "../bed/mod.rs"]
 mod bed;
+mod crowd;
 mod shop;
 
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use beeway_testbed::{Browser, Node, curl};
 use serde_json::{Value, json};
 
-use bed::{off, wait_until};
+use bed::{LIMIT, agent_command, off, ready, wait_until};
 use shop::{PRODUCTPAGE, RATINGS, REVIEWS, Shop, site_and_token, start_agent};
 
 const SIZE: (u32, u32) = (1280, 800);
@@ -256,7 +257,7 @@ fn two_hundred_services_are_usable() -> Result<()> {
         "const picture = {}; const real = window.fetch; window.fetch = async (path, init) => \
          String(path).startsWith('/api/snapshot') ? \
          new Response(JSON.stringify(picture)) : real(path, init);",
-        crowd(200, 600)
+        crowd::snapshot(200, 600)
     );
     browser.call("Page.addScriptToEvaluateOnNewDocument", json!({ "source": script }))?;
     // by the processor's time: others may be at work
@@ -316,44 +317,6 @@ fn place(browser: &mut Browser) -> Result<Value> {
     browser.run("document.querySelector('.plane').getAttribute('transform')")
 }
 
-/// A snapshot of services in a dozen tiers, each of which calls some of the next.
-fn crowd(services: usize, edges: usize) -> Value {
-    let place = |n: usize| json!({ "namespace": format!("ns{}", n % 8), "name": format!("service-{n:03}") });
-    let traffic = |rate: f64| {
-        json!({
-            "requests": rate * 10.0, "requests_per_second": rate, "errors_per_second": rate / 50.0,
-            "denied_per_second": 0.0, "limited_per_second": 0.0, "lanes": { "native": rate },
-            "codes": { "200": rate * 10.0 }, "request_bytes_per_second": rate * 100.0,
-            "response_bytes_per_second": rate * 900.0, "p50_us": 100.0, "p90_us": 200.0,
-            "p99_us": 900.0, "p999_us": 1500.0, "total": rate * 1000.0
-        })
-    };
-    let mut pairs = std::collections::BTreeSet::new();
-    let mut state = 1u64;
-    while pairs.len() < edges {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        let from = match pairs.len() < services {
-            true => pairs.len(),
-            false => (state >> 33) as usize % services,
-        };
-        let to = from + 1 + (state >> 50) as usize % 34;
-        pairs.insert((from, to % services));
-        if pairs.len() < services && to % services == from {
-            pairs.remove(&(from, from));
-        }
-    }
-    let rate = |from: usize, to: usize| ((from * 7 + to * 13) % 90) as f64 + 1.0;
-    let edges = pairs.iter().map(|(from, to)| {
-        json!({ "source": place(*from), "destination": place(*to), "host": "host", "port": 80,
-                "protocol": "http", "traffic": traffic(rate(*from, *to)), "workloads": [] })
-    });
-    let edges: Vec<Value> = edges.collect();
-    let services: Vec<Value> = (0..services)
-        .map(|n| json!({ "service": place(n), "traffic": traffic(rate(n, n)) }))
-        .collect();
-    json!({ "window_seconds": 10.0, "all": traffic(5000.0), "services": services, "edges": edges })
-}
-
 #[test]
 fn nobody_enters_without_the_token() -> Result<()> {
     let mut site = Site::start("dashdoor")?;
@@ -402,6 +365,33 @@ fn nobody_enters_without_the_token() -> Result<()> {
         .arg(site.state.path())
         .output()?;
     assert_eq!(output.status.code(), Some(3), "{output:?}");
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_takes_over_serves_it_with_a_token_of_its_own() -> Result<()> {
+    let mut site = Site::start("dashnext")?;
+    let before = site.url()?;
+    let (address, old) = site_and_token(&before)?;
+    let same = address.trim_start_matches("http://");
+    let next = agent_command(&site.node, site.config.path(), site.state.path()).args([
+        "--metrics",
+        "127.0.0.1:0",
+        "--dashboard",
+        same,
+        "--drain-seconds",
+        "1",
+    ]);
+    let mut first = std::mem::replace(&mut site.agent, ready(next.spawn()?)?);
+    first.wait(LIMIT)?;
+    let after = site.url()?;
+    let (again, new) = site_and_token(&after)?;
+    ensure!(again == address && new != old, "{before} and {after}");
+    for (token, status) in [(old, "401"), (new, "200")] {
+        let bearer = format!("Authorization: Bearer {token}");
+        let answer = site.curl(&["-H", &bearer, &format!("{address}/api/status")])?;
+        ensure!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{token}: {answer}");
+    }
     Ok(())
 }
 
@@ -498,7 +488,7 @@ fn press(browser: &mut Browser, selector: &str) -> Result<()> {
 struct Site {
     agent: beeway_testbed::Process,
     state: tempfile::TempDir,
-    _config: tempfile::TempDir,
+    config: tempfile::TempDir,
     node: Node,
 }
 
@@ -506,7 +496,7 @@ impl Site {
     fn start(label: &str) -> Result<Site> {
         let (node, config, state) = (Node::new(label)?, tempfile::tempdir()?, tempfile::tempdir()?);
         let agent = start_agent(&node, config.path(), state.path())?;
-        Ok(Site { agent, state, _config: config, node })
+        Ok(Site { agent, state, config, node })
     }
 
     fn url(&self) -> Result<String> {
