@@ -7,6 +7,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use beeway_config::Severity;
 use beeway_model::Transport;
 use beeway_telemetry::graph::Snapshot;
 use beeway_telemetry::{FlowView, Verdict};
@@ -36,6 +37,7 @@ pub(super) fn routes(agent: Arc<Agent>) -> Router {
     Router::new()
         .route("/snapshot", get(snapshot))
         .route("/flows", get(flows))
+        .route("/configuration", get(configuration))
         .route("/status", get(status))
         .route("/names", get(names))
         .route("/explain", get(explain))
@@ -80,7 +82,28 @@ async fn flows(State(answers): Asked, Query(wanted): Query<Wanted>) -> Response 
     Json(Flows { flows, lost: telemetry.lost() }).into_response()
 }
 
-/// `GET /api/status`: what `beeway status --json` shows.
+/// What is wrong with the configuration, in numbers.
+#[derive(Serialize)]
+struct Configuration {
+    errors: usize,
+    warnings: usize,
+    /// The files as last read are not in force.
+    rejected: bool,
+}
+
+/// `GET /api/configuration`: asked for all the time, so it must cost little.
+async fn configuration(State(answers): Asked) -> Json<Configuration> {
+    let state = answers.agent.follower.state();
+    let of = |severity| state.problems.iter().filter(|p| p.severity == severity).count();
+    Json(Configuration {
+        errors: of(Severity::Error),
+        warnings: of(Severity::Warning),
+        rejected: state.rejected.is_some(),
+    })
+}
+
+/// `GET /api/status`: what `beeway status --json` shows. It counts what is in the kernel's maps, which
+/// takes a while with many connections.
 async fn status(State(answers): Asked) -> Json<Status> {
     Json(admin::status(&answers.agent))
 }

@@ -6,6 +6,7 @@ import { VERDICTS, configuration, details, flowDetails, flowText, flows, legend,
 import { answer } from "/explain.js";
 
 const EVERY = 1500; // milliseconds
+const RARELY = 6000; // what costs the agent more
 const PATIENCE = 5000;
 const FLOWS = 400;
 const TABS = ["graph", "services", "flows", "explain", "configuration"];
@@ -13,7 +14,9 @@ const TABS = ["graph", "services", "flows", "explain", "configuration"];
 const state = {
   tab: "graph",
   snapshot: null,
+  configuration: null,
   status: null,
+  asked: 0, // when the status was asked for
   flows: [],
   seen: { nodes: new Map(), edges: new Map() },
   selected: null, // a node or edge
@@ -36,14 +39,18 @@ async function ask(path) {
 const filter = () => ({ text: byId("filter").value, namespace: byId("namespace").value });
 
 async function renew() {
-  const wanted = [ask(`/api/snapshot?seconds=${byId("window").value}`), ask("/api/status")];
+  const wanted = [ask(`/api/snapshot?seconds=${byId("window").value}`), ask("/api/configuration")];
+  const looked = state.tab === "configuration" && Date.now() - state.asked > RARELY;
+  if (looked) state.asked = Date.now();
+  wanted.push(looked ? ask("/api/status") : state.status);
   if (state.tab === "flows" && !state.paused) {
     const verdict = state.verdict === "all" ? "" : `&verdict=${state.verdict}`;
     wanted.push(ask(`/api/flows?last=${FLOWS}${verdict}`));
   }
   try {
-    const [snapshot, status, told] = await Promise.all(wanted);
-    Object.assign(state, { snapshot, status, heard: Date.now() });
+    const [snapshot, configuration, status, told] = await Promise.all(wanted);
+    Object.assign(state, { snapshot, configuration, heard: Date.now() });
+    if (looked) state.status = status;
     if (told) state.flows = told.flows;
     byId("gone").hidden = true;
     document.body.classList.remove("stale");
@@ -77,7 +84,8 @@ function render() {
   const { snapshot, status } = state;
   if (!snapshot) return;
   show(byId("summary"), summary(snapshot.all));
-  const problems = status.problems.filter((problem) => problem.severity !== "notice").length + (status.rejected ? 1 : 0);
+  const { errors, warnings, rejected } = state.configuration;
+  const problems = errors + warnings + (rejected ? 1 : 0);
   byId("problem-count").hidden = problems === 0;
   setText(byId("problem-count"), String(problems));
   const seen = graph.update(snapshot, filter());
@@ -87,7 +95,7 @@ function render() {
   setText(byId("shown"), seen.all === 0 ? "" : seen.chosen === seen.all ? `${seen.all} services and callers` : `${seen.chosen} of ${seen.all}`);
   if (state.tab === "services") show(byId("services"), services(snapshot.services, matcher(filter()), state.sort));
   if (state.tab === "flows") renderFlows();
-  if (state.tab === "configuration") show(byId("configuration"), configuration(status, Date.now()));
+  if (state.tab === "configuration" && status) show(byId("configuration"), configuration(status, Date.now()));
   renderDetails();
 }
 
@@ -142,7 +150,8 @@ function open(tab) {
   document.body.dataset.tab = state.tab;
   if (state.tab === "explain") names().catch(gone);
   render();
-  if (state.tab === "flows") renew();
+  if (state.tab === "configuration") state.asked = 0;
+  if (state.tab === "flows" || state.tab === "configuration") renew();
 }
 
 async function names() {
