@@ -14,6 +14,9 @@ use clap_complete::Shell;
 /// Where the agent keeps its state unless told otherwise.
 pub const DEFAULT_STATE: &str = "/run/beeway";
 
+/// Where the agent serves its dashboard unless told otherwise.
+pub const DEFAULT_DASHBOARD: &str = "127.0.0.1:15021";
+
 /// Parses the arguments of this process; prints help or what is wrong, and exits, by itself.
 pub fn parse() -> Command {
     Cli::parse().command
@@ -53,6 +56,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Detach and remove everything, also what an agent that is dead has left
     Off(OffArgs),
+    /// Print the address of the agent's dashboard with its token; exit status 3 when there is none
+    Dashboard(DashboardArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -102,6 +107,10 @@ pub struct RunArgs {
     /// Kubernetes name of this node [default: the host name]
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
+    /// Serve a dashboard, on this address if one is given; its address with the token that it asks
+    /// for is printed by `beeway dashboard`
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = DEFAULT_DASHBOARD)]
+    pub dashboard: Option<SocketAddr>,
 }
 
 /// Arguments of `beeway exec`.
@@ -261,6 +270,14 @@ pub struct OffArgs {
     pub cgroup: Option<PathBuf>,
 }
 
+/// Arguments of `beeway dashboard`.
+#[derive(Debug, Args)]
+pub struct DashboardArgs {
+    /// State directory of the agent
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
+    pub state: PathBuf,
+}
+
 /// `beeway` below the cgroup v2 mount, or below where it usually is when it is not mounted.
 pub fn default_cgroup() -> PathBuf {
     beeway_dataplane::cgroup::mount_point()
@@ -278,7 +295,7 @@ fn filter(set: fn(&mut FlowQuery, String)) -> impl Fn(&str) -> Result<String, St
 }
 
 /// A token of RFC 9110 section 5.6.2.
-fn token(text: &str) -> Result<String, String> {
+pub fn token(text: &str) -> Result<String, String> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     match !text.is_empty() && text.bytes().all(allowed) {
         true => Ok(text.to_owned()),
@@ -298,7 +315,8 @@ fn detour_address(text: &str) -> Result<SocketAddr, String> {
     Ok(address)
 }
 
-fn header(text: &str) -> Result<(String, String), String> {
+/// A header field, `name: value`.
+pub fn header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once(':').ok_or("a header field is written `name: value`")?;
     let value = value.trim_matches([' ', '\t']);
     if value.bytes().any(|byte| byte < b' ' && byte != b'\t' || byte == 0x7f) {

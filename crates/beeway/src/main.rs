@@ -4,6 +4,7 @@ mod agent;
 mod check;
 mod cli;
 mod client;
+mod dashboard;
 mod doctor;
 mod exec;
 mod explain;
@@ -42,6 +43,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Status(args) => status::show::status(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Off(args) => off::off(&args),
+        Command::Dashboard(args) => dashboard::dashboard(&args),
         Command::Completions { shell } => reference::completions(shell),
         Command::Man => reference::man(),
         Command::Top(args) => top::top(&args),

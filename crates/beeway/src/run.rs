@@ -37,6 +37,7 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
         no_telemetry: args.no_telemetry,
         detour_addresses: args.detour_addresses,
         drain: Duration::from_secs(args.drain_seconds),
+        dashboard: args.dashboard,
         node: Some(args.node.map_or_else(host_name, Ok)?),
     })?;
     Ok(ExitCode::SUCCESS)

@@ -233,7 +233,8 @@ fn explain_names_what_is_near_to_what_is_not_there() {
 
 #[test]
 fn completions_and_man_page_know_every_command() {
-    let commands = ["run", "exec", "check", "explain", "status", "top", "flows", "doctor", "off"];
+    let commands =
+        ["run", "exec", "check", "explain", "status", "top", "flows", "dashboard", "doctor", "off"];
     let mut pages = vec![stdout(&run(&["man"]))];
     for shell in ["bash", "zsh", "fish"] {
         pages.push(stdout(&run(&["completions", shell])));

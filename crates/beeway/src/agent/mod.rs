@@ -8,6 +8,7 @@ mod admin;
 mod api;
 mod buckets;
 mod configuration;
+mod dashboard;
 mod detour;
 mod divert;
 mod forbidden;
@@ -61,6 +62,8 @@ pub struct RunArgs {
     pub drain: Duration,
     /// This node's name in the configuration.
     pub node: Option<String>,
+    /// Where the dashboard is served.
+    pub dashboard: Option<SocketAddr>,
 }
 
 /// What all parts of the running agent see.
@@ -76,6 +79,7 @@ pub(crate) struct Agent {
     /// Taken while this agent has the state directory, and serves metrics.
     lock: Mutex<Option<StateLock>>,
     metrics: Mutex<Option<metrics::Server>>,
+    dashboard: Mutex<Option<dashboard::Server>>,
     /// No agent before this one has anything left to end.
     alone: AtomicBool,
     /// Another agent has the node now.
@@ -95,6 +99,7 @@ pub fn run(args: RunArgs) -> Result<()> {
     let agent = Arc::new(Agent::start(args, lock, predecessor.is_some())?);
     agent.detour.hear(predecessor.as_ref().map(handover::Predecessor::line).transpose()?)?;
     let metrics = agent.serve_metrics()?;
+    agent.serve_dashboard()?;
     admin::serve(agent.clone())?;
     api::serve(agent.clone())?;
     handover::serve(agent.clone())?;
@@ -123,6 +128,7 @@ pub fn run(args: RunArgs) -> Result<()> {
     tracing::info!("stopping; the kernel programs stay attached (`beeway off` removes them)");
     agent.detour.stop();
     agent.telemetry.stop();
+    drop(agent.dashboard.lock().expect("no panic while locked").take());
     let _ = std::fs::remove_file(pid_file(&agent.args.state));
     let _ = std::fs::remove_file(api_socket(&agent.args.state));
     let _ = std::fs::remove_file(admin_socket(&agent.args.state));
@@ -164,6 +170,7 @@ impl Agent {
             access_log,
             lock: Mutex::new(Some(lock)),
             metrics: Mutex::default(),
+            dashboard: Mutex::default(),
             alone: AtomicBool::new(!beside),
             relieved: AtomicBool::new(false),
         })
@@ -181,6 +188,12 @@ impl Agent {
         Ok(address)
     }
 
+    fn serve_dashboard(self: &Arc<Agent>) -> Result<()> {
+        let server = dashboard::serve(self.clone())?;
+        *self.dashboard.lock().expect("no panic while locked") = server;
+        Ok(())
+    }
+
     /// Leaves to another agent what only one can have. Requests are still served.
     fn let_go(&self) {
         self.follower.pause(true);
@@ -190,6 +203,7 @@ impl Agent {
             tracing::warn!("what was counted is not written down: {error:#}");
         }
         drop(self.metrics.lock().expect("no panic while locked").take());
+        drop(self.dashboard.lock().expect("no panic while locked").take());
         drop(self.lock.lock().expect("no panic while locked").take());
     }
 
@@ -203,7 +217,8 @@ impl Agent {
         self.homes.pause(false);
         self.telemetry.rest(&self.args.state, false)?;
         write_pid(&self.args.state)?;
-        self.serve_metrics().map(drop)
+        self.serve_metrics()?;
+        self.serve_dashboard()
     }
 }
 
