@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::agent::{Endpoint, LogFormat};
+
 /// Where the agent keeps its state unless told otherwise.
 pub const DEFAULT_STATE: &str = "/run/beeway";
 
@@ -70,7 +72,8 @@ pub struct RunArgs {
     /// Address to serve Prometheus metrics on
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15020")]
     pub metrics: SocketAddr,
-    /// File to append a line of JSON to for each request by detour; `-` is the standard output
+    /// File to append a line to for each request and connection that no Telemetry is about; `-` is
+    /// the standard output
     #[arg(long, value_name = "FILE")]
     pub access_log: Option<PathBuf>,
     /// Address of this node that its pods can reach, with a port or any port: where connections
@@ -91,6 +94,22 @@ pub struct RunArgs {
     /// Kubernetes name of this node [default: the host name]
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
+    /// How the lines of the access log look where no Telemetry says it: `text` is Envoy's
+    /// [default: what MeshConfig says, or json]
+    #[arg(long, value_name = "json|text")]
+    pub access_log_format: Option<LogFormat>,
+    /// Share of the lines that are written, of a hundred
+    #[arg(long, value_name = "PERCENT", default_value = "100", value_parser = percent)]
+    pub access_log_sample: f64,
+    /// Log queries of paths too, which may hold secrets
+    #[arg(long)]
+    pub log_queries: bool,
+    /// Collector to send spans to by OTLP, where no Telemetry names one: http://HOST[:4318]
+    #[arg(long, value_name = "URL", value_parser = Endpoint::parse)]
+    pub otlp: Option<Endpoint>,
+    /// Share of the requests without a trace context that begin a trace, of a hundred
+    #[arg(long, value_name = "PERCENT", default_value = "1", value_parser = percent)]
+    pub trace_sample: f64,
 }
 
 /// Arguments of `beeway exec`.
@@ -175,6 +194,12 @@ pub fn default_cgroup() -> PathBuf {
     beeway_dataplane::cgroup::mount_point()
         .unwrap_or_else(|| PathBuf::from("/sys/fs/cgroup"))
         .join("beeway")
+}
+
+/// A share of a hundred.
+fn percent(text: &str) -> Result<f64, String> {
+    let share: Option<f64> = text.parse().ok();
+    share.filter(|share| (0.0..=100.0).contains(share)).ok_or("not from 0 to 100".into())
 }
 
 /// A token of RFC 9110 section 5.6.2.

@@ -23,6 +23,7 @@ use beeway_dataplane::MapUse;
 use beeway_proxy::{Flags, Stats};
 
 use super::Agent;
+use super::outlets::Outlets;
 
 /// Serves metrics until it is dropped.
 pub(crate) struct Server {
@@ -143,8 +144,7 @@ impl Collector for Reader {
             let labels = [("flag", letters)];
             ConstCounter::new(*count).encode(flags.encode_family(&labels)?)?;
         }
-        let lost = agent.access_log.as_ref().map_or(0, |log| log.lost());
-        counter(&mut encoder, "access_log_lost", "Records that were not logged", lost)
+        outlets(&mut encoder, &agent.outlets)
     }
 }
 
@@ -207,6 +207,21 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+/// What became of lines of the access log, and of spans.
+fn outlets(encoder: &mut DescriptorEncoder<'_>, outlets: &Outlets) -> Result<(), std::fmt::Error> {
+    let (log, spans) = (&outlets.access_log, outlets.traces.counts());
+    for (name, help, value) in [
+        ("access_log_lines", "Lines of access logs that were written", log.written()),
+        ("access_log_lost", "Records that were not logged", log.lost()),
+        ("spans_exported", "Spans that a collector has taken", spans.exported),
+        ("spans_dropped", "Spans that were not sent, or not taken", spans.dropped),
+        ("span_export_failures", "Times that a collector took no spans", spans.failures),
+    ] {
+        counter(encoder, name, help, value)?;
+    }
+    Ok(())
 }
 
 /// Connections that the proxy takes as a whole.

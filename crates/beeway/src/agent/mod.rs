@@ -15,8 +15,11 @@ mod handover;
 mod homes;
 mod listen;
 mod metrics;
+mod outlets;
 mod socket;
+mod subjects;
 mod telemetry;
+mod traces;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -27,11 +30,14 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 use beeway_dataplane::{Dataplane, StateLock};
 
-use access_log::AccessLog;
 use configuration::Follower;
 use detour::Detour;
 use homes::Homes;
+use outlets::Outlets;
 use telemetry::Telemetry;
+
+pub use access_log::{LogFormat, LogSettings};
+pub use traces::{Endpoint, TraceSettings};
 
 use crate::status::{admin_socket, api_socket, pid_file};
 
@@ -46,8 +52,8 @@ pub struct RunArgs {
     pub state: PathBuf,
     /// Where metrics are served.
     pub metrics: SocketAddr,
-    /// Where requests by detour are logged.
-    pub access_log: Option<PathBuf>,
+    /// Where requests are logged, and how.
+    pub access_log: LogSettings,
     /// Never let bytes skip TCP.
     pub no_shortcut: bool,
     /// Do not ask the kernel to tell what happens to cgroups.
@@ -59,6 +65,8 @@ pub struct RunArgs {
     pub drain: Duration,
     /// This node's name in the configuration.
     pub node: Option<String>,
+    /// Where spans go, and of how many requests.
+    pub traces: TraceSettings,
 }
 
 /// What all parts of the running agent see.
@@ -70,7 +78,7 @@ pub(crate) struct Agent {
     pub(crate) homes: Homes,
     pub(crate) detour: Arc<Detour>,
     pub(crate) telemetry: Arc<Telemetry>,
-    pub(crate) access_log: Option<Arc<AccessLog>>,
+    pub(crate) outlets: Outlets,
     /// Taken while this agent has the state directory, and serves metrics.
     lock: Mutex<Option<StateLock>>,
     metrics: Mutex<Option<metrics::Server>>,
@@ -110,17 +118,19 @@ pub fn run(args: RunArgs) -> Result<()> {
         sd_notify::NotifyState::MainPid(std::process::id()),
         sd_notify::NotifyState::Ready,
     ]);
-    stop.wait();
+    stop.wait(|| agent.outlets.access_log.reopen());
     if agent.relieved.load(Ordering::Acquire) {
         tracing::info!("another agent has taken over");
         agent.detour.end();
         agent.telemetry.stop();
+        agent.outlets.traces.stop();
         return Ok(());
     }
     notify_systemd(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopping; the kernel programs stay attached (`beeway off` removes them)");
     agent.detour.stop();
     agent.telemetry.stop();
+    agent.outlets.traces.stop();
     let _ = std::fs::remove_file(pid_file(&agent.args.state));
     let _ = std::fs::remove_file(api_socket(&agent.args.state));
     let _ = std::fs::remove_file(admin_socket(&agent.args.state));
@@ -138,8 +148,9 @@ impl Agent {
         })?);
         let follower = Follower::start(&args, dataplane.clone())?;
         let homes = Homes::start(&args, dataplane.clone(), follower.mesh())?;
-        let access_log = args.access_log.as_deref().map(AccessLog::open).transpose()?;
-        let (telemetry, witness) = Telemetry::start(follower.mesh(), access_log.clone())?;
+        let (log, traces) = (args.access_log.clone(), args.traces.clone());
+        let outlets = Outlets::open(log, traces, &follower.mesh())?;
+        let (telemetry, witness) = Telemetry::start(follower.mesh(), outlets.clone())?;
         let mesh = follower.mesh();
         let detour = Arc::new(Detour::start(dataplane.clone(), mesh, Some(witness), beside)?);
         listen::start(&args, &detour, follower.mesh())?;
@@ -153,7 +164,7 @@ impl Agent {
             homes,
             detour,
             telemetry,
-            access_log,
+            outlets,
             lock: Mutex::new(Some(lock)),
             metrics: Mutex::default(),
             alone: AtomicBool::new(!beside),
@@ -202,7 +213,7 @@ fn notify_systemd(states: &[sd_notify::NotifyState<'_>]) {
     }
 }
 
-/// SIGTERM and SIGINT, taken synchronously.
+/// SIGTERM, SIGINT and SIGHUP, taken synchronously.
 struct Signals(nix::sys::signal::SigSet);
 
 impl Signals {
@@ -212,14 +223,21 @@ impl Signals {
         let mut set = SigSet::empty();
         set.add(Signal::SIGTERM);
         set.add(Signal::SIGINT);
+        set.add(Signal::SIGHUP);
         set.thread_block().context("block signals")?;
         Ok(Signals(set))
     }
 
-    fn wait(&self) {
-        while self.0.wait().is_err() {
-            // EINTR; a signal that cannot be waited for would spin without this
-            std::thread::sleep(Duration::from_millis(10));
+    /// Waits until the process shall end; SIGHUP (logrotate sends it) is another matter.
+    fn wait(&self, hung_up: impl Fn()) {
+        use nix::sys::signal::Signal;
+        loop {
+            match self.0.wait() {
+                Ok(Signal::SIGHUP) => hung_up(),
+                Ok(_) => return,
+                // EINTR; a signal that cannot be waited for would spin without this
+                Err(_) => std::thread::sleep(Duration::from_millis(10)),
+            }
         }
     }
 }

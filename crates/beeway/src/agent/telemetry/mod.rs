@@ -21,7 +21,7 @@ use beeway_telemetry::totals::Totals;
 use beeway_telemetry::{Flow, Names};
 use tokio::sync::{broadcast, watch};
 
-use super::access_log::AccessLog;
+use super::outlets::Outlets;
 use recorder::{Counted, flow_of};
 
 pub(crate) use recorder::Witness;
@@ -41,7 +41,7 @@ pub(crate) struct Telemetry {
     seen: Mutex<Seen>,
     kept: Mutex<VecDeque<Arc<Flow>>>,
     flows: broadcast::Sender<Arc<Flow>>,
-    access_log: Option<Arc<AccessLog>>,
+    outlets: Outlets,
     lost: Arc<AtomicU64>,
     stopping: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -60,9 +60,9 @@ impl Telemetry {
     /// Begins to collect. The [`Witness`] is for the proxy.
     pub(crate) fn start(
         mut mesh: watch::Receiver<Arc<Mesh>>,
-        access_log: Option<Arc<AccessLog>>,
+        outlets: Outlets,
     ) -> Result<(Arc<Telemetry>, Arc<Witness>)> {
-        let (witness, records) = Witness::new(access_log.is_some());
+        let (witness, records) = Witness::new(outlets.appetite());
         let names = Arc::new(Names::of(&mesh.borrow_and_update()));
         let (totals, recent) = (Totals::default(), Recent::default());
         let telemetry = Arc::new(Telemetry {
@@ -70,7 +70,7 @@ impl Telemetry {
             seen: Mutex::new(Seen { mesh, names, totals, recent, last: Instant::now() }),
             kept: Mutex::default(),
             flows: broadcast::channel(BEHIND).0,
-            access_log,
+            outlets,
             lost: witness.lost_counter(),
             stopping: AtomicBool::new(false),
             thread: Mutex::default(),
@@ -142,9 +142,7 @@ impl Telemetry {
 
     fn publish(&self, flow: Flow) {
         let flow = Arc::new(flow);
-        if let Some(log) = &self.access_log {
-            log.write(flow.clone());
-        }
+        self.outlets.write(&flow);
         let mut kept = self.kept.lock().expect("no panic while locked");
         if kept.len() >= KEPT {
             kept.pop_front();
