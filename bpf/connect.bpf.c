@@ -14,6 +14,7 @@
  * (ECONNREFUSED), which every client understands; what cannot be known yet is led to the proxy, if it
  * is not HTTP, whose requests are judged one by one.
  */
+#include "traffic.h"
 #include "access.h"
 
 #define PASS 1
@@ -339,6 +340,8 @@ static __always_inline int connect_stream(struct bpf_sock_addr *ctx, bool v6)
 		judge_target(ctx, g, f, &asked, v6, &t);
 	if (multipath && !t.failed && !may_be_multipath(f, &t))
 		t.failed = COUNT_MULTIPATH;
+	if (t.failed == COUNT_DENIED)
+		count_denied(&t.caller, &asked, &t.to);
 	if (t.failed)
 		return refuse(t.failed);
 	/* as where there is no such way to connect: the client connects first, then */

@@ -38,6 +38,12 @@ struct layouts {
 	enum stir_kind stir_kind;
 	struct frame frame;
 	struct event event;
+	struct traffic_key traffic_key;
+	enum traffic_kind traffic_kind;
+	struct traffic traffic;
+	struct latency_key latency_key;
+	struct latency latency;
+	struct record record;
 	enum limits limits;
 	enum lane lane;
 	enum reason reason;

@@ -194,6 +194,32 @@ static __always_inline bool waits_for_proxy(struct conn *conn)
 	return detour_outstanding(conn) && (conn->followed || !conn->native);
 }
 
+#define CONTINUE_BYTES 25	/* "HTTP/1.1 100 Continue" and an empty line, as servers send it */
+
+/* Notes what a packet says of the answer to the request under way. */
+static __always_inline void see_answer(struct __sk_buff *skb, struct conn *conn)
+{
+	struct asking *a = &conn->asking;
+	u8 header[TCP_BYTES], line[16];
+	u32 at = read_tcp(skb, header), seq;
+
+	at += (header[12] >> 4) * 4;
+	if (at < TCP_BYTES || skb->len <= at)
+		return;
+	seq = bpf_ntohl(*(u32 *)&header[4]);
+	if (a->status < 200 && seq == a->answer && !bpf_skb_load_bytes(skb, at, line, sizeof(line))) {
+		a->status = status_in(line);
+		/* the answer is still to come */
+		if (a->status >= 100 && a->status < 200) {
+			if (skb->len > at + CONTINUE_BYTES &&
+			    !bpf_skb_load_bytes(skb, at + CONTINUE_BYTES, line, sizeof(line)))
+				a->status = status_in(line);
+			a->answer = seq + skb->len - at;
+		}
+	}
+	a->answered = bpf_ktime_get_ns();
+}
+
 SEC("cgroup_skb/ingress")
 int packet_in(struct __sk_buff *skb)
 {
@@ -205,6 +231,8 @@ int packet_in(struct __sk_buff *skb)
 
 	if (!conn || conn->side == SIDE_SERVER)
 		return may_enter(skb);
+	if (conn->asking.open)
+		see_answer(skb, conn);
 	if (!has_detours(conn))
 		return is_allowed(skb, conn);
 	cookie = conn->cookie;

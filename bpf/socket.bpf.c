@@ -69,10 +69,14 @@ static __always_inline void client_established(struct bpf_sock_ops *ctx)
 	if (!conn->caller.family)
 		name_by_address(&conn->caller, &local);
 	conn->source = local;
+	conn->sock = (u64)bpf_skc_to_tcp_sock(sk);
 	if (conn->protocol == PROTOCOL_PROXY)
 		anchor(&local, &remote, conn);
-	if (conn->protocol != PROTOCOL_HTTP)
+	if (conn->protocol != PROTOCOL_HTTP) {
+		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+		count_connection(conn, false);
 		return;
+	}
 	if (!enrol(ctx, conn->cookie))
 		return;
 	announce(ctx, sk, conn->cookie, &local, &remote);
@@ -110,6 +114,10 @@ static __always_inline void closed(struct bpf_sock_ops *ctx)
 		forget_inlet(ctx, sk);
 	if (!conn || conn->side != SIDE_CLIENT)
 		return;
+	if (conn->protocol == PROTOCOL_HTTP)
+		settle(conn);
+	else if (conn->asking.open)
+		count_connection(conn, true);
 	cookie = conn->cookie;
 	bpf_map_delete_elem(&links, &cookie);
 	if (conn->followed)
@@ -170,17 +178,18 @@ static __always_inline u32 read_head(struct sk_msg_md *msg, struct scratch *s)
 
 /* What on_head() found out about the request that begins a message. */
 struct request {
-	u32 lane;
-	u32 reason;
 	u32 answer;
 	u32 draw;
 	u32 span;		/* bytes of the message that belong to it */
-	u32 sticky;
-	u32 more;		/* another request begins behind it */
-	u32 certain;
 	u32 limits;		/* as in struct verdict */
 	u32 limited;
-	u32 bare;		/* a HEAD: its answer has no body */
+	u8 lane;
+	u8 reason;
+	bool sticky;
+	bool more;		/* another request begins behind it */
+	bool certain;
+	bool bare;		/* a HEAD: its answer has no body */
+	u8 pad[2];
 };
 
 /* Learns of the other end once it is known. */
@@ -263,6 +272,8 @@ examine(struct sk_msg_md *msg, struct conn *conn, struct generation *g, struct r
 		r->limited = v->limited;
 		why = v->reason;
 	}
+	if (lane != LANE_DETOUR)
+		conn->sampled = sample(conn, s, length);
 	release_scratch(s);
 	r->reason = reason;
 	if (reason)
@@ -332,7 +343,7 @@ without_proxy(struct sk_msg_md *msg, struct conn *conn, struct generation *g, u3
 	/* behind a part of an answer nothing else can stand */
 	if (flow && flow->partial)
 		return refuse(conn, REASON_ORDER);
-	count_request(LANE_ANSWERED, reason);
+	count_here(conn, LANE_ANSWERED, reason, 503, msg->size);
 	action = answer_here(msg, conn, g, g->heap[ANSWER_NO_PROXY]);
 	if (!whole)
 		conn->framing.phase = PHASE_DEAD;
@@ -370,7 +381,7 @@ native_request(struct sk_msg_md *msg, struct conn *conn, struct request *r)
 	find_peer(conn);
 	note_native(msg, conn, r->certain, r->bare);
 	lane = send_on(msg, conn, r->span, msg->size);
-	count_request(lane, r->reason);
+	begin_asking(conn, lane, r->reason, r->span);
 	return SK_PASS;
 }
 
@@ -381,6 +392,10 @@ static __always_inline int on_head(struct sk_msg_md *msg, struct conn *conn)
 
 	if (!g)
 		return refuse(conn, REASON_NO_SERVICE);
+	/* what its answer was is known now, as far as it ever will be */
+	settle(conn);
+	conn->now = bpf_ktime_get_ns();
+	conn->sampled = 0;
 	r.draw = bpf_get_prandom_u32();
 	examine(msg, conn, g, &r);
 	if (!keep_order(msg, conn, g, &r))
@@ -390,7 +405,7 @@ static __always_inline int on_head(struct sk_msg_md *msg, struct conn *conn)
 		return detour_request(msg, conn, g, &r);
 	if (r.lane == LANE_NATIVE)
 		return native_request(msg, conn, &r);
-	count_request(LANE_ANSWERED, r.reason);
+	count_here(conn, LANE_ANSWERED, r.reason, AT(g, answer, r.answer)->status, msg->size);
 	return answer_here(msg, conn, g, r.answer);
 }
 
@@ -413,6 +428,7 @@ static __always_inline int on_body(struct sk_msg_md *msg, struct conn *conn)
 		if (!conn->followed)
 			note_progress(msg, conn);
 		send_on(msg, conn, n, size);
+		conn->asking.sent += n;
 		return SK_PASS;
 	}
 	failed = detour(msg, conn, n, size, 0, REASON_NONE, 0);
@@ -438,19 +454,33 @@ static __always_inline long load_msg(void *msg, u32 at, u32 n, void *to)
 	return bpf_probe_read_kernel(to, n, from->data);
 }
 
+/* Reads the status where an answer begins. */
+static __always_inline void read_status(struct sk_msg_md *msg, struct link *link)
+{
+	u8 line[16];
+	u32 status;
+
+	if (load_msg(msg, 0, sizeof(line), line))
+		return;
+	status = status_in(line);
+	if (status)
+		link->status = status;
+}
+
 /* Answers that get to the client by the shortcut. */
 static __always_inline void note_answers(struct sk_msg_md *msg, u64 client, u32 size)
 {
 	struct answers *a = bpf_map_lookup_elem(&answers, &client);
-	struct link *link;
+	struct link *link = bpf_map_lookup_elem(&links, &client);
 
-	if (!a) {
-		link = bpf_map_lookup_elem(&links, &client);
-		if (link)
-			link->answered_bytes += size;
-		return;
+	if (link) {
+		link->answered_bytes += size;
+		if (link->status < 200)
+			read_status(msg, link);
+		link->answered = bpf_ktime_get_ns();
 	}
-	follow_answers(a, msg, size, load_msg);
+	if (a)
+		follow_answers(a, msg, size, load_msg);
 }
 
 /* What a server sends goes to its client, by the shortcut when there is one. */

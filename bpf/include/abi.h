@@ -12,7 +12,7 @@
 #define BEEWAY_ABI_H
 
 enum limits {
-	ABI_VERSION = 13,	/* changes with any layout; pins of another version are not adopted */
+	ABI_VERSION = 14,	/* changes with any layout; pins of another version are not adopted */
 	HEAP_WORDS = 1 << 20,	/* 4 MiB a generation */
 	HEAP_SLACK = 64,	/* so that a record at the last index stays inside */
 	HEAD_BYTES = 8192,	/* request head that the kernel judges; larger ones detour */
@@ -37,6 +37,17 @@ enum limits {
 	QUEUE_BYTES = 131072,	/* unread redirected bytes after which a shortcut yields to TCP */
 	AHEAD_BYTES = 131072,	/* of requests without an answer yet, by bus; more is held */
 	CLOSED_QUEUE = 1 << 20,	/* bytes of the ring buffer of events */
+	SERIES = 4096,		/* kinds of traffic that are told apart; more are counted together */
+	LATENCIES = 2048,	/* histograms of callers and services, one for each CPU of theirs */
+	LATENCY_SHIFT = 4,	/* durations are counted in units of 16 ns */
+	LATENCY_STEPS = 64,	/* to each doubling of them, and so exact to 0.8 % */
+	LATENCY_DOUBLINGS = 27,
+	LATENCY_BUCKETS = 64 * 28,
+	BOUNDS = 20,		/* buckets of Envoy's histograms, with that of what is above all bounds */
+	SAMPLES = 4096,		/* requests under way that will be told of one by one */
+	RECORD_BYTES = 1024,	/* of a head, in what is told of a request */
+	RECORD_QUEUE = 1 << 22,	/* bytes of the ring buffer of records */
+	RECORD_WINDOW = 27,	/* a CPU's records are counted over 2^27 ns */
 };
 
 /* What became of a request. Order is part of the metrics' meaning: append only. */
@@ -104,6 +115,10 @@ enum counter {
 				 * their bytes */
 	COUNT_NOT_ENFORCED,	/* requests without a token that passed: the limit is not enforced */
 	COUNT_BUCKETS_FULL,	/* requests for whose token bucket there was no room */
+	COUNT_SERIES_FULL,	/* requests that are counted under no series of their own */
+	COUNT_LATENCIES_LOST,	/* durations for whose histogram there was no room */
+	COUNT_RECORDS_THINNED,	/* requests that are not told of one by one: there were many */
+	COUNT_RECORDS_LOST,	/* those that did not fit the ring buffer, or `samples` */
 	COUNTERS,
 };
 
@@ -439,6 +454,73 @@ struct event {
 	struct address remote;
 	struct address caller;	/* an address by which the caller is known */
 	unsigned int pad;
+};
+
+/* --- what is told of traffic ---------------------------------------------------------------- */
+
+/* What is counted together. Zeros but for `lane` and the hundreds of `status`: what there was no
+ * room for. */
+struct traffic_key {
+	unsigned char source[16];	/* the address by which the caller is known */
+	unsigned char service[16];	/* what was asked for */
+	unsigned char endpoint[16];	/* who was called; zeros: nobody */
+	unsigned short port;		/* of the service */
+	unsigned short status;		/* 0: no answer came */
+	unsigned char lane;		/* enum lane */
+	unsigned char reason;		/* enum reason */
+	unsigned char kind;		/* enum traffic_kind */
+	unsigned char pad;
+};
+
+enum traffic_kind {
+	TRAFFIC_REQUEST,
+	TRAFFIC_CONNECTION,	/* one that is not HTTP: `count` are made, `closed` have ended */
+	TRAFFIC_VISIT,		/* a request that was judged where it came in */
+};
+
+/* Sums on one CPU since the map was made. */
+struct traffic {
+	unsigned long long count;
+	unsigned long long closed;
+	unsigned long long request_bytes;
+	unsigned long long response_bytes;
+	unsigned long long duration;	/* ns */
+	unsigned long long durations[BOUNDS];
+	unsigned long long request_sizes[BOUNDS];
+	unsigned long long response_sizes[BOUNDS];
+};
+
+struct latency_key {
+	unsigned char source[16];	/* as in struct traffic_key */
+	unsigned char service[16];
+	unsigned short port;
+	unsigned short cpu;
+	unsigned int pad;
+};
+
+/* Requests by how long they took (crates/telemetry/src/latency.rs). */
+struct latency {
+	unsigned long long buckets[LATENCY_BUCKETS];
+};
+
+/* One request, or a connection where `length` is 0. */
+struct record {
+	unsigned long long at;		/* CLOCK_MONOTONIC, ns: when its head was sent */
+	unsigned long long duration;	/* ns */
+	unsigned long long request_bytes;
+	unsigned long long response_bytes;
+	struct address source;		/* the caller's socket */
+	struct address caller;		/* an address by which it is known */
+	struct address service;
+	struct address endpoint;	/* family 0: nobody was called */
+	unsigned int rule;		/* + 1; 0: none */
+	unsigned short status;
+	unsigned char lane;
+	unsigned char reason;
+	unsigned char kind;		/* enum traffic_kind */
+	unsigned char pad[3];
+	unsigned int length;		/* bytes of `head` */
+	unsigned char head[RECORD_BYTES];	/* as sent, as far as there is room */
 };
 
 /* --- state of connections ------------------------------------------------------------------- */

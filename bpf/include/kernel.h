@@ -83,6 +83,7 @@ struct sock {
 	struct sock_common __sk_common;
 	struct socket *sk_socket;
 	void *sk_user_data;
+	u8 sk_shutdown;
 	int sk_sndbuf;
 	int sk_wmem_queued;
 } VIEW;
@@ -102,6 +103,9 @@ struct tcp_options_received {
 struct tcp_sock {
 	struct inet_connection_sock inet_conn;
 	struct tcp_options_received rx_opt;
+	u64 bytes_received;
+	u64 bytes_sent;
+	u64 bytes_retrans;
 	u32 rcv_nxt;
 	u32 rcv_wnd;
 	u32 rcv_wup;

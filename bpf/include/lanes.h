@@ -3,6 +3,7 @@
 #ifndef BEEWAY_LANES_H
 #define BEEWAY_LANES_H
 
+#include "traffic.h"
 #include "verdict.h"
 
 /* Makes the verdict hold for the first n of size bytes; the rest is judged in another run. */
@@ -16,7 +17,7 @@ static __always_inline void only(struct sk_msg_md *msg, u32 n, u32 size)
 static __always_inline int refuse(struct conn *conn, u32 reason)
 {
 	conn->framing.phase = PHASE_DEAD;
-	count_request(LANE_REFUSED, reason);
+	count_here(conn, LANE_REFUSED, reason, 0, 0);
 	return SK_DROP;
 }
 
@@ -144,6 +145,10 @@ static __always_inline bool take_back(struct conn *conn, struct sk_msg_md *msg)
 	if (conn->before.phase == PHASE_HEAD) {
 		conn->native--;
 		conn->paid = paid;
+		uncount_request(conn->asking.lane, conn->asking.reason);
+		conn->asking.open = 0;
+	} else {
+		conn->asking.sent -= missing;
 	}
 	conn->framing = conn->before;
 	conn->framing.left -= sent - missing;

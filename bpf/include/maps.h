@@ -21,9 +21,27 @@ struct framing {
 	u8 pad[5];
 };
 
+/* A request that went to its endpoint, until what came of it is counted (traffic.h); or, of a
+ * connection that is not HTTP, the connection. */
+struct asking {
+	u64 at;			/* CLOCK_MONOTONIC, ns: when its head was sent */
+	u64 answered;		/* when bytes of its answer came last by TCP; 0: none have */
+	u64 sent;		/* bytes of it */
+	u64 received;		/* bytes that had come by TCP before */
+	u64 shortcut;		/* and past TCP */
+	u32 answer;		/* sequence number at which its answer begins */
+	u32 open;		/* it is under way: who counts it makes this 0 */
+	u16 status;		/* of its answer; below 200: not known yet */
+	u8 lane;
+	u8 reason;
+	u8 sampled;		/* it is in `samples` */
+	u8 pad[3];
+};
+
 /* A connection, as the program that sees its sends knows it. */
 struct conn {
 	u64 cookie;
+	u64 sock;		/* kernel address of this end, once it stands */
 	u64 peer;		/* cookie of the other end when it is on this host, else 0 */
 	u64 peer_sock;		/* kernel address of the other end, checked against the cookie */
 	u64 detoured;		/* bytes handed to the proxy */
@@ -39,6 +57,8 @@ struct conn {
 	u32 ahead;		/* bytes by bus since no answer by detour was owed */
 	u32 judged;		/* sequence number up to which TCP's bytes were judged */
 	u64 generation;		/* of the policies that a connection which is not HTTP was judged by */
+	u64 now;		/* CLOCK_MONOTONIC, ns: when the head judged last was sent */
+	struct asking asking;
 	struct framing framing;
 	struct framing before;	/* as it was before that message */
 	u8 side;
@@ -49,7 +69,7 @@ struct conn {
 	u8 direct;		/* all that it sends goes by WAY_DIRECT */
 	u8 paid;		/* the request that was sent last has taken its tokens */
 	u8 told;		/* the agent knows that policies forbid it now */
-	u8 pad;
+	u8 sampled;		/* the head judged last is in `samples` */
 };
 
 #define LINE_BYTES 64	/* of a line kept until its end comes; a power of two */
@@ -115,6 +135,9 @@ struct visit {
 struct link {
 	struct end server;
 	u64 answered_bytes;	/* put into the client's queue by the server's sends */
+	u64 answered;		/* when that was last (CLOCK_MONOTONIC, ns) */
+	u32 status;		/* of the answer under way; below 200: not known yet */
+	u32 pad;
 };
 
 /* A connection with detours; by the client's cookie. */
@@ -231,6 +254,14 @@ struct settings {
 	u32 former;		/* of the one that it has taken over from */
 	u32 inlets;		/* who comes in is judged */
 	u32 positions;		/* copied_seq counts what TCP brought, and nothing else */
+	u32 telemetry;		/* requests are counted by who asks whom */
+	u32 records;		/* most requests told of one by one, a CPU and RECORD_WINDOW */
+};
+
+/* Records of a CPU's present window. */
+struct budget {
+	u64 window;
+	u64 used;
 };
 
 /* One slot: an array of one struct generation. The loader supplies the inner map's shape. */
@@ -402,6 +433,43 @@ MAP {
 	__uint(max_entries, CLOSED_QUEUE);
 } events SEC(".maps");
 
+/* max_entries is less where there are many CPUs, set by the loader. It makes those of
+ * what there is no room for beforehand. */
+MAP {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, SERIES);
+	__type(key, struct traffic_key);
+	__type(value, struct traffic);
+} traffic SEC(".maps");
+
+MAP {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, LATENCIES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct latency_key);
+	__type(value, struct latency);
+} latencies SEC(".maps");
+
+/* Requests under way that will be told of, by the client's cookie. */
+MAP {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, SAMPLES);
+	__type(key, u64);
+	__type(value, struct record);
+} samples SEC(".maps");
+
+MAP {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, RECORD_QUEUE);
+} records SEC(".maps");
+
+MAP {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct budget);
+} budgets SEC(".maps");
+
 /* Whom a socket exchanges datagrams with: the address that it knows him by. Family 0: he began, and what
  * he sends is judged; else it is an answer. */
 MAP {
@@ -491,8 +559,19 @@ static __always_inline void count_request(u32 lane, u32 reason)
 	u32 at = lane * REASONS + reason;
 	u64 *value = bpf_map_lookup_elem(&requests, &at);
 
+	/* programs of one CPU interrupt one another */
 	if (value)
-		*value += 1;
+		__sync_fetch_and_add(value, 1);
+}
+
+/* A request whose message comes again. */
+static __always_inline void uncount_request(u32 lane, u32 reason)
+{
+	u32 at = lane * REASONS + reason;
+	u64 *value = bpf_map_lookup_elem(&requests, &at);
+
+	if (value)
+		__sync_fetch_and_add(value, -1);
 }
 
 static __always_inline struct scratch *claim_scratch(void)

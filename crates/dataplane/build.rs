@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use libbpf_cargo::SkeletonBuilder;
 use libbpf_rs::Linker;
 
-const SOURCES: [&str; 8] =
-    ["maps", "connect", "socket", "packet", "receive", "inject", "syscall", "upstream"];
+const SOURCES: [&str; 9] =
+    ["maps", "connect", "socket", "packet", "receive", "inject", "sweep", "syscall", "upstream"];
 
 fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));

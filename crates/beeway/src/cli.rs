@@ -88,6 +88,9 @@ pub struct RunArgs {
     /// Never skip TCP between two ends on this host (for measurements)
     #[arg(long, hide = true)]
     pub no_shortcut: bool,
+    /// Count and tell nothing of traffic (for measurements)
+    #[arg(long, hide = true)]
+    pub no_telemetry: bool,
     /// Find new processes by looking at all cgroups, as on kernels that do not tell (for tests)
     #[arg(long, hide = true)]
     pub no_tracing: bool,

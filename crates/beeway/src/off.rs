@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::cli::{self, OffArgs};
 use crate::output;
 use crate::run::require_root;
-use crate::status::{admin_socket, api_socket, pid_file};
+use crate::status::{admin_socket, api_socket, ledger_file, pid_file, tallies_file};
 
 /// How long the agent may take to end, in milliseconds.
 const PATIENCE_MS: u16 = 5000;
@@ -41,8 +41,8 @@ pub fn off(args: &OffArgs) -> Result<ExitCode> {
     if pins > 0 {
         done.push(format!("detached the programs and removed {}", output::count(pins, "pin")));
     }
-    let (admin, api) = (admin_socket(&args.state), api_socket(&args.state));
-    for path in [admin, api, pid_file(&args.state), lock] {
+    let files = [admin_socket, api_socket, ledger_file, tallies_file, pid_file];
+    for path in files.map(|file| file(&args.state)).into_iter().chain([lock]) {
         if removed(fs::remove_file(&path))? {
             done.push(format!("removed {}", path.display()));
         }

@@ -39,6 +39,7 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
         },
         no_shortcut: args.no_shortcut,
         no_tracing: args.no_tracing,
+        no_telemetry: args.no_telemetry,
         detour_addresses: args.detour_addresses,
         drain: Duration::from_secs(args.drain_seconds),
         node: Some(args.node.map_or_else(host_name, Ok)?),

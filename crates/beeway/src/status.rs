@@ -22,6 +22,16 @@ pub fn api_socket(state: &Path) -> PathBuf {
     state.join("api.sock")
 }
 
+/// Where that agent writes down what it has counted.
+pub fn ledger_file(state: &Path) -> PathBuf {
+    state.join("telemetry.json")
+}
+
+/// Where the proxy counts.
+pub fn tallies_file(state: &Path) -> PathBuf {
+    state.join("tallies")
+}
+
 /// Where that agent writes its process id, in decimal.
 pub fn pid_file(state: &Path) -> PathBuf {
     state.join("agent.pid")

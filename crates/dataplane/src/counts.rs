@@ -41,7 +41,7 @@ pub const REASONS: [&str; 27] = [
 ];
 
 /// Names of `enum counter`, in its order.
-pub const COUNTERS: [&str; 20] = [
+pub const COUNTERS: [&str; 24] = [
     "connections",
     "connections_refused",
     "datagrams",
@@ -62,6 +62,10 @@ pub const COUNTERS: [&str; 20] = [
     "connections_multipath",
     "rate_limits_not_enforced",
     "token_buckets_full",
+    "series_full",
+    "latencies_lost",
+    "records_thinned",
+    "records_lost",
 ];
 
 const _: () = assert!(LANES.len() == abi::lane::LANES.0 as usize);

@@ -25,6 +25,7 @@ pub mod probe;
 mod run;
 pub mod tables;
 mod tokens;
+pub mod traffic;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
@@ -46,6 +47,7 @@ pub use generation::Filled;
 pub use load::{Options, StateLock, can_adopt};
 pub use run::{Decision, DecisionQuery, Orphan};
 pub use tokens::{Token, TokenQuery};
+pub use traffic::Telling;
 
 use error::Context;
 use tables::Tables;
@@ -217,6 +219,39 @@ impl Dataplane {
         tokens::sweep(self.loaded.map("buckets"), spare)
     }
 
+    /// Sums of traffic by who asked whom, since the maps were made.
+    pub fn traffic(&self) -> Result<Vec<(traffic::TrafficKey, traffic::TrafficSum)>> {
+        traffic::traffic(self.loaded.map("traffic"))
+    }
+
+    /// A number that the maps of traffic have until they are made anew.
+    pub fn traffic_maps(&self) -> Result<u32> {
+        let info = self.loaded.map("traffic").info().context(|| "ask for a map's number".into())?;
+        Ok(info.info.id)
+    }
+
+    /// How long requests took, since the maps were made.
+    pub fn latencies(&self) -> Result<Vec<(traffic::LatencyKey, Vec<u64>)>> {
+        traffic::latencies(self.loaded.map("latencies"))
+    }
+
+    /// Has the kernel count requests that are over and that nothing has followed on their connections.
+    pub fn sweep(&self) -> Result<()> {
+        traffic::sweep(&self.loaded.sweep)
+    }
+
+    /// Tells of requests one by one.
+    pub fn records(&self) -> Result<traffic::Records<'_>> {
+        traffic::Records::open(self.loaded.map("records"))
+    }
+
+    /// Sets how many requests are told of one by one.
+    pub fn tell(&self, telling: Telling) -> Result<()> {
+        self.change_settings(|settings| {
+            (settings.telemetry, settings.records) = telling.settings();
+        })
+    }
+
     /// Everything counted since the maps were made.
     pub fn counts(&self) -> Result<Counts> {
         counts::read(self.loaded.map("requests"), self.loaded.map("counters"))
@@ -233,6 +268,8 @@ impl Dataplane {
             "anchors",
             "buckets",
             "visits",
+            "traffic",
+            "latencies",
             "datagrams",
             "homes",
             "housed",

@@ -14,6 +14,7 @@ use crate::divert::Diverter;
 use crate::error::{Context, Error, Result};
 use crate::pins::Pins;
 use crate::probe;
+use crate::traffic;
 
 /// Where to attach and where to keep state.
 #[derive(Debug, Clone)]
@@ -24,6 +25,8 @@ pub struct Options {
     pub state: PathBuf,
     /// Whether both ends on this host may skip TCP.
     pub shortcut: bool,
+    /// How much is told of traffic.
+    pub telling: traffic::Telling,
     /// Whether an agent still serves detours that hands over to this one.
     pub beside: bool,
 }
@@ -65,6 +68,8 @@ pub(crate) struct Loaded {
     pub(crate) decide: OwnedFd,
     pub(crate) ask_token: OwnedFd,
     pub(crate) diverter: Diverter,
+    /// The program that looks at all connections.
+    pub(crate) sweep: Link,
     /// Programs on the agent's own cgroup, which go away with it.
     _own: Vec<Link>,
     /// Whether an earlier agent's maps were taken over.
@@ -93,7 +98,10 @@ impl Loaded {
         let (query_queue, decide) = (keep("query_queue")?, keep("decide")?);
         let ask_token = keep("ask_token")?;
         let diverter = Diverter::new(keep("query_connection")?, keep("find_descriptor")?);
-        Ok(Loaded { maps, query_queue, decide, ask_token, diverter, _own: own, adopted })
+        let sweep = program(object, "sweep")
+            .attach_iter(map(object, "conns").as_fd())
+            .context(|| "attach the program that looks at connections".into())?;
+        Ok(Loaded { maps, query_queue, decide, ask_token, diverter, sweep, _own: own, adopted })
     }
 }
 
@@ -158,6 +166,9 @@ fn load_pinned(options: &Options, pins: &Pins, adopted: bool) -> Result<(Object,
             "generations" => map
                 .set_inner_map_fd(template.as_fd())
                 .context(|| "set the shape of a generation".into())?,
+            "traffic" => map
+                .set_max_entries(traffic::series_limit(possible_cpus()))
+                .context(|| "size the sums of traffic".into())?,
             "scratches" => map
                 .set_max_entries(possible_cpus() * SCRATCH_PER_CPU)
                 .context(|| "size the scratch space".into())?,
@@ -179,6 +190,10 @@ fn load_pinned(options: &Options, pins: &Pins, adopted: bool) -> Result<(Object,
             }
         }
     }
+    if !adopted {
+        let sums = MapHandle::try_from(&map(&object, "traffic"));
+        traffic::make_rest(&sums.context(|| "keep the map traffic".into())?)?;
+    }
     let settings = MapHandle::try_from(&map(&object, "settings"))
         .context(|| "keep the map settings".into())?;
     let mut values = read_settings(&settings)?;
@@ -195,6 +210,7 @@ fn load_pinned(options: &Options, pins: &Pins, adopted: bool) -> Result<(Object,
         );
     }
     values.positions = u32::from(positions);
+    (values.telemetry, values.records) = options.telling.settings();
     write_settings(&settings, &values)?;
     attach_to_sockets(&object)?;
     attach_to_cgroup(&object, &options.cgroup, pins)?;
@@ -254,6 +270,7 @@ pub(crate) fn read_settings(map: &MapHandle) -> Result<abi::settings> {
     let (abi, buses, shortcut, first_bus) = (word(0), word(4), word(8), word(12));
     let proxy = word(24);
     let (former, inlets, positions) = (word(28), word(32), word(36));
+    let (telemetry, records) = (word(40), word(44));
     Ok(abi::settings {
         abi,
         buses,
@@ -264,6 +281,8 @@ pub(crate) fn read_settings(map: &MapHandle) -> Result<abi::settings> {
         former,
         inlets,
         positions,
+        telemetry,
+        records,
     })
 }
 
@@ -276,6 +295,8 @@ pub(crate) fn write_settings(map: &MapHandle, settings: &abi::settings) -> Resul
     bytes.extend(settings.former.to_ne_bytes());
     bytes.extend(settings.inlets.to_ne_bytes());
     bytes.extend(settings.positions.to_ne_bytes());
+    bytes.extend(settings.telemetry.to_ne_bytes());
+    bytes.extend(settings.records.to_ne_bytes());
     map.update(&0u32.to_ne_bytes(), &bytes, MapFlags::ANY).context(|| "write the settings".into())
 }
 

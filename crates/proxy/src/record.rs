@@ -57,6 +57,16 @@ flags! {
 }
 
 impl Flags {
+    /// All of them as a number.
+    pub fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// Those that a number stands for.
+    pub fn from_bits(bits: u32) -> Flags {
+        Flags(bits)
+    }
+
     /// Adds flags.
     pub fn insert(&mut self, flags: Flags) {
         self.0 |= flags.0;

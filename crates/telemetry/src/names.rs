@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 
-use beeway_model::{Mesh, Transport, Workload};
+use beeway_model::{Mesh, Protocol, Transport, Workload};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
@@ -123,7 +123,15 @@ fn owner(name: &str, labels: &BTreeMap<String, String>) -> String {
 #[derive(Debug, Default)]
 pub struct Names {
     parties: FxHashMap<IpAddr, Arc<Party>>,
-    services: FxHashMap<(IpAddr, u16), Arc<ServiceName>>,
+    services: FxHashMap<(IpAddr, u16), Named>,
+}
+
+/// A service port.
+#[derive(Debug)]
+struct Named {
+    name: Arc<ServiceName>,
+    http: bool,
+    rules: Vec<String>,
 }
 
 impl Names {
@@ -147,9 +155,12 @@ impl Names {
                     host: service.hosts.first().unwrap_or(&service.name).clone(),
                     port: port.number,
                 });
+                let http = matches!(port.protocol, Protocol::Http | Protocol::Http2);
+                let rules = || port.rules.iter().flatten().map(|rule| rule.name.clone()).collect();
                 for address in &service.addresses {
                     let at = (address.to_canonical(), port.number);
-                    names.services.entry(at).or_insert_with(|| name.clone());
+                    let named = || Named { name: name.clone(), http, rules: rules() };
+                    names.services.entry(at).or_insert_with(named);
                 }
             }
         }
@@ -161,12 +172,23 @@ impl Names {
         self.parties.get(&address.to_canonical()).cloned().unwrap_or_else(Party::unknown)
     }
 
+    /// Whether HTTP is spoken there.
+    pub fn is_http(&self, address: SocketAddr) -> bool {
+        self.services.get(&key(address)).is_some_and(|service| service.http)
+    }
+
+    /// The name of a service port's rule; empty: there is none.
+    pub fn rule(&self, address: SocketAddr, index: usize) -> &str {
+        let rules = self.services.get(&key(address)).map(|service| &service.rules);
+        rules.and_then(|rules| rules.get(index)).map_or("", |name| name)
+    }
+
     /// The service that is asked for by an address. A workload's own address, and what no service
     /// owns, is a service of that name.
     pub fn service(&self, address: SocketAddr) -> Arc<ServiceName> {
         let ip = address.ip().to_canonical();
         if let Some(service) = self.services.get(&(ip, address.port())) {
-            return service.clone();
+            return service.name.clone();
         }
         let party = self.party(ip);
         let name = if party.is_unknown() { ip.to_string() } else { party.workload.clone() };
@@ -177,6 +199,10 @@ impl Names {
             port: address.port(),
         })
     }
+}
+
+fn key(address: SocketAddr) -> (IpAddr, u16) {
+    (address.ip().to_canonical(), address.port())
 }
 
 #[cfg(test)]

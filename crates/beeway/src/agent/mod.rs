@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
-use beeway_dataplane::{Dataplane, StateLock};
+use beeway_dataplane::{Dataplane, StateLock, Telling};
 
 use configuration::Follower;
 use detour::Detour;
@@ -56,6 +56,8 @@ pub struct RunArgs {
     pub access_log: LogSettings,
     /// Never let bytes skip TCP.
     pub no_shortcut: bool,
+    /// Count and tell nothing of traffic.
+    pub no_telemetry: bool,
     /// Do not ask the kernel to tell what happens to cgroups.
     pub no_tracing: bool,
     /// Where clients are led whose connections the proxy takes as a whole: at most one address of
@@ -144,13 +146,19 @@ impl Agent {
             cgroup: args.cgroup.clone(),
             state: args.state.clone(),
             shortcut: !args.no_shortcut,
+            telling: match args.access_log.file {
+                _ if args.no_telemetry => Telling::Off,
+                Some(_) => Telling::All,
+                None => Telling::Some(telemetry::TOLD),
+            },
             beside,
         })?);
         let follower = Follower::start(&args, dataplane.clone())?;
         let homes = Homes::start(&args, dataplane.clone(), follower.mesh())?;
         let (log, traces) = (args.access_log.clone(), args.traces.clone());
-        let outlets = Outlets::open(log, traces, &follower.mesh())?;
-        let (telemetry, witness) = Telemetry::start(follower.mesh(), outlets.clone())?;
+        let outlets = Outlets::open(log, traces, &follower.mesh(), teller(&args, &dataplane))?;
+        let (telemetry, witness) =
+            Telemetry::start(dataplane.clone(), &args.state, follower.mesh(), outlets.clone())?;
         let mesh = follower.mesh();
         let detour = Arc::new(Detour::start(dataplane.clone(), mesh, Some(witness), beside)?);
         listen::start(&args, &detour, follower.mesh())?;
@@ -172,6 +180,11 @@ impl Agent {
         })
     }
 
+    /// This node's name.
+    fn node(&self) -> Arc<str> {
+        self.args.node.as_deref().unwrap_or_default().into()
+    }
+
     fn serve_metrics(self: &Arc<Agent>) -> Result<SocketAddr> {
         let server = metrics::serve(self.clone())?;
         let address = server.address;
@@ -184,6 +197,9 @@ impl Agent {
         self.follower.pause(true);
         self.homes.pause(true);
         self.detour.stop_hearing();
+        if let Err(error) = self.telemetry.rest(&self.args.state, true) {
+            tracing::warn!("what was counted is not written down: {error:#}");
+        }
         drop(self.metrics.lock().expect("no panic while locked").take());
         drop(self.lock.lock().expect("no panic while locked").take());
     }
@@ -196,8 +212,20 @@ impl Agent {
         self.detour.hear(None)?;
         self.follower.pause(false);
         self.homes.pause(false);
+        self.telemetry.rest(&self.args.state, false)?;
         write_pid(&self.args.state)?;
         self.serve_metrics().map(drop)
+    }
+}
+
+/// Has the kernel tell of all requests, or of some.
+fn teller(args: &RunArgs, dataplane: &Arc<Dataplane>) -> impl Fn(bool) + Send + 'static {
+    let (dataplane, silent) = (dataplane.clone(), args.no_telemetry);
+    move |all| {
+        let telling = if all { Telling::All } else { Telling::Some(telemetry::TOLD) };
+        if let Err(error) = if silent { Ok(()) } else { dataplane.tell(telling) } {
+            tracing::error!(%error, "the kernel could not be told how much to tell");
+        }
     }
 }
 

@@ -23,13 +23,14 @@ pub(crate) struct Outlets {
 pub(crate) struct Appetite([Arc<AtomicBool>; 2]);
 
 impl Outlets {
-    /// Opens them.
+    /// Opens them. `tell` hears whether all requests are to be logged, whenever that changes.
     pub(crate) fn open(
         log: LogSettings,
         traces: TraceSettings,
         mesh: &watch::Receiver<Arc<Mesh>>,
+        tell: impl Fn(bool) + Send + 'static,
     ) -> Result<Outlets> {
-        let access_log = AccessLog::start(log, mesh.clone())?;
+        let access_log = AccessLog::start(log, mesh.clone(), tell)?;
         Ok(Outlets { access_log, traces: Traces::start(traces, mesh.clone())? })
     }
 

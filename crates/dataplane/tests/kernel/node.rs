@@ -32,6 +32,7 @@ impl Node {
             state: node.state.clone(),
             shortcut: false,
             beside: false,
+            telling: beeway_dataplane::Telling::Some(1000),
         };
         node.dataplane = Some(Dataplane::start(&options).expect("the programs load"));
         node

@@ -82,10 +82,12 @@ struct Shared {
 }
 
 impl AccessLog {
-    /// Begins. A file that the agent was told of must be there or come to be.
+    /// Begins. A file that the agent was told of must be there or come to be. `tell` hears whether
+    /// all requests are to be logged, whenever that changes.
     pub(crate) fn start(
         settings: LogSettings,
         mut mesh: watch::Receiver<Arc<Mesh>>,
+        tell: impl Fn(bool) + Send + 'static,
     ) -> Result<Arc<AccessLog>> {
         let shared = Arc::<Shared>::default();
         let mut sinks = BTreeMap::new();
@@ -100,11 +102,12 @@ impl AccessLog {
             rules,
             settings,
             mesh,
+            tell: Box::new(tell),
             sinks,
             shared: shared.clone(),
             checked: Instant::now(),
         };
-        shared.wanted.store(writer.rules.wants(), Ordering::Relaxed);
+        writer.want();
         let (queue, records) = sync_channel(QUEUE);
         std::thread::Builder::new()
             .name("access-log".into())
@@ -150,6 +153,7 @@ impl AccessLog {
 struct Writer {
     settings: LogSettings,
     mesh: watch::Receiver<Arc<Mesh>>,
+    tell: Box<dyn Fn(bool) + Send>,
     rules: Rules,
     /// Open, or to be.
     sinks: BTreeMap<LogFile, Sink>,
@@ -179,12 +183,20 @@ impl Writer {
         if self.mesh.has_changed().unwrap_or(false) {
             let mesh = self.mesh.borrow_and_update().clone();
             self.rules = Rules::of(&mesh, &self.settings);
-            self.shared.wanted.store(self.rules.wants(), Ordering::Relaxed);
+            self.want();
         }
         let told = self.shared.reopen.swap(false, Ordering::Relaxed);
         if told || self.checked.elapsed() >= CHECK {
             self.checked = Instant::now();
             self.sinks.values_mut().for_each(|sink| sink.check(told));
+        }
+    }
+
+    /// Says whether something is to be logged, if that is new.
+    fn want(&self) {
+        let wants = self.rules.wants();
+        if self.shared.wanted.swap(wants, Ordering::Relaxed) != wants {
+            (self.tell)(wants);
         }
     }
 

@@ -4,9 +4,13 @@
 //! One thread puts it together: once a second it collects what was counted, and at once what is told
 //! of single requests. Whoever wants to see takes a [`Snapshot`], or listens to flows.
 
+mod kernel;
+mod ledger;
 mod recorder;
+mod tallies;
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
@@ -14,6 +18,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use beeway_dataplane::Dataplane;
 use beeway_model::Mesh;
 use beeway_proxy::Record;
 use beeway_telemetry::graph::{Recent, Snapshot, Tick};
@@ -22,74 +27,122 @@ use beeway_telemetry::{Flow, Names};
 use tokio::sync::{broadcast, watch};
 
 use super::outlets::Outlets;
-use recorder::{Counted, flow_of};
+use crate::status::{ledger_file, tallies_file};
+use kernel::Latencies;
+use ledger::Ledger;
+use recorder::{Durations, flow_of};
+use tallies::Tallies;
 
 pub(crate) use recorder::Witness;
 
 /// How often what was counted is collected.
 const TICK: Duration = Duration::from_secs(1);
 
+/// How often the kernel's records are looked for.
+const LISTEN: Duration = Duration::from_millis(100);
+
+/// How often what was counted is written down. It is lost in no case (see [`ledger`]).
+const SAVE: Duration = Duration::from_secs(10);
+
 /// Flows that are kept for who asks what has just been.
 const KEPT: usize = 4096;
+
+/// Requests told of one by one a second and CPU, unless all are asked for.
+pub(super) const TOLD: u32 = 1000;
 
 /// Flows that one who listens may be behind; what is more is lost to him, and he is told.
 const BEHIND: usize = 8192;
 
 /// What is known of traffic.
 pub(crate) struct Telemetry {
-    counted: Arc<Counted>,
+    dataplane: Arc<Dataplane>,
+    tallies: Arc<Tallies>,
+    durations: Arc<Durations>,
     seen: Mutex<Seen>,
     kept: Mutex<VecDeque<Arc<Flow>>>,
     flows: broadcast::Sender<Arc<Flow>>,
     outlets: Outlets,
     lost: Arc<AtomicU64>,
     stopping: AtomicBool,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    /// Another agent collects.
+    resting: AtomicBool,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// What was collected.
 struct Seen {
     mesh: watch::Receiver<Arc<Mesh>>,
     names: Arc<Names>,
+    ledger: Ledger,
     totals: Totals,
+    latencies: Latencies,
     recent: Recent,
     last: Instant,
+    saved: Instant,
 }
 
 impl Telemetry {
     /// Begins to collect. The [`Witness`] is for the proxy.
     pub(crate) fn start(
+        dataplane: Arc<Dataplane>,
+        state: &Path,
         mut mesh: watch::Receiver<Arc<Mesh>>,
         outlets: Outlets,
     ) -> Result<(Arc<Telemetry>, Arc<Witness>)> {
-        let (witness, records) = Witness::new(outlets.appetite());
+        let tallies = Arc::new(Tallies::open(&tallies_file(state))?);
+        let (witness, records) = Witness::new(tallies.clone(), outlets.appetite());
+        let (ledger, totals) = Ledger::open(&ledger_file(state), &dataplane, &tallies)?;
         let names = Arc::new(Names::of(&mesh.borrow_and_update()));
-        let (totals, recent) = (Totals::default(), Recent::default());
+        let now = Instant::now();
+        let (recent, latencies) = (Recent::default(), Latencies::default());
+        let seen = Seen { mesh, names, ledger, totals, latencies, recent, last: now, saved: now };
         let telemetry = Arc::new(Telemetry {
-            counted: witness.counted(),
-            seen: Mutex::new(Seen { mesh, names, totals, recent, last: Instant::now() }),
+            dataplane,
+            tallies,
+            durations: witness.durations(),
+            seen: Mutex::new(seen),
             kept: Mutex::default(),
             flows: broadcast::channel(BEHIND).0,
             outlets,
             lost: witness.lost_counter(),
             stopping: AtomicBool::new(false),
-            thread: Mutex::default(),
+            resting: AtomicBool::new(false),
+            threads: Mutex::default(),
         });
-        let collector = telemetry.clone();
-        let thread = std::thread::Builder::new()
-            .name("telemetry".into())
-            .spawn(move || collector.run(&records))
-            .context("start the thread of telemetry")?;
-        *telemetry.thread.lock().expect("no panic while locked") = Some(thread);
+        let (collector, hearer) = (telemetry.clone(), telemetry.clone());
+        telemetry.spawn("telemetry", move || collector.run(&records))?;
+        telemetry.spawn("records", move || hearer.hear())?;
         Ok((telemetry, witness))
+    }
+
+    fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
+        let thread = std::thread::Builder::new().name(name.into()).spawn(run);
+        let thread = thread.context("start a thread of telemetry")?;
+        self.threads.lock().expect("no panic while locked").push(thread);
+        Ok(())
     }
 
     /// Collects what there is a last time, and ends.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.lock().expect("no panic while locked").take() {
+        for thread in self.threads.lock().expect("no panic while locked").drain(..) {
             let _ = thread.join();
         }
+    }
+
+    /// Leaves it to another agent, or goes on where that one left off.
+    pub(crate) fn rest(&self, state: &Path, resting: bool) -> Result<()> {
+        if resting {
+            self.collect();
+            let seen = &mut *self.seen.lock().expect("no panic while locked");
+            self.resting.store(true, Ordering::Relaxed);
+            return seen.ledger.save(&seen.totals);
+        }
+        let seen = &mut *self.seen.lock().expect("no panic while locked");
+        (seen.ledger, seen.totals) =
+            Ledger::open(&ledger_file(state), &self.dataplane, &self.tallies)?;
+        self.resting.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// The picture of the last seconds.
@@ -114,9 +167,19 @@ impl Telemetry {
         self.flows.subscribe()
     }
 
-    /// Records that were told of and not put together: there were too many.
+    /// Records of the proxy that were not put together: there were too many.
     pub(crate) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Requests that are counted under no series of their own.
+    pub(crate) fn cut(&self) -> u64 {
+        self.seen.lock().expect("no panic while locked").totals.cut()
+    }
+
+    /// Kinds of requests that the proxy counts, and how many it can.
+    pub(crate) fn tallies(&self) -> (usize, usize) {
+        self.tallies.used()
     }
 
     fn run(&self, records: &Receiver<Record>) {
@@ -124,7 +187,7 @@ impl Telemetry {
         while !self.stopping.load(Ordering::Relaxed) {
             let wait = next.saturating_duration_since(Instant::now()).min(TICK / 5);
             match records.recv_timeout(wait) {
-                Ok(record) => self.publish(flow_of(record, &self.names())),
+                Ok(record) => self.publish(flow_of(record, &self.names().0)),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => std::thread::sleep(wait),
             }
@@ -136,8 +199,36 @@ impl Telemetry {
         self.collect();
     }
 
-    fn names(&self) -> Arc<Names> {
-        self.seen.lock().expect("no panic while locked").names.clone()
+    /// Puts together what the kernel tells of.
+    fn hear(&self) {
+        let records = match self.dataplane.records() {
+            Ok(records) => records,
+            Err(error) => return tracing::error!(%error, "requests are not told of one by one"),
+        };
+        while !self.stopping.load(Ordering::Relaxed) {
+            if self.resting.load(Ordering::Relaxed) {
+                std::thread::sleep(LISTEN);
+                continue;
+            }
+            let told = records.wait(LISTEN).unwrap_or_else(|error| {
+                tracing::error!(%error, "requests are not told of one by one");
+                std::thread::sleep(TICK);
+                Vec::new()
+            });
+            if told.is_empty() {
+                continue;
+            }
+            let since = kernel::clock();
+            let (names, mesh) = self.names();
+            for told in told {
+                self.publish(kernel::flow_of(told, since, &names, &mesh));
+            }
+        }
+    }
+
+    fn names(&self) -> (Arc<Names>, Arc<Mesh>) {
+        let seen = self.seen.lock().expect("no panic while locked");
+        (seen.names.clone(), seen.mesh.borrow().clone())
     }
 
     fn publish(&self, flow: Flow) {
@@ -154,17 +245,40 @@ impl Telemetry {
 
     /// Gives what was counted since the last time the names of that time.
     fn collect(&self) {
+        if self.resting.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Err(error) = self.dataplane.sweep() {
+            tracing::warn!(%error, "requests that nothing follows are counted late");
+        }
         let seen = &mut *self.seen.lock().expect("no panic while locked");
+        if let Err(error) = self.collect_into(seen) {
+            tracing::warn!(%error, "traffic is counted late");
+        }
+        let changed = seen.mesh.has_changed().unwrap_or(false);
+        if changed {
+            seen.names = Arc::new(Names::of(&seen.mesh.borrow_and_update()));
+        }
+        let due = seen.saved.elapsed() > SAVE || self.stopping.load(Ordering::Relaxed);
+        if changed || due {
+            seen.saved = Instant::now();
+            if let Err(error) = seen.ledger.save(&seen.totals) {
+                tracing::warn!("what was counted is not written down: {error:#}");
+            }
+        }
+    }
+
+    fn collect_into(&self, seen: &mut Seen) -> Result<()> {
         let now = Instant::now();
         let mut tick = Tick { seconds: (now - seen.last).as_secs_f64(), ..Tick::default() };
+        seen.ledger.collect(&self.dataplane, &self.tallies, &seen.names, &mut tick)?;
+        seen.latencies.collect(&self.dataplane, &seen.names, &mut tick)?;
+        self.durations.collect(&seen.names, &mut tick);
         seen.last = now;
-        self.counted.drain(&seen.names, &mut tick);
         for (series, grown) in &tick.series {
             seen.totals.add(series, grown);
         }
         seen.recent.push(tick);
-        if seen.mesh.has_changed().unwrap_or(false) {
-            seen.names = Arc::new(Names::of(&seen.mesh.borrow_and_update()));
-        }
+        Ok(())
     }
 }

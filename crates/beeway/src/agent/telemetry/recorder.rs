@@ -10,10 +10,10 @@ use beeway_proxy::{Flags, Record, Recorder};
 use beeway_telemetry::flow::TraceContext;
 use beeway_telemetry::graph::Tick;
 use beeway_telemetry::latency;
-use beeway_telemetry::totals::{Series, Tally, bounded};
 use beeway_telemetry::{Flow, Names, Party, Verdict};
 use rustc_hash::FxHashMap;
 
+use super::tallies::{Kind, Tallies};
 use crate::agent::outlets::Appetite;
 
 /// Records that wait to be put together. One more is lost, and counted.
@@ -24,7 +24,8 @@ const DETAILED: u64 = 1000;
 
 /// Listens to the proxy's workers.
 pub(crate) struct Witness {
-    counted: Arc<Counted>,
+    tallies: Arc<Tallies>,
+    durations: Arc<Durations>,
     /// Whether all requests are to be told of, and not only some.
     appetite: Appetite,
     begun: Instant,
@@ -35,10 +36,14 @@ pub(crate) struct Witness {
 }
 
 impl Witness {
-    pub(super) fn new(appetite: Appetite) -> (Arc<Witness>, Receiver<Record>) {
+    pub(super) fn new(
+        tallies: Arc<Tallies>,
+        appetite: Appetite,
+    ) -> (Arc<Witness>, Receiver<Record>) {
         let (queue, records) = sync_channel(QUEUE);
         let witness = Witness {
-            counted: Arc::default(),
+            tallies,
+            durations: Arc::default(),
             appetite,
             begun: Instant::now(),
             budget: AtomicU64::new(0),
@@ -48,8 +53,8 @@ impl Witness {
         (Arc::new(witness), records)
     }
 
-    pub(super) fn counted(&self) -> Arc<Counted> {
-        self.counted.clone()
+    pub(super) fn durations(&self) -> Arc<Durations> {
+        self.durations.clone()
     }
 
     pub(super) fn lost_counter(&self) -> Arc<AtomicU64> {
@@ -71,76 +76,45 @@ impl Recorder for Witness {
     }
 
     fn record(&self, record: Record) {
-        self.counted.count(&record);
+        let taken = nanoseconds(record.duration);
+        self.tallies.count(kind_of(&record), taken, record.received, record.sent);
+        self.durations.count(record.known_by, record.service, taken);
         if record.detailed && self.queue.try_send(record).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
-/// What is counted together, by addresses.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Kind {
-    source: IpAddr,
-    service: SocketAddr,
-    endpoint: Option<IpAddr>,
-    status: u16,
-    grpc: Option<Option<u32>>,
-    flags: Flags,
-    verdict: Verdict,
-}
-
-/// Counts that nobody has collected yet.
+/// How long requests took, by addresses, until somebody collects it.
 #[derive(Default)]
-pub(super) struct Counted {
-    kinds: Mutex<FxHashMap<Kind, (Tally, FxHashMap<u16, u64>)>>,
-}
+pub(super) struct Durations(Mutex<FxHashMap<(IpAddr, SocketAddr), FxHashMap<u16, u64>>>);
 
-impl Counted {
-    fn count(&self, record: &Record) {
-        let kind = Kind {
-            source: record.known_by,
-            service: record.service,
-            endpoint: record.endpoint.map(|endpoint| endpoint.ip()),
-            status: record.status,
-            grpc: record.grpc.then_some(record.grpc_status),
-            flags: record.flags,
-            verdict: verdict_of(record),
-        };
-        let ns = nanoseconds(record.duration);
-        let mut kinds = self.kinds.lock().expect("no panic while locked");
-        let (tally, latencies) = kinds.entry(kind).or_default();
-        tally.requests += 1;
-        tally.request_bytes += record.received;
-        tally.response_bytes += record.sent;
-        tally.duration += ns;
-        tally.durations[bounded(ns as f64 / 1e6)] += 1;
-        tally.request_sizes[bounded(record.received as f64)] += 1;
-        tally.response_sizes[bounded(record.sent as f64)] += 1;
-        *latencies.entry(latency::bucket(ns) as u16).or_default() += 1;
+impl Durations {
+    fn count(&self, source: IpAddr, service: SocketAddr, nanoseconds: u64) {
+        let mut all = self.0.lock().expect("no panic while locked");
+        let bucket = latency::bucket(nanoseconds) as u16;
+        *all.entry((source, service)).or_default().entry(bucket).or_default() += 1;
     }
 
-    /// Takes all of it.
-    pub(super) fn drain(&self, names: &Names, tick: &mut Tick) {
-        let kinds = std::mem::take(&mut *self.kinds.lock().expect("no panic while locked"));
-        for (kind, (tally, latencies)) in kinds {
-            let source = names.party(kind.source);
-            let service = names.service(kind.service);
-            let series = Series {
-                inbound: false,
-                source: source.clone(),
-                service: service.clone(),
-                destination: kind.endpoint.map_or_else(Party::unknown, |ip| names.party(ip)),
-                protocol: if kind.grpc.is_some() { "grpc" } else { "http" }.into(),
-                code: kind.status,
-                grpc_status: kind.grpc.flatten(),
-                flags: kind.flags.to_string(),
-                lane: "detour".into(),
-                verdict: kind.verdict,
-            };
-            tick.series.push((Arc::new(series), tally));
-            tick.latencies.push((source, service, latencies.into_iter().collect()));
+    /// Takes all of them.
+    pub(super) fn collect(&self, names: &Names, tick: &mut Tick) {
+        let all = std::mem::take(&mut *self.0.lock().expect("no panic while locked"));
+        for ((source, service), buckets) in all {
+            let edge = (names.party(source), names.service(service));
+            tick.latencies.push((edge.0, edge.1, buckets.into_iter().collect()));
         }
+    }
+}
+
+fn kind_of(record: &Record) -> Kind {
+    Kind {
+        source: record.known_by,
+        service: record.service,
+        endpoint: record.endpoint.map(|endpoint| endpoint.ip()),
+        status: record.status,
+        grpc: record.grpc.then_some(record.grpc_status),
+        flags: record.flags,
+        verdict: verdict_of(record),
     }
 }
 

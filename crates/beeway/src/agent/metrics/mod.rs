@@ -1,4 +1,6 @@
-//! `/metrics` in OpenMetrics text, read from the kernel's counters at each scrape.
+//! `/metrics` as OpenMetrics or Prometheus text, read at each scrape.
+
+mod istio;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,11 +9,11 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result};
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
@@ -49,9 +51,12 @@ pub(crate) fn serve(agent: Arc<Agent>) -> Result<Server> {
         .with_context(|| format!("serve metrics on {address} (choose another with --metrics)"))?;
     listener.set_nonblocking(true)?;
     let bound = listener.local_addr()?;
-    let mut registry = Registry::with_prefix("beeway");
-    registry.register_collector(Box::new(Reader(agent)));
-    let routes = Router::new().route("/metrics", get(scrape)).with_state(Arc::new(registry));
+    let mut own = Registry::with_prefix("beeway");
+    own.register_collector(Box::new(Reader(agent.clone())));
+    let mut standard = Registry::with_prefix("istio");
+    standard.register_collector(Box::new(istio::Standard(agent)));
+    let registries = Arc::new([own, standard]);
+    let routes = Router::new().route("/metrics", get(scrape)).with_state(registries);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (stop, stopped) = oneshot::channel::<()>();
     let thread = std::thread::Builder::new().name("metrics".into()).spawn(move || {
@@ -67,15 +72,48 @@ pub(crate) fn serve(agent: Arc<Agent>) -> Result<Server> {
     Ok(Server { address: bound, stop: Some(stop), thread: Some(thread) })
 }
 
-async fn scrape(State(registry): State<Arc<Registry>>) -> Response {
+async fn scrape(State(registries): State<Arc<[Registry; 2]>>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    let open = accept.is_some_and(|accept| accept.contains("application/openmetrics-text"));
     let mut text = String::new();
-    match encode(&mut text, &registry) {
-        Ok(()) => {
-            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(header::CONTENT_TYPE, kind)], text).into_response()
-        }
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    let encoded = registries.iter().try_for_each(|registry| encode_registry(&mut text, registry));
+    if let Err(error) = encoded.and_then(|()| encode_eof(&mut text)) {
+        return (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response();
     }
+    let (kind, text) = match open {
+        true => ("application/openmetrics-text; version=1.0.0; charset=utf-8", text),
+        false => ("text/plain; version=0.0.4; charset=utf-8", as_prometheus(&text)),
+    };
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+/// The same in Prometheus' older text format, where a counter's `_total` is a part of its name and
+/// there are no units.
+fn as_prometheus(open: &str) -> String {
+    let mut text = String::with_capacity(open.len() + 1024);
+    let mut help = "";
+    for line in open.lines() {
+        if line.starts_with("# HELP ") {
+            help = line;
+            continue;
+        }
+        if line.starts_with("# UNIT ") || line == "# EOF" {
+            continue;
+        }
+        let kind = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '));
+        if let Some((name, kind)) = kind {
+            let suffix = if kind == "counter" { "_total" } else { "" };
+            let words = help.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' '));
+            if let Some((_, words)) = words {
+                text += &format!("# HELP {name}{suffix} {words}\n");
+            }
+            text += &format!("# TYPE {name}{suffix} {kind}\n");
+            continue;
+        }
+        text += line;
+        text.push('\n');
+    }
+    text
 }
 
 struct Reader(Arc<Agent>);
@@ -144,17 +182,23 @@ impl Collector for Reader {
             let labels = [("flag", letters)];
             ConstCounter::new(*count).encode(flags.encode_family(&labels)?)?;
         }
+        let (name, help) = ("proxy_records_lost", "Records of the proxy that were not looked at");
+        counter(&mut encoder, name, help, agent.telemetry.lost())?;
+        let (name, help) = ("series_cut", "Requests counted under no series of their own");
+        counter(&mut encoder, name, help, agent.telemetry.cut())?;
         outlets(&mut encoder, &agent.outlets)
     }
 }
 
 impl Reader {
     fn maps(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let used = |map: &MapUse| map.used;
+        let in_use = |map: &MapUse| map.used;
         let limit = |map: &MapUse| map.limit;
-        let maps = self.0.dataplane.map_use();
+        let mut maps = self.0.dataplane.map_use();
+        let (used, limit_of) = self.0.telemetry.tallies();
+        maps.push(MapUse { name: "tallies".into(), used: used as u64, limit: limit_of as u64 });
         for (name, help, of) in [
-            ("map_entries", "Entries of a kernel map", used as fn(&MapUse) -> u64),
+            ("map_entries", "Entries of a kernel map", in_use as fn(&MapUse) -> u64),
             ("map_limit", "Most entries of a kernel map", limit),
         ] {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;

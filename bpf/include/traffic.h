@@ -1,0 +1,475 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0) */
+/*
+ * Who asked whom, how often, how long it took and what came of it.
+ *
+ * A request that goes to its endpoint is counted when it is over. That is known when its client
+ * sends the next one, when the connection closes, or when answers are followed and its last byte has
+ * come; where it is none of these, the agent asks for what has been still for a while (sweep.bpf.c).
+ * Until then `conn->asking` has what is known: its answer's status, read where the answer's first
+ * bytes pass (packet.bpf.c by TCP, socket.bpf.c by the shortcut), and when its last bytes came.
+ *
+ * Some requests are told of one by one. Which ones is decided when they are sent, so that their heads
+ * can be kept; how many, by a budget for each CPU.
+ */
+#ifndef BEEWAY_TRAFFIC_H
+#define BEEWAY_TRAFFIC_H
+
+#include "balance.h"
+
+static const struct traffic no_traffic;
+static const struct latency no_latency;
+static const struct record no_record;
+
+/* Upper bounds of Envoy's histograms, doubled to be whole; filled up to a power of two. */
+static const u64 bounds[32] = {
+	1, 2, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 60000, 120000, 600000,
+	1200000, 3600000, 7200000, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull,
+	~0ull, ~0ull, ~0ull, ~0ull,
+};
+
+/* The bucket of a value, doubled. */
+__weak __noinline u32 bounded(u64 doubled)
+{
+	u32 at = 0;
+
+	for (u32 step = 16; step; step /= 2)
+		if (bounds[(at + step - 1) & 31] < doubled)
+			at += step;
+	return at < BOUNDS ? at : BOUNDS - 1;
+}
+
+/* Twice the milliseconds, rounded up: a bound belongs to its bucket. */
+static __always_inline u64 doubled_milliseconds(u64 ns)
+{
+	return (ns * 2 + 999999) / 1000000;
+}
+
+/* The bucket of a duration (crates/telemetry/src/latency.rs). */
+static __always_inline u32 latency_bucket(u64 ns)
+{
+	u64 units = ns >> LATENCY_SHIFT;
+	u32 doublings = 0;
+
+	if (units >= 2 * LATENCY_STEPS)
+		doublings = 63 - __builtin_clzll(units) - 6;
+	if (doublings >= LATENCY_DOUBLINGS)
+		return LATENCY_BUCKETS - 1;
+	return LATENCY_STEPS * doublings + (units >> doublings);
+}
+
+static __always_inline struct settings *telemetry_settings(void)
+{
+	u32 zero = 0;
+	struct settings *set = bpf_map_lookup_elem(&settings, &zero);
+
+	return set && set->telemetry ? set : NULL;
+}
+
+static __always_inline struct traffic *find_series(struct traffic_key *key)
+{
+	struct traffic *t = bpf_map_lookup_elem(&traffic, key);
+	struct traffic_key rest = {};
+
+	if (t)
+		return t;
+	bpf_map_update_elem(&traffic, key, &no_traffic, BPF_NOEXIST);
+	t = bpf_map_lookup_elem(&traffic, key);
+	if (t)
+		return t;
+	add(COUNT_SERIES_FULL, 1);
+	rest.status = key->status / 100 % 10 * 100;
+	rest.lane = key->lane;
+	rest.kind = key->kind;
+	return bpf_map_lookup_elem(&traffic, &rest);
+}
+
+static __always_inline void plus(u64 *sum, u64 n)
+{
+	__sync_fetch_and_add(sum, n);
+}
+
+static __always_inline void count_latency(const struct traffic_key *key, u64 duration)
+{
+	struct latency_key at = { .port = key->port, .cpu = bpf_get_smp_processor_id() };
+	u32 bucket = latency_bucket(duration);
+	struct latency *l;
+
+	copy_ip(at.source, key->source);
+	copy_ip(at.service, key->service);
+	l = bpf_map_lookup_elem(&latencies, &at);
+	if (!l) {
+		bpf_map_update_elem(&latencies, &at, &no_latency, BPF_NOEXIST);
+		l = bpf_map_lookup_elem(&latencies, &at);
+	}
+	if (l && bucket < LATENCY_BUCKETS)
+		plus(&l->buckets[bucket], 1);
+	else
+		add(COUNT_LATENCIES_LOST, 1);
+}
+
+static __always_inline void count_in(u64 *buckets, u64 doubled)
+{
+	u32 at = bounded(doubled);
+
+	if (at < BOUNDS)
+		plus(&buckets[at], 1);
+}
+
+/* Counts a request that is over. */
+__weak __noinline int
+count_over(struct traffic_key *key, u64 duration, u64 request_bytes, u64 response_bytes)
+{
+	struct traffic *t = key ? find_series(key) : NULL;
+
+	if (!t)
+		return 0;
+	plus(&t->count, 1);
+	plus(&t->request_bytes, request_bytes);
+	plus(&t->response_bytes, response_bytes);
+	plus(&t->duration, duration);
+	count_in(t->durations, doubled_milliseconds(duration));
+	count_in(t->request_sizes, request_bytes * 2);
+	count_in(t->response_sizes, response_bytes * 2);
+	count_latency(key, duration);
+	return 0;
+}
+
+static __always_inline void
+name_traffic(struct traffic_key *key, const struct conn *conn, u32 lane, u32 reason)
+{
+	copy_ip(key->source, conn->caller.ip);
+	copy_ip(key->service, conn->service.ip);
+	key->port = conn->service.port;
+	key->lane = lane;
+	key->reason = reason;
+}
+
+/* Whether it is known who is, or would have been, called. */
+static __always_inline bool is_called(const struct traffic_key *key)
+{
+	return key->lane <= LANE_SHORTCUT || key->reason == REASON_DENIED ||
+	       key->reason == REASON_RATE_LIMITED;
+}
+
+/* The records that this CPU may still begin in the present window. */
+static __always_inline bool take_record(const struct settings *set, u64 now)
+{
+	u32 zero = 0;
+	struct budget *b = bpf_map_lookup_elem(&budgets, &zero);
+
+	if (!b || !set->records)
+		return false;
+	if (b->window != now >> RECORD_WINDOW) {
+		b->window = now >> RECORD_WINDOW;
+		b->used = 0;
+	}
+	/* programs of one CPU that interrupt one another may begin one more */
+	return b->used++ < set->records;
+}
+
+/* Who looks at records does so by the clock, unless all requests are told of. */
+#define ALL_RECORDS (~0u)
+
+/* ns without a byte after which an answer is taken to be over, where it is not followed */
+#define STILL 1000000000ull
+
+static __always_inline void tell_record(const struct settings *set, struct record *record)
+{
+	u64 flags = set->records == ALL_RECORDS ? 0 : BPF_RB_NO_WAKEUP;
+
+	if (bpf_ringbuf_output(&records, record, sizeof(*record), flags))
+		add(COUNT_RECORDS_LOST, 1);
+}
+
+/* Keeps what a request's head says, if it is to be told of. */
+__weak __noinline int sample(struct conn *conn, struct scratch *s, u32 length)
+{
+	struct settings *set = telemetry_settings();
+	struct record *record;
+	u64 cookie;
+
+	if (!conn || !s || !set)
+		return 0;
+	if (!take_record(set, conn->now)) {
+		if (set->records)
+			add(COUNT_RECORDS_THINNED, 1);
+		return 0;
+	}
+	cookie = conn->cookie;
+	if (bpf_map_update_elem(&samples, &cookie, &no_record, BPF_ANY))
+		return 0;
+	record = bpf_map_lookup_elem(&samples, &cookie);
+	if (!record)
+		return 0;
+	if (length > RECORD_BYTES)
+		length = RECORD_BYTES;
+	barrier_var(length);
+	if (!length || length > RECORD_BYTES ||
+	    bpf_probe_read_kernel(record->head, length, s->head))
+		return 0;
+	record->length = length;
+	record->rule = s->verdict.rule;
+	return 1;
+}
+
+/* Tells of a request that is over, if its head was kept. */
+static __always_inline void
+tell_sample(const struct settings *set, struct conn *conn, const struct traffic_key *key, u64 at,
+	    u64 duration, u64 request_bytes, u64 response_bytes)
+{
+	u64 cookie = conn->cookie;
+	struct record *record = bpf_map_lookup_elem(&samples, &cookie);
+
+	if (!record) {
+		add(COUNT_RECORDS_LOST, 1);
+		return;
+	}
+	record->at = at;
+	record->duration = duration;
+	record->request_bytes = request_bytes;
+	record->response_bytes = response_bytes;
+	record->source = conn->source;
+	record->caller = conn->caller;
+	record->service = conn->service;
+	if (is_called(key))
+		record->endpoint = conn->endpoint;
+	record->status = key->status;
+	record->lane = key->lane;
+	record->reason = key->reason;
+	tell_record(set, record);
+	bpf_map_delete_elem(&samples, &cookie);
+}
+
+/* A record of a connection, or of an attempt to make one; NULL where it is not to be told of. */
+static __always_inline struct record *
+new_record(const struct settings *set, const struct traffic_key *key, u64 now)
+{
+	struct record *record;
+
+	if (!take_record(set, now)) {
+		if (set->records)
+			add(COUNT_RECORDS_THINNED, 1);
+		return NULL;
+	}
+	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
+	if (!record) {
+		add(COUNT_RECORDS_LOST, 1);
+		return NULL;
+	}
+	__builtin_memset(record, 0, offsetof(struct record, head));
+	record->at = now;
+	record->lane = key->lane;
+	record->reason = key->reason;
+	record->kind = key->kind;
+	return record;
+}
+
+static __always_inline void
+tell_connection(const struct settings *set, struct conn *conn, const struct traffic_key *key,
+		u64 sent, u64 received)
+{
+	u64 now = bpf_ktime_get_ns();
+	struct record *record = new_record(set, key, now);
+
+	if (!record)
+		return;
+	record->at = conn->asking.at;
+	record->duration = now - conn->asking.at;
+	record->request_bytes = sent;
+	record->response_bytes = received;
+	record->source = conn->source;
+	record->caller = conn->caller;
+	record->service = conn->service;
+	if (key->lane == LANE_NATIVE)
+		record->endpoint = conn->endpoint;
+	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+}
+
+/* Policies forbid a connection that somebody wants to make. */
+__weak __noinline int
+count_denied(struct address *caller, struct address *service, struct address *endpoint)
+{
+	struct settings *set = telemetry_settings();
+	struct traffic_key key = {};
+	struct record *record;
+
+	if (!caller || !service || !endpoint || !set)
+		return 0;
+	copy_ip(key.source, caller->ip);
+	copy_ip(key.service, service->ip);
+	key.port = service->port;
+	key.lane = LANE_REFUSED;
+	key.reason = REASON_DENIED;
+	key.kind = TRAFFIC_CONNECTION;
+	count_over(&key, 0, 0, 0);
+	record = new_record(set, &key, bpf_ktime_get_ns());
+	if (!record)
+		return 0;
+	record->caller = *caller;
+	record->service = *service;
+	record->endpoint = *endpoint;
+	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
+/* Bytes that have come by TCP. */
+static __always_inline u64 received_by(const struct tcp_sock *tcp)
+{
+	/* the end of a connection counts one */
+	return tcp->bytes_received - (tcp->inet_conn.icsk_inet.sk.sk_shutdown & 1);
+}
+
+static __always_inline struct link *link_of(struct conn *conn)
+{
+	u64 cookie = conn->cookie;
+
+	return conn->peer ? bpf_map_lookup_elem(&links, &cookie) : NULL;
+}
+
+/* The socket that a record in socket storage belongs to. */
+static __always_inline const struct tcp_sock *own_sock(const struct conn *conn)
+{
+	return KERNEL_AT(tcp_sock, conn->sock);
+}
+
+/* Counts the request under way, of which there will not be more. */
+__weak __noinline int settle(struct conn *conn)
+{
+	struct settings *set = telemetry_settings();
+	struct traffic_key key = {};
+	u64 last, bytes, duration;
+	struct asking *a;
+	struct link *l;
+
+	if (!conn || !conn->asking.open || !__sync_lock_test_and_set(&conn->asking.open, 0) || !set)
+		return 0;
+	a = &conn->asking;
+	name_traffic(&key, conn, a->lane, a->reason);
+	copy_ip(key.endpoint, conn->endpoint.ip);
+	key.status = a->status;
+	last = a->answered;
+	bytes = received_by(own_sock(conn)) - a->received;
+	l = link_of(conn);
+	if (l) {
+		bytes += l->answered_bytes - a->shortcut;
+		if (l->status >= 200)
+			key.status = l->status;
+		if (l->answered > last)
+			last = l->answered;
+	}
+	if (key.status < 200)
+		key.status = 0;
+	duration = last > a->at ? last - a->at : bpf_ktime_get_ns() - a->at;
+	count_over(&key, duration, a->sent, bytes);
+	if (a->sampled)
+		tell_sample(set, conn, &key, a->at, duration, a->sent, bytes);
+	a->sampled = 0;
+	return 0;
+}
+
+/* A request goes to its endpoint. */
+__weak __noinline int begin_asking(struct conn *conn, u32 lane, u32 reason, u32 bytes)
+{
+	const struct tcp_sock *tcp;
+	struct asking *a;
+	struct link *l;
+
+	if (!conn)
+		return 0;
+	count_request(lane, reason);
+	a = &conn->asking;
+	a->lane = lane;
+	a->reason = reason;
+	if (!telemetry_settings())
+		return 0;
+	tcp = own_sock(conn);
+	a->at = conn->now;
+	a->answered = 0;
+	a->sent = bytes;
+	a->received = received_by(tcp);
+	a->answer = tcp->rcv_nxt;
+	a->status = 0;
+	a->sampled = conn->sampled;
+	l = link_of(conn);
+	if (l) {
+		a->shortcut = l->answered_bytes;
+		l->status = 0;
+	}
+	a->open = 1;
+	return 0;
+}
+
+/* A request is over as soon as it was judged: it was answered here, or refused. */
+__weak __noinline int count_here(struct conn *conn, u32 lane, u32 reason, u32 status, u32 bytes)
+{
+	struct settings *set = telemetry_settings();
+	struct traffic_key key = {};
+	u64 now;
+
+	count_request(lane, reason);
+	if (!conn || !set)
+		return 0;
+	now = bpf_ktime_get_ns();
+	if (conn->now > now || !conn->now)
+		conn->now = now;
+	name_traffic(&key, conn, lane, reason);
+	key.status = status;
+	if (is_called(&key))
+		copy_ip(key.endpoint, conn->endpoint.ip);
+	count_over(&key, now - conn->now, bytes, 0);
+	if (conn->sampled)
+		tell_sample(set, conn, &key, conn->now, now - conn->now, bytes, 0);
+	conn->sampled = 0;
+	return 0;
+}
+
+/* Counts what a connection that is not HTTP has carried since it was last looked at. */
+__weak __noinline int count_connection(struct conn *conn, bool ended)
+{
+	u32 lane = conn && conn->protocol == PROTOCOL_PROXY ? LANE_DETOUR : LANE_NATIVE;
+	struct settings *set = telemetry_settings();
+	struct traffic_key key = {};
+	const struct tcp_sock *tcp;
+	struct traffic *t;
+	u64 sent, received;
+
+	if (!conn || !set)
+		return 0;
+	name_traffic(&key, conn, lane, REASON_OPAQUE);
+	key.kind = TRAFFIC_CONNECTION;
+	if (lane == LANE_NATIVE)
+		copy_ip(key.endpoint, conn->endpoint.ip);
+	t = find_series(&key);
+	if (!t)
+		return 0;
+	tcp = own_sock(conn);
+	sent = tcp->bytes_sent - tcp->bytes_retrans;
+	received = received_by(tcp);
+	if (!conn->asking.open) {
+		conn->asking.at = bpf_ktime_get_ns();
+		conn->asking.open = 1;
+		plus(&t->count, 1);
+	}
+	/* the end of a connection and the agent may look at the same time */
+	plus(&t->request_bytes, sent - __sync_lock_test_and_set(&conn->asking.sent, sent));
+	plus(&t->response_bytes,
+	     received - __sync_lock_test_and_set(&conn->asking.received, received));
+	if (!ended || !__sync_lock_test_and_set(&conn->asking.open, 0))
+		return 0;
+	plus(&t->closed, 1);
+	plus(&t->duration, bpf_ktime_get_ns() - conn->asking.at);
+	tell_connection(set, conn, &key, sent, received);
+	return 0;
+}
+
+/* The status in the first 16 bytes of an answer; 0: that is not HTTP/1. */
+static __always_inline u32 status_in(const u8 *line)
+{
+	u32 hundreds = line[9] - '0', tens = line[10] - '0', ones = line[11] - '0';
+
+	if (*(u32 *)line != ('H' | 'T' << 8 | 'T' << 16 | 'P' << 24) || line[8] != ' ')
+		return 0;
+	return hundreds > 9 || tens > 9 || ones > 9 ? 0 : hundreds * 100 + tens * 10 + ones;
+}
+
+#endif

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0)
+/* Looks at all connections when the agent asks: what is over and nobody has counted yet. */
+#include "order.h"
+
+struct bpf_iter_meta;
+
+struct bpf_map;
+
+struct bpf_iter__bpf_sk_storage_map {
+	struct bpf_iter_meta *meta;
+	struct bpf_map *map;
+	struct sock *sk;
+	void *value;
+};
+
+/* Whether the answer to the request under way has come, as far as can be told: its end where answers
+ * are followed, and else that it has begun and been still for STILL. */
+static __always_inline bool is_over(struct conn *conn)
+{
+	struct answers *a = conn->followed ? answers_of(conn) : NULL;
+	u64 last = conn->asking.answered;
+	struct link *l;
+
+	if (a && a->body.phase != PHASE_DEAD)
+		return !answers_owed(a, conn->native);
+	l = link_of(conn);
+	if (l && l->answered > last)
+		last = l->answered;
+	return last > conn->asking.at && bpf_ktime_get_ns() - last > STILL;
+}
+
+SEC("iter/bpf_sk_storage_map")
+int sweep(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	struct conn *conn = ctx->value;
+
+	if (!conn || !ctx->sk || conn->side != SIDE_CLIENT || !conn->asking.open)
+		return 0;
+	if (conn->protocol != PROTOCOL_HTTP)
+		count_connection(conn, false);
+	else if (is_over(conn))
+		settle(conn);
+	return 0;
+}

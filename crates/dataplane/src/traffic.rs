@@ -1,0 +1,349 @@
+//! What the kernel counts and tells of traffic: sums by who asked whom, durations, and records of
+//! single requests. Layouts are in bpf/include/abi.h.
+
+use std::io::Read;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use libbpf_rs::{Iter, Link, MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
+use serde::{Deserialize, Serialize};
+
+use crate::abi;
+use crate::counts::{LANES, REASONS};
+use crate::error::{Context, Result};
+
+/// Buckets of Envoy's histograms.
+pub const BOUNDS: usize = abi::limits::BOUNDS.0 as usize;
+
+/// Buckets of a histogram of durations, each of which is `LATENCY_SHIFT` and `LATENCY_STEPS` wide.
+pub const LATENCY_BUCKETS: usize = abi::limits::LATENCY_BUCKETS.0 as usize;
+
+/// Memory that the sums of all CPUs may take.
+const SERIES_BYTES: usize = 64 << 20;
+
+/// What is counted together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TrafficKey {
+    /// The address by which the caller is known; `::` is nobody's.
+    pub source: IpAddr,
+    /// What was asked for.
+    pub service: SocketAddr,
+    /// Who was called.
+    pub endpoint: Option<IpAddr>,
+    /// Status of the answer; 0: none came.
+    pub status: u16,
+    /// Index of one of [`LANES`].
+    pub lane: u8,
+    /// Index of one of [`REASONS`].
+    pub reason: u8,
+    /// What is counted.
+    pub kind: TrafficKind,
+}
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum TrafficKind {
+    /// Requests.
+    Request,
+    /// Connections that are not HTTP.
+    Connection,
+    /// Requests that were judged where they came in.
+    Visit,
+}
+
+/// Sums since the maps were made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrafficSum {
+    /// Requests that are over, or connections made.
+    pub count: u64,
+    /// Connections that have ended.
+    pub closed: u64,
+    /// Bytes from the caller.
+    pub request_bytes: u64,
+    /// Bytes to the caller.
+    pub response_bytes: u64,
+    /// Nanoseconds.
+    pub duration: u64,
+    /// By Envoy's bounds in milliseconds.
+    pub durations: [u64; BOUNDS],
+    /// By Envoy's bounds in bytes.
+    pub request_sizes: [u64; BOUNDS],
+    /// By Envoy's bounds in bytes.
+    pub response_sizes: [u64; BOUNDS],
+}
+
+/// How long requests from a caller to a service took, on one CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LatencyKey {
+    /// The address by which the caller is known.
+    pub source: IpAddr,
+    /// What was asked for.
+    pub service: SocketAddr,
+    /// The CPU that counted it.
+    pub cpu: u16,
+}
+
+/// A request or connection that is over.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// When it began (CLOCK_MONOTONIC).
+    pub at: Duration,
+    /// Until its last byte came.
+    pub duration: Duration,
+    /// Bytes from the caller.
+    pub request_bytes: u64,
+    /// Bytes to the caller.
+    pub response_bytes: u64,
+    /// The caller's socket; `None`: there is none yet.
+    pub source: Option<SocketAddr>,
+    /// The address by which it is known.
+    pub caller: IpAddr,
+    /// What was asked for.
+    pub service: SocketAddr,
+    /// Who was called.
+    pub endpoint: Option<SocketAddr>,
+    /// Index of the rule that decided.
+    pub rule: Option<usize>,
+    /// Status of the answer; 0: none came.
+    pub status: u16,
+    /// One of [`LANES`].
+    pub lane: &'static str,
+    /// One of [`REASONS`].
+    pub reason: &'static str,
+    /// What it is.
+    pub kind: TrafficKind,
+    /// The beginning of the request's head, as sent; empty for a connection.
+    pub head: Vec<u8>,
+}
+
+/// How many requests are told of one by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Telling {
+    /// Nothing is counted nor told (for measurements).
+    Off,
+    /// So many a second and CPU, about.
+    Some(u32),
+    /// As many as there is room for.
+    All,
+}
+
+impl Telling {
+    /// `telemetry` and `records` of `struct settings`.
+    pub(crate) fn settings(self) -> (u32, u32) {
+        let window = 1u64 << abi::limits::RECORD_WINDOW.0;
+        match self {
+            Telling::Off => (0, 0),
+            Telling::Some(n) => (1, (u64::from(n) * window / 1_000_000_000) as u32),
+            Telling::All => (1, u32::MAX),
+        }
+    }
+}
+
+/// How many series there is room for: less on many CPUs.
+pub(crate) fn series_limit(cpus: u32) -> u32 {
+    let fit = SERIES_BYTES / (size_of::<abi::traffic>() * cpus.max(1) as usize);
+    abi::limits::SERIES.0.min(fit as u32)
+}
+
+/// Makes the series of all that there will be no room for.
+pub(crate) fn make_rest(traffic: &MapHandle) -> Result<()> {
+    let nothing = vec![vec![0; size_of::<abi::traffic>()]; cpus()];
+    for lane in 0..LANES.len() {
+        for kind in 0..3 {
+            for hundreds in 0..10u16 {
+                let mut key = [0; size_of::<abi::traffic_key>()];
+                key[50..52].copy_from_slice(&(hundreds * 100).to_ne_bytes());
+                (key[52], key[54]) = (lane as u8, kind);
+                traffic
+                    .update_percpu(&key, &nothing, MapFlags::ANY)
+                    .context(|| "make room for traffic of all kinds".into())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn cpus() -> usize {
+    libbpf_rs::num_possible_cpus().unwrap_or(1)
+}
+
+fn word(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..at + 8).map_or(0, |b| u64::from_ne_bytes(b.try_into().expect("8 bytes")))
+}
+
+fn short(bytes: &[u8], at: usize) -> u16 {
+    bytes.get(at..at + 2).map_or(0, |b| u16::from_ne_bytes(b.try_into().expect("2 bytes")))
+}
+
+fn ip(bytes: &[u8], at: usize) -> IpAddr {
+    let octets: [u8; 16] = bytes[at..at + 16].try_into().expect("16 bytes");
+    Ipv6Addr::from(octets).to_canonical()
+}
+
+fn name(names: &[&'static str], index: u8) -> &'static str {
+    names.get(usize::from(index)).copied().unwrap_or("none")
+}
+
+fn kind(number: u8) -> TrafficKind {
+    match abi::traffic_kind(number.into()) {
+        abi::traffic_kind::TRAFFIC_CONNECTION => TrafficKind::Connection,
+        abi::traffic_kind::TRAFFIC_VISIT => TrafficKind::Visit,
+        _ => TrafficKind::Request,
+    }
+}
+
+impl TrafficKey {
+    fn read(bytes: &[u8]) -> Option<TrafficKey> {
+        if bytes.len() != size_of::<abi::traffic_key>() {
+            return None;
+        }
+        let endpoint = Some(ip(bytes, 32)).filter(|ip| !ip.is_unspecified());
+        Some(TrafficKey {
+            source: ip(bytes, 0),
+            service: SocketAddr::new(ip(bytes, 16), short(bytes, 48)),
+            endpoint,
+            status: short(bytes, 50),
+            lane: bytes[52],
+            reason: bytes[53],
+            kind: kind(bytes[54]),
+        })
+    }
+
+    /// One of [`LANES`].
+    pub fn lane(&self) -> &'static str {
+        name(&LANES, self.lane)
+    }
+
+    /// One of [`REASONS`].
+    pub fn reason(&self) -> &'static str {
+        name(&REASONS, self.reason)
+    }
+}
+
+impl TrafficSum {
+    fn add(&mut self, bytes: &[u8]) {
+        let mut at = 0;
+        let mut next = || {
+            at += 8;
+            word(bytes, at - 8)
+        };
+        self.count += next();
+        self.closed += next();
+        self.request_bytes += next();
+        self.response_bytes += next();
+        self.duration += next();
+        let sizes = [&mut self.durations, &mut self.request_sizes, &mut self.response_sizes];
+        for bucket in sizes.into_iter().flatten() {
+            *bucket += next();
+        }
+    }
+}
+
+/// All sums.
+pub(crate) fn traffic(map: &MapHandle) -> Result<Vec<(TrafficKey, TrafficSum)>> {
+    let mut all = Vec::new();
+    for bytes in map.keys() {
+        let Some(key) = TrafficKey::read(&bytes) else { continue };
+        let values = map.lookup_percpu(&bytes, MapFlags::ANY).context(|| "read traffic".into())?;
+        let mut sum = TrafficSum::default();
+        values.iter().flatten().for_each(|value| sum.add(value));
+        if sum.count > 0 || sum.closed > 0 {
+            all.push((key, sum));
+        }
+    }
+    Ok(all)
+}
+
+/// All histograms of durations.
+pub(crate) fn latencies(map: &MapHandle) -> Result<Vec<(LatencyKey, Vec<u64>)>> {
+    let mut all = Vec::new();
+    for bytes in map.keys() {
+        if bytes.len() != size_of::<abi::latency_key>() {
+            continue;
+        }
+        let value = map.lookup(&bytes, MapFlags::ANY).context(|| "read durations".into())?;
+        let Some(value) = value else { continue };
+        let key = LatencyKey {
+            source: ip(&bytes, 0),
+            service: SocketAddr::new(ip(&bytes, 16), short(&bytes, 32)),
+            cpu: short(&bytes, 34),
+        };
+        let buckets = (0..LATENCY_BUCKETS).map(|bucket| word(&value, bucket * 8)).collect();
+        all.push((key, buckets));
+    }
+    Ok(all)
+}
+
+/// Has the kernel count what is over and nobody has counted.
+pub(crate) fn sweep(link: &Link) -> Result<()> {
+    let mut walk = Iter::new(link).context(|| "look at connections".into())?;
+    // it says nothing, but goes on only while it is read
+    let mut nothing = Vec::new();
+    walk.read_to_end(&mut nothing).map(drop).context(|| "look at connections".into())
+}
+
+/// A reader of records.
+pub struct Records<'a> {
+    ring: RingBuffer<'a>,
+    receive: std::sync::mpsc::Receiver<Told>,
+}
+
+impl Records<'_> {
+    pub(crate) fn open(map: &MapHandle) -> Result<Records<'_>> {
+        let mut builder = RingBufferBuilder::new();
+        let (send, receive) = std::sync::mpsc::channel();
+        let told = move |bytes: &[u8]| {
+            if let Some(told) = Told::read(bytes) {
+                let _ = send.send(told);
+            }
+            0
+        };
+        builder.add(map, told).context(|| "open the ring buffer of records".into())?;
+        let ring = builder.build().context(|| "open the ring buffer of records".into())?;
+        Ok(Records { ring, receive })
+    }
+
+    /// Waits up to `timeout` for the kernel to say that there are some, and returns those there are.
+    pub fn wait(&self, timeout: Duration) -> Result<Vec<Told>> {
+        let told = match self.ring.poll(timeout) {
+            Err(error) if error.kind() != libbpf_rs::ErrorKind::Interrupted => Err(error),
+            // where not all requests are told of, nobody is woken
+            _ => self.ring.consume(),
+        };
+        told.context(|| "read the ring buffer of records".into())?;
+        Ok(self.receive.try_iter().collect())
+    }
+}
+
+impl Told {
+    fn read(bytes: &[u8]) -> Option<Told> {
+        if bytes.len() < size_of::<abi::record>() {
+            return None;
+        }
+        // SAFETY: there are enough bytes, and any are valid integers.
+        let record = unsafe { bytes.as_ptr().cast::<abi::record>().read_unaligned() };
+        let known = |address: &abi::address| (address.family > 0).then(|| address.socket());
+        let length = (record.length as usize).min(record.head.len());
+        Some(Told {
+            at: Duration::from_nanos(record.at),
+            duration: Duration::from_nanos(record.duration),
+            request_bytes: record.request_bytes,
+            response_bytes: record.response_bytes,
+            source: known(&record.source),
+            caller: record.caller.socket().ip(),
+            service: record.service.socket(),
+            endpoint: known(&record.endpoint),
+            rule: (record.rule as usize).checked_sub(1),
+            status: record.status,
+            lane: name(&LANES, record.lane),
+            reason: name(&REASONS, record.reason),
+            kind: kind(record.kind),
+            head: record.head[..length].to_vec(),
+        })
+    }
+}
+
+const _: () = assert!(std::mem::offset_of!(abi::traffic_key, status) == 50);
+const _: () = assert!(std::mem::offset_of!(abi::traffic_key, lane) == 52);
+const _: () = assert!(std::mem::offset_of!(abi::traffic_key, kind) == 54);
+const _: () = assert!(std::mem::offset_of!(abi::latency_key, cpu) == 34);
