@@ -114,7 +114,7 @@ data:
       envoyFileAccessLog: {path: LOGS/a.log}
 ";
     let scene = Scene::new("alone", &[("provider.yaml", PROVIDER)], &[])?;
-    scene.get("/before", &[])?;
+    assert!(!std::fs::exists(&scene.logs)?, "nothing is to be logged yet");
     let file = telemetry("default", "all", "accessLogging:\n- providers: [{name: file}]");
     scene.apply("telemetry.yaml", &file)?;
     // more than are told of where not all are wanted

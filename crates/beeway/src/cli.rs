@@ -72,8 +72,8 @@ pub struct RunArgs {
     /// Address to serve Prometheus metrics on
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15020")]
     pub metrics: SocketAddr,
-    /// File to append a line to for each request and connection that no Telemetry is about; `-` is
-    /// the standard output
+    /// File to append a line to for each request and connection, or for those that Telemetry says;
+    /// `-` is the standard output. It is opened anew on SIGHUP and when it was moved
     #[arg(long, value_name = "FILE")]
     pub access_log: Option<PathBuf>,
     /// Address of this node that its pods can reach, with a port or any port: where connections

@@ -125,14 +125,14 @@ pub fn run(args: RunArgs) -> Result<()> {
         tracing::info!("another agent has taken over");
         agent.detour.end();
         agent.telemetry.stop();
-        agent.outlets.traces.stop();
+        agent.outlets.stop();
         return Ok(());
     }
     notify_systemd(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopping; the kernel programs stay attached (`beeway off` removes them)");
     agent.detour.stop();
     agent.telemetry.stop();
-    agent.outlets.traces.stop();
+    agent.outlets.stop();
     let _ = std::fs::remove_file(pid_file(&agent.args.state));
     let _ = std::fs::remove_file(api_socket(&agent.args.state));
     let _ = std::fs::remove_file(admin_socket(&agent.args.state));

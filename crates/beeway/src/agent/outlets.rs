@@ -40,6 +40,12 @@ impl Outlets {
         self.traces.write(flow);
     }
 
+    /// Writes and sends what there is, and ends.
+    pub(crate) fn stop(&self) {
+        self.access_log.stop();
+        self.traces.stop();
+    }
+
     /// Whether they want all flows.
     pub(crate) fn appetite(&self) -> Appetite {
         Appetite([self.access_log.wanted(), self.traces.wanted()])

@@ -10,9 +10,10 @@ mod sink;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -69,6 +70,7 @@ impl LogFormat {
 pub(crate) struct AccessLog {
     queue: SyncSender<Arc<Flow>>,
     shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Default)]
@@ -79,6 +81,7 @@ struct Shared {
     wanted: Arc<AtomicBool>,
     /// Files are to be opened anew.
     reopen: AtomicBool,
+    stopping: AtomicBool,
 }
 
 impl AccessLog {
@@ -109,11 +112,11 @@ impl AccessLog {
         };
         writer.want();
         let (queue, records) = sync_channel(QUEUE);
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("access-log".into())
             .spawn(move || writer.run(&records))
             .context("start the thread of the access log")?;
-        Ok(Arc::new(AccessLog { queue, shared }))
+        Ok(Arc::new(AccessLog { queue, shared, thread: Mutex::new(Some(thread)) }))
     }
 
     /// Has a line written; never blocks.
@@ -132,6 +135,14 @@ impl AccessLog {
     /// Opens its files anew, because somebody has moved them away.
     pub(crate) fn reopen(&self) {
         self.shared.reopen.store(true, Ordering::Relaxed);
+    }
+
+    /// Writes what there is, and ends.
+    pub(crate) fn stop(&self) {
+        self.shared.stopping.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.lock().expect("no panic while locked").take() {
+            let _ = thread.join();
+        }
     }
 
     /// Whether something is to be logged, so that all requests are to be told of.
@@ -172,6 +183,7 @@ impl Writer {
                     records.try_iter().take(QUEUE).for_each(|record| self.log(&record));
                     self.flush();
                 }
+                Err(_) if self.shared.stopping.load(Ordering::Relaxed) => return,
                 Err(RecvTimeoutError::Timeout) => self.keep_up(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }

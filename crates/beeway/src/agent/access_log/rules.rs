@@ -71,7 +71,10 @@ impl Rules {
     pub(super) fn wanted(&mut self, flow: &Flow) -> Vec<Arc<Target>> {
         let mut found: Vec<Arc<Target>> = Vec::new();
         let mut anybody = false;
-        for side in [Side::Client, Side::Server] {
+        // the other end of what comes in is another node's to tell of
+        let sides: &[Side] =
+            if flow.inbound { &[Side::Server] } else { &[Side::Client, Side::Server] };
+        for &side in sides {
             let Some(subject) = self.subjects.at(flow, side) else { continue };
             anybody = true;
             let key = (subject.key, side == Side::Client);
