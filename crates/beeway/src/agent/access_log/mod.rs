@@ -195,6 +195,7 @@ impl Writer {
         if self.mesh.has_changed().unwrap_or(false) {
             let mesh = self.mesh.borrow_and_update().clone();
             self.rules = Rules::of(&mesh, &self.settings);
+            self.sinks.retain(|file, _| self.rules.writes(file));
             self.want();
         }
         let told = self.shared.reopen.swap(false, Ordering::Relaxed);

@@ -67,6 +67,12 @@ impl Rules {
         self.wants
     }
 
+    /// Whether lines may go there.
+    pub(super) fn writes(&self, file: &LogFile) -> bool {
+        let rest = self.rest.iter().map(|(target, _)| target);
+        self.targets.values().chain(rest).any(|target| target.file == *file)
+    }
+
     /// Where a flow is logged: once for each provider that logs it at either end.
     pub(super) fn wanted(&mut self, flow: &Flow) -> Vec<Arc<Target>> {
         let mut found: Vec<Arc<Target>> = Vec::new();

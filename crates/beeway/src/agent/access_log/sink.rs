@@ -185,11 +185,11 @@ mod tests {
     fn lines_that_there_is_no_room_for_are_counted() -> io::Result<()> {
         let mut sink = Sink::open(&LogFile::Standard, Some(Path::new("/dev/full")))?;
         for _ in 0..3 {
-            sink.line(|out| out.push_str("x"));
+            sink.line(|out| out.push('x'));
         }
         assert_eq!(sink.flush(), (0, 3));
         let mut sink = Sink::closed(&LogFile::Standard, Some(Path::new("/no/such/place")));
-        sink.line(|out| out.push_str("x"));
+        sink.line(|out| out.push('x'));
         assert_eq!(sink.flush(), (0, 1));
         Ok(())
     }

@@ -186,7 +186,7 @@ impl Service {
             ("service.namespace", &self.namespace),
             ("service.version", &self.version),
             ("k8s.namespace.name", &self.namespace),
-            ("k8s.deployment.name", &self.workload),
+            ("beeway.workload", &self.workload),
         ] {
             if value != names::UNKNOWN {
                 list.push(text(key, value));
