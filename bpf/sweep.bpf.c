@@ -42,3 +42,26 @@ int sweep(struct bpf_iter__bpf_sk_storage_map *ctx)
 		settle(conn);
 	return 0;
 }
+
+struct bpf_iter__sockmap {
+	struct bpf_iter_meta *meta;
+	struct bpf_map *map;
+	void *key;
+	struct sock *sk;
+};
+
+/* Notes what waits to be read on each bus. */
+SEC("iter/sockmap")
+int measure_buses(struct bpf_iter__sockmap *ctx)
+{
+	u32 *key = ctx->key, at;
+	u64 *depth;
+
+	if (!key)
+		return 0;
+	at = *key;
+	depth = bpf_map_lookup_elem(&depths, &at);
+	if (depth)
+		*depth = ctx->sk ? psock_of(KERNEL_AT(tcp_sock, ctx->sk))->msg_tot_len : 0;
+	return 0;
+}

@@ -150,7 +150,8 @@ fn kernel_and_proxy_take_of_one_bucket() -> Result<()> {
     assert_eq!(passed(&bed.client, WEB, "/detour", 3)?, 0);
     assert_eq!(bed.requests("answered", "rate_limited")?, 2);
     let log = std::fs::read_to_string(bed.state.path().join("access.log"))?;
-    let refused: Vec<&str> = log.lines().filter(|line| line.contains("RL")).collect();
+    let by_detour = log.lines().filter(|line| line.contains("\"lane\":\"detour\""));
+    let refused: Vec<&str> = by_detour.filter(|line| line.contains("RL")).collect();
     assert_eq!(refused.len(), 3, "{log}");
     assert!(refused.iter().all(|line| line.contains("EnvoyFilter default/limit")), "{log}");
     // an answer to HEAD has no body, and is given by the proxy

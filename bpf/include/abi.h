@@ -519,6 +519,7 @@ struct record {
 	unsigned char reason;
 	unsigned char kind;		/* enum traffic_kind */
 	unsigned char pad[3];
+	unsigned int judged;		/* ns that it took to read and judge the head */
 	unsigned int length;		/* bytes of `head` */
 	unsigned char head[RECORD_BYTES];	/* as sent, as far as there is room */
 };

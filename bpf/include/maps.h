@@ -361,6 +361,14 @@ MAP {
 	__type(value, u64);
 } injectors SEC(".maps");
 
+/* Bytes that wait on each bus, as far as the agent has asked (sweep.bpf.c). */
+MAP {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, BUSES);
+	__type(key, u32);
+	__type(value, u64);
+} depths SEC(".maps");
+
 /* One socket that is shut for sending: what is redirected there fails with EPIPE. */
 MAP {
 	__uint(type, BPF_MAP_TYPE_SOCKMAP);

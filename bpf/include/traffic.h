@@ -207,6 +207,7 @@ __weak __noinline int sample(struct conn *conn, struct scratch *s, u32 length)
 	if (!length || length > RECORD_BYTES ||
 	    bpf_probe_read_kernel(record->head, length, s->head))
 		return 0;
+	record->judged = bpf_ktime_get_ns() - conn->now;
 	record->length = length;
 	record->rule = s->verdict.rule;
 	return 1;

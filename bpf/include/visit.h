@@ -11,6 +11,7 @@
 #define BEEWAY_VISIT_H
 
 #include "inlet.h"
+#include "traffic.h"
 #include "http.h"
 #include "body.h"
 
@@ -95,11 +96,27 @@ tell_of_visit(const struct visit *visit, const struct tcp_sock *tcp, enum event_
 	return tell_of_policy(tcp, kind, &visit->called, &visit->caller, &visit->caller);
 }
 
+/* Counts a request that is not let in, by who asked for what. */
+static __always_inline void count_visit(const struct visit *visit, u32 lane, u32 reason, u32 status)
+{
+	struct traffic_key key = { .status = status, .lane = lane, .reason = reason };
+
+	count_request(lane, reason);
+	if (!telemetry_settings())
+		return;
+	copy_ip(key.source, visit->caller.ip);
+	copy_ip(key.service, visit->called.ip);
+	copy_ip(key.endpoint, visit->called.ip);
+	key.port = visit->called.port;
+	key.kind = TRAFFIC_VISIT;
+	count_over(&key, 0, 0, 0);
+}
+
 /* Nothing more of it is read, and the agent resets it. */
 static __always_inline int refuse_visit(struct visit *visit, const struct tcp_sock *tcp)
 {
 	if (visit->framing.phase != PHASE_DEAD) {
-		count_request(LANE_REFUSED, REASON_VISIT);
+		count_visit(visit, LANE_REFUSED, REASON_VISIT, 0);
 		tell_of_visit(visit, tcp, EVENT_CAME);
 	}
 	visit->framing.phase = PHASE_DEAD;
@@ -148,9 +165,10 @@ on_visit(struct __sk_buff *skb, struct visit *visit, const struct tcp_sock *tcp)
 	}
 	if (!understood || (said == VISIT_DENIED && !tell_of_visit(visit, tcp, EVENT_DENIED)))
 		return refuse_visit(visit, tcp);
-	if (begins)
-		count_request(visit->denied ? LANE_ANSWERED : LANE_NATIVE,
-			      visit->denied ? REASON_DENIED : REASON_VISIT);
+	if (begins && visit->denied)
+		count_visit(visit, LANE_ANSWERED, REASON_DENIED, 403);
+	else if (begins)
+		count_request(LANE_NATIVE, REASON_VISIT);
 	/* nor is the body of a request that is answered read */
 	return visit->denied ? SK_DROP : SK_PASS;
 }

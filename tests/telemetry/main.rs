@@ -3,6 +3,7 @@
 
 #[path = "../bed/mod.rs"]
 mod bed;
+mod prometheus;
 mod scrape;
 
 use std::net::SocketAddr;

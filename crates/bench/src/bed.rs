@@ -44,8 +44,8 @@ impl Bed {
         let node = Node::new(label(kind))?;
         let both = kind == BedKind::BeewayBothEnds;
         let pod = |name: &str, mesh| node.pod_with(name, PodOptions { mesh, ..Default::default() });
-        let client =
-            pod("client", matches!(kind, BedKind::Beeway | BedKind::BeewayGuarded) || both)?;
+        let proxied = matches!(kind, BedKind::Plain | BedKind::Sidecars | BedKind::Gateway);
+        let client = pod("client", !proxied)?;
         let (v1, v2) = (pod("v1", both)?, pod("v2", both)?);
         for pod in [&client, &v1, &v2] {
             prepare(pod)?;
@@ -53,25 +53,25 @@ impl Bed {
         let folder = tempfile::tempdir()?;
         // The agent first: a socket can be enrolled only when it is made.
         let agent = match kind {
-            BedKind::Beeway | BedKind::BeewayBothEnds | BedKind::BeewayGuarded => {
+            BedKind::Plain | BedKind::Sidecars | BedKind::Gateway => None,
+            _ => {
                 let mut files = vec![mesh::three_routes(&client, [&v1, &v2])];
                 if kind == BedKind::BeewayGuarded {
                     files.push(mesh::policies());
                 }
-                Some(Agent::start(&plan.agent, &node, folder.path(), &files)?)
+                let quiet = kind == BedKind::BeewayUncounted;
+                let flags: &[&str] = if quiet { &["--no-telemetry"] } else { &[] };
+                Some(Agent::start_with(&plan.agent, &node, folder.path(), &files, flags)?)
             }
-            _ => None,
         };
         let proxies = match kind {
-            BedKind::Plain | BedKind::Beeway | BedKind::BeewayGuarded | BedKind::BeewayBothEnds => {
-                Vec::new()
-            }
             BedKind::Sidecars => sidecars(&plan.envoy, folder.path(), &client, [&v1, &v2])?,
             BedKind::Gateway => {
                 let binary = envoy::install(&plan.envoy)?;
                 let template = envoy::template::GATEWAY;
                 vec![envoy::start(&binary, &node, template, folder.path(), [&v1, &v2])?]
             }
+            _ => Vec::new(),
         };
         let servers = vec![nginx(&v1, PORT, "v1")?, nginx(&v2, PORT, "v2")?];
         Ok(Self {
@@ -267,6 +267,7 @@ fn label(kind: BedKind) -> &'static str {
     match kind {
         BedKind::Plain => "plain",
         BedKind::Beeway => "beeway",
+        BedKind::BeewayUncounted => "uncounted",
         BedKind::BeewayGuarded => "guarded",
         BedKind::BeewayBothEnds => "shortcut",
         BedKind::Sidecars => "sidecars",

@@ -108,8 +108,9 @@ pub struct Aim {
 }
 
 /// The aims of the project but for the cost of connecting.
-pub const AIMS: [Aim; 7] = [
+pub const AIMS: [Aim; 8] = [
     Aim { id: "native-no-mesh", pair: (Variant::Native, Variant::NoMesh), least: 0.97, at: None },
+    Aim { id: "telemetry", pair: (Variant::Native, Variant::Uncounted), least: 0.98, at: None },
     Aim { id: "guarded-no-mesh", pair: (Variant::Guarded, Variant::NoMesh), least: 0.97, at: None },
     Aim { id: "denied-no-mesh", pair: (Variant::Denied, Variant::NoMesh), least: 1.5, at: None },
     Aim {

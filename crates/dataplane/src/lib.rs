@@ -224,6 +224,22 @@ impl Dataplane {
         traffic::traffic(self.loaded.map("traffic"))
     }
 
+    /// How many kinds of traffic there is room for, and how many histograms of durations.
+    pub fn traffic_limits(&self) -> (usize, usize) {
+        let limit = |name| self.loaded.map(name).max_entries() as usize;
+        (limit("traffic"), limit("latencies"))
+    }
+
+    /// Makes room: what is counted under this key begins at zero when it comes again.
+    pub fn forget_traffic(&self, key: &traffic::TrafficKey) {
+        traffic::forget(self.loaded.map("traffic"), key);
+    }
+
+    /// Makes room, likewise.
+    pub fn forget_latency(&self, key: &traffic::LatencyKey) {
+        traffic::forget_latency(self.loaded.map("latencies"), key);
+    }
+
     /// A number that the maps of traffic have until they are made anew.
     pub fn traffic_maps(&self) -> Result<u32> {
         let info = self.loaded.map("traffic").info().context(|| "ask for a map's number".into())?;
@@ -237,7 +253,16 @@ impl Dataplane {
 
     /// Has the kernel count requests that are over and that nothing has followed on their connections.
     pub fn sweep(&self) -> Result<()> {
-        traffic::sweep(&self.loaded.sweep)
+        traffic::walk(&self.loaded.sweep)
+    }
+
+    /// Bytes that wait to be read by each worker of the proxy.
+    pub fn bus_depths(&self) -> Result<Vec<u64>> {
+        traffic::walk(&self.loaded.measure_buses)?;
+        let all = traffic::depths(self.loaded.map("depths"))?;
+        let ours = self.first as usize..;
+        let workers = self.workers.load(Ordering::Relaxed) as usize;
+        Ok(all.get(ours).unwrap_or_default().iter().take(workers).copied().collect())
     }
 
     /// Tells of requests one by one.

@@ -70,6 +70,8 @@ pub(crate) struct Loaded {
     pub(crate) diverter: Diverter,
     /// The program that looks at all connections.
     pub(crate) sweep: Link,
+    /// The program that looks at the buses.
+    pub(crate) measure_buses: Link,
     /// Programs on the agent's own cgroup, which go away with it.
     _own: Vec<Link>,
     /// Whether an earlier agent's maps were taken over.
@@ -101,7 +103,20 @@ impl Loaded {
         let sweep = program(object, "sweep")
             .attach_iter(map(object, "conns").as_fd())
             .context(|| "attach the program that looks at connections".into())?;
-        Ok(Loaded { maps, query_queue, decide, ask_token, diverter, sweep, _own: own, adopted })
+        let measure_buses = program(object, "measure_buses")
+            .attach_iter(map(object, "buses").as_fd())
+            .context(|| "attach the program that looks at buses".into())?;
+        Ok(Loaded {
+            maps,
+            query_queue,
+            decide,
+            ask_token,
+            diverter,
+            sweep,
+            measure_buses,
+            _own: own,
+            adopted,
+        })
     }
 }
 

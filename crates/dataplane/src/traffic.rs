@@ -112,6 +112,8 @@ pub struct Told {
     pub reason: &'static str,
     /// What it is.
     pub kind: TrafficKind,
+    /// How long the kernel read and judged it; zero for a connection.
+    pub judged: Duration,
     /// The beginning of the request's head, as sent; empty for a connection.
     pub head: Vec<u8>,
 }
@@ -180,6 +182,13 @@ fn ip(bytes: &[u8], at: usize) -> IpAddr {
     Ipv6Addr::from(octets).to_canonical()
 }
 
+fn mapped(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    }
+}
+
 fn name(names: &[&'static str], index: u8) -> &'static str {
     names.get(usize::from(index)).copied().unwrap_or("none")
 }
@@ -207,6 +216,20 @@ impl TrafficKey {
             reason: bytes[53],
             kind: kind(bytes[54]),
         })
+    }
+
+    /// As the kernel has it.
+    fn bytes(&self) -> [u8; size_of::<abi::traffic_key>()] {
+        let mut key = [0; size_of::<abi::traffic_key>()];
+        key[..16].copy_from_slice(&mapped(self.source));
+        key[16..32].copy_from_slice(&mapped(self.service.ip()));
+        if let Some(endpoint) = self.endpoint {
+            key[32..48].copy_from_slice(&mapped(endpoint));
+        }
+        key[48..50].copy_from_slice(&self.service.port().to_ne_bytes());
+        key[50..52].copy_from_slice(&self.status.to_ne_bytes());
+        (key[52], key[53], key[54]) = (self.lane, self.reason, self.kind as u8);
+        key
     }
 
     /// One of [`LANES`].
@@ -254,6 +277,22 @@ pub(crate) fn traffic(map: &MapHandle) -> Result<Vec<(TrafficKey, TrafficSum)>> 
     Ok(all)
 }
 
+/// Makes room: a kind of traffic begins at zero when it comes again.
+pub(crate) fn forget(map: &MapHandle, key: &TrafficKey) {
+    // it may be gone already
+    let _ = map.delete(&key.bytes());
+}
+
+/// Makes room, likewise.
+pub(crate) fn forget_latency(map: &MapHandle, key: &LatencyKey) {
+    let mut bytes = [0; size_of::<abi::latency_key>()];
+    bytes[..16].copy_from_slice(&mapped(key.source));
+    bytes[16..32].copy_from_slice(&mapped(key.service.ip()));
+    bytes[32..34].copy_from_slice(&key.service.port().to_ne_bytes());
+    bytes[34..36].copy_from_slice(&key.cpu.to_ne_bytes());
+    let _ = map.delete(&bytes);
+}
+
 /// All histograms of durations.
 pub(crate) fn latencies(map: &MapHandle) -> Result<Vec<(LatencyKey, Vec<u64>)>> {
     let mut all = Vec::new();
@@ -274,12 +313,21 @@ pub(crate) fn latencies(map: &MapHandle) -> Result<Vec<(LatencyKey, Vec<u64>)>> 
     Ok(all)
 }
 
-/// Has the kernel count what is over and nobody has counted.
-pub(crate) fn sweep(link: &Link) -> Result<()> {
-    let mut walk = Iter::new(link).context(|| "look at connections".into())?;
+/// Lets a program look at all that it is attached to.
+pub(crate) fn walk(link: &Link) -> Result<()> {
+    let mut walk = Iter::new(link).context(|| "look at sockets".into())?;
     // it says nothing, but goes on only while it is read
     let mut nothing = Vec::new();
-    walk.read_to_end(&mut nothing).map(drop).context(|| "look at connections".into())
+    walk.read_to_end(&mut nothing).map(drop).context(|| "look at sockets".into())
+}
+
+/// Bytes that wait on each bus.
+pub(crate) fn depths(map: &MapHandle) -> Result<Vec<u64>> {
+    let depth = |at: u32| {
+        let value = map.lookup(&at.to_ne_bytes(), MapFlags::ANY);
+        Ok(word(&value.context(|| "read what waits on a bus".into())?.unwrap_or_default(), 0))
+    };
+    (0..map.max_entries()).map(depth).collect()
 }
 
 /// A reader of records.
@@ -338,6 +386,7 @@ impl Told {
             lane: name(&LANES, record.lane),
             reason: name(&REASONS, record.reason),
             kind: kind(record.kind),
+            judged: Duration::from_nanos(record.judged.into()),
             head: record.head[..length].to_vec(),
         })
     }

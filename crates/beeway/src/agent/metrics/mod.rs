@@ -12,9 +12,10 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use beeway_telemetry::latency;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -26,6 +27,9 @@ use beeway_proxy::{Flags, Stats};
 
 use super::Agent;
 use super::outlets::Outlets;
+
+/// Bounds of the histogram of verdicts, seconds.
+const VERDICT_BOUNDS: [f64; 9] = [250e-9, 500e-9, 1e-6, 2e-6, 4e-6, 8e-6, 16e-6, 64e-6, f64::MAX];
 
 /// Serves metrics until it is dropped.
 pub(crate) struct Server {
@@ -186,7 +190,8 @@ impl Collector for Reader {
         counter(&mut encoder, name, help, agent.telemetry.lost())?;
         let (name, help) = ("series_cut", "Requests counted under no series of their own");
         counter(&mut encoder, name, help, agent.telemetry.cut())?;
-        outlets(&mut encoder, &agent.outlets)
+        outlets(&mut encoder, &agent.outlets)?;
+        self.kernel(&mut encoder)
     }
 }
 
@@ -206,6 +211,38 @@ impl Reader {
                 let labels = [("map", map.name.as_str())];
                 ConstGauge::new(of(map)).encode(metric.encode_family(&labels)?)?;
             }
+        }
+        Ok(())
+    }
+
+    /// How long verdicts take, and what waits for the proxy.
+    fn kernel(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let verdicts = self.0.telemetry.verdicts();
+        let mut metric = encoder.encode_descriptor(
+            "verdict_duration",
+            "How long the kernel read and judged requests, of those told of one by one",
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
+        let mut counts = [0; VERDICT_BOUNDS.len()];
+        let mut sum = 0.0;
+        for (bucket, count) in verdicts.filled() {
+            let seconds = latency::middle(bucket) / 1e9;
+            sum += seconds * count as f64;
+            counts[VERDICT_BOUNDS.partition_point(|bound| *bound < seconds)] += count;
+        }
+        let buckets: Vec<(f64, u64)> = VERDICT_BOUNDS.into_iter().zip(counts).collect();
+        metric.encode_histogram::<NoLabelSet>(sum, verdicts.total(), &buckets, None)?;
+        let depths = self.0.dataplane.bus_depths().unwrap_or_default();
+        let mut metric = encoder.encode_descriptor(
+            "bus_queue",
+            "Bytes of requests that wait for a worker of the proxy",
+            Some(&Unit::Bytes),
+            MetricType::Gauge,
+        )?;
+        for (worker, depth) in depths.into_iter().enumerate() {
+            let labels = [("worker", worker.to_string())];
+            ConstGauge::new(depth).encode(metric.encode_family(&labels)?)?;
         }
         Ok(())
     }

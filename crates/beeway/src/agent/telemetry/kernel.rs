@@ -26,16 +26,20 @@ pub(super) struct Latencies(FxHashMap<LatencyKey, Vec<u64>>);
 impl Latencies {
     /// What has come since the last time.
     pub fn collect(&mut self, dataplane: &Dataplane, names: &Names, tick: &mut Tick) -> Result<()> {
-        for (key, counts) in dataplane.latencies()? {
+        let all = dataplane.latencies()?;
+        let full = all.len() * 4 > dataplane.traffic_limits().1 * 3;
+        for (key, counts) in all {
             let before = self.0.get(&key);
             let grown = counts.iter().enumerate().filter_map(|(at, count)| {
-                let more = count - before.map_or(0, |before| before[at]);
+                let more = count.saturating_sub(before.map_or(0, |before| before[at]));
                 (more > 0).then_some((at as u16, more))
             });
             let grown: Vec<(u16, u64)> = grown.collect();
             if !grown.is_empty() {
                 tick.latencies.push((names.party(key.source), names.service(key.service), grown));
                 self.0.insert(key, counts);
+            } else if full && self.0.remove(&key).is_some() {
+                dataplane.forget_latency(&key);
             }
         }
         Ok(())

@@ -6,6 +6,7 @@
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use beeway_dataplane::Dataplane;
@@ -24,8 +25,13 @@ pub(super) struct Ledger {
     origin: Origin,
     kernel: FxHashMap<TrafficKey, TrafficSum>,
     proxy: FxHashMap<usize, Tally>,
+    /// When the kernel's sums changed last.
+    touched: FxHashMap<TrafficKey, Instant>,
     changed: bool,
 }
+
+/// How long there must have been no traffic of a kind before it makes room for others.
+const SPARE: Duration = Duration::from_secs(600);
 
 /// Whose sums these are: others begin at zero.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +61,7 @@ impl Ledger {
             origin,
             kernel: FxHashMap::default(),
             proxy: FxHashMap::default(),
+            touched: FxHashMap::default(),
             changed: false,
         };
         let Ok(text) = std::fs::read(path) else { return Ok((fresh, Totals::default())) };
@@ -81,10 +88,12 @@ impl Ledger {
         tick: &mut Tick,
     ) -> Result<()> {
         for (key, sum) in dataplane.traffic()? {
-            let before = self.kernel.get(&key);
+            // one that has made room begins at zero again
+            let before = self.kernel.get(&key).filter(|before| before.count <= sum.count);
             if before == Some(&sum) {
                 continue;
             }
+            self.touched.insert(key, Instant::now());
             let grown = tally(&sum).since(&before.map(tally).unwrap_or_default());
             self.kernel.insert(key, sum);
             self.changed = true;
@@ -103,6 +112,24 @@ impl Ledger {
             tick.series.push((Arc::new(series_of_proxy(&kind, names)), grown));
         }
         Ok(())
+    }
+
+    /// Where there is little room left, forgets what has not come for long. A request that is counted in
+    /// just that moment is not.
+    pub fn make_room(&mut self, dataplane: &Dataplane) {
+        if self.kernel.len() * 2 < dataplane.traffic_limits().0 {
+            return;
+        }
+        let touched = &self.touched;
+        let spare = |key: &TrafficKey| touched.get(key).is_none_or(|at| at.elapsed() > SPARE);
+        // the first look of an agent touches nothing that has not changed
+        let old: Vec<TrafficKey> = self.kernel.keys().filter(|key| spare(key)).copied().collect();
+        for key in old {
+            dataplane.forget_traffic(&key);
+            self.kernel.remove(&key);
+            self.touched.remove(&key);
+            self.changed = true;
+        }
     }
 
     /// Writes it down, with the totals that it has led to, if there is anything new.

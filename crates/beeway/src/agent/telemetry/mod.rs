@@ -19,9 +19,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use beeway_dataplane::Dataplane;
+use beeway_dataplane::traffic::Told;
 use beeway_model::Mesh;
 use beeway_proxy::Record;
 use beeway_telemetry::graph::{Recent, Snapshot, Tick};
+use beeway_telemetry::latency::Histogram;
 use beeway_telemetry::totals::Totals;
 use beeway_telemetry::{Flow, Names};
 use tokio::sync::{broadcast, watch};
@@ -61,6 +63,7 @@ pub(crate) struct Telemetry {
     seen: Mutex<Seen>,
     kept: Mutex<VecDeque<Arc<Flow>>>,
     flows: broadcast::Sender<Arc<Flow>>,
+    verdicts: Mutex<Histogram>,
     outlets: Outlets,
     lost: Arc<AtomicU64>,
     stopping: AtomicBool,
@@ -103,6 +106,7 @@ impl Telemetry {
             seen: Mutex::new(seen),
             kept: Mutex::default(),
             flows: broadcast::channel(BEHIND).0,
+            verdicts: Mutex::default(),
             outlets,
             lost: witness.lost_counter(),
             stopping: AtomicBool::new(false),
@@ -220,10 +224,22 @@ impl Telemetry {
             }
             let since = kernel::clock();
             let (names, mesh) = self.names();
+            self.note_verdicts(&told);
             for told in told {
                 self.publish(kernel::flow_of(told, since, &names, &mesh));
             }
         }
+    }
+
+    fn note_verdicts(&self, told: &[Told]) {
+        let mut verdicts = self.verdicts.lock().expect("no panic while locked");
+        let judged = told.iter().filter(|told| !told.judged.is_zero());
+        judged.for_each(|told| verdicts.record(told.judged));
+    }
+
+    /// How long the kernel's verdicts took, of requests that were told of one by one.
+    pub(crate) fn verdicts(&self) -> Histogram {
+        self.verdicts.lock().expect("no panic while locked").clone()
     }
 
     fn names(&self) -> (Arc<Names>, Arc<Mesh>) {
@@ -262,6 +278,7 @@ impl Telemetry {
         let due = seen.saved.elapsed() > SAVE || self.stopping.load(Ordering::Relaxed);
         if changed || due {
             seen.saved = Instant::now();
+            seen.ledger.make_room(&self.dataplane);
             if let Err(error) = seen.ledger.save(&seen.totals) {
                 tracing::warn!("what was counted is not written down: {error:#}");
             }

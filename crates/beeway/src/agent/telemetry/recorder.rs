@@ -76,9 +76,12 @@ impl Recorder for Witness {
     }
 
     fn record(&self, record: Record) {
-        let taken = nanoseconds(record.duration);
-        self.tallies.count(kind_of(&record), taken, record.received, record.sent);
-        self.durations.count(record.known_by, record.service, taken);
+        // one of Kafka's is a part of its connection, which the kernel counts
+        if record.protocol != "Kafka" {
+            let taken = nanoseconds(record.duration);
+            self.tallies.count(kind_of(&record), taken, record.received, record.sent);
+            self.durations.count(record.known_by, record.service, taken);
+        }
         if record.detailed && self.queue.try_send(record).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
