@@ -11,6 +11,8 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::agent::{Endpoint, LogFormat};
+
 /// Where the agent keeps its state unless told otherwise.
 pub const DEFAULT_STATE: &str = "/run/beeway";
 
@@ -83,7 +85,8 @@ pub struct RunArgs {
     /// Address to serve Prometheus metrics on
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15020")]
     pub metrics: SocketAddr,
-    /// File to append a line of JSON to for each request by detour; `-` is the standard output
+    /// File to append a line to for each request and connection, or for those that Telemetry says;
+    /// `-` is the standard output. It is opened anew on SIGHUP and when it was moved
     #[arg(long, value_name = "FILE")]
     pub access_log: Option<PathBuf>,
     /// Address of this node that its pods can reach, with a port or any port: where connections
@@ -111,6 +114,22 @@ pub struct RunArgs {
     /// for is printed by `beeway dashboard`
     #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = DEFAULT_DASHBOARD)]
     pub dashboard: Option<SocketAddr>,
+    /// How the lines of the access log look where no Telemetry says it: `text` is Envoy's
+    /// [default: what MeshConfig says, or json]
+    #[arg(long, value_name = "json|text")]
+    pub access_log_format: Option<LogFormat>,
+    /// Share of the lines that are written, of a hundred
+    #[arg(long, value_name = "PERCENT", default_value = "100", value_parser = percent)]
+    pub access_log_sample: f64,
+    /// Log queries of paths too, which may hold secrets
+    #[arg(long)]
+    pub log_queries: bool,
+    /// Collector to send spans to by OTLP, where no Telemetry names one: http://HOST[:4318]
+    #[arg(long, value_name = "URL", value_parser = Endpoint::parse)]
+    pub otlp: Option<Endpoint>,
+    /// Share of the requests without a trace context that begin a trace, of a hundred
+    #[arg(long, value_name = "PERCENT", default_value = "1", value_parser = percent)]
+    pub trace_sample: f64,
 }
 
 /// Arguments of `beeway exec`.
@@ -292,6 +311,12 @@ fn filter(set: fn(&mut FlowQuery, String)) -> impl Fn(&str) -> Result<String, St
         set(&mut query, text.to_owned());
         Filter::parse(&query).map(|_| text.to_owned())
     }
+}
+
+/// A share of a hundred.
+fn percent(text: &str) -> Result<f64, String> {
+    let share: Option<f64> = text.parse().ok();
+    share.filter(|share| (0.0..=100.0).contains(share)).ok_or("not from 0 to 100".into())
 }
 
 /// A token of RFC 9110 section 5.6.2.

@@ -28,7 +28,7 @@ use beeway_telemetry::totals::Totals;
 use beeway_telemetry::{Flow, Names};
 use tokio::sync::{broadcast, watch};
 
-use super::access_log::AccessLog;
+use super::outlets::Outlets;
 use crate::status::{ledger_file, tallies_file};
 use kernel::Latencies;
 use ledger::Ledger;
@@ -64,7 +64,7 @@ pub(crate) struct Telemetry {
     kept: Mutex<VecDeque<Arc<Flow>>>,
     flows: broadcast::Sender<Arc<Flow>>,
     verdicts: Mutex<Histogram>,
-    access_log: Option<Arc<AccessLog>>,
+    outlets: Outlets,
     lost: Arc<AtomicU64>,
     thinned: Arc<AtomicU64>,
     stopping: AtomicBool,
@@ -91,10 +91,10 @@ impl Telemetry {
         dataplane: Arc<Dataplane>,
         state: &Path,
         mut mesh: watch::Receiver<Arc<Mesh>>,
-        access_log: Option<Arc<AccessLog>>,
+        outlets: Outlets,
     ) -> Result<(Arc<Telemetry>, Arc<Witness>)> {
         let tallies = Arc::new(Tallies::open(&tallies_file(state))?);
-        let (witness, records) = Witness::new(tallies.clone(), access_log.is_some());
+        let (witness, records) = Witness::new(tallies.clone(), outlets.appetite());
         let (ledger, totals) = Ledger::open(&ledger_file(state), &dataplane, &tallies)?;
         let names = Arc::new(Names::of(&mesh.borrow_and_update()));
         let now = Instant::now();
@@ -108,7 +108,7 @@ impl Telemetry {
             kept: Mutex::default(),
             flows: broadcast::channel(BEHIND).0,
             verdicts: Mutex::default(),
-            access_log,
+            outlets,
             lost: witness.lost_counter(),
             thinned: witness.thinned_counter(),
             stopping: AtomicBool::new(false),
@@ -166,11 +166,6 @@ impl Telemetry {
     /// The newest flows, oldest first.
     pub(crate) fn kept(&self) -> Vec<Arc<Flow>> {
         self.kept.lock().expect("no panic while locked").iter().cloned().collect()
-    }
-
-    /// Flows from now on.
-    pub(crate) fn listen(&self) -> broadcast::Receiver<Arc<Flow>> {
-        self.flows.subscribe()
     }
 
     /// The newest flows, oldest first, and all that come after them.
@@ -268,9 +263,7 @@ impl Telemetry {
 
     fn publish(&self, flow: Flow) {
         let flow = Arc::new(flow);
-        if let Some(log) = &self.access_log {
-            log.write(flow.clone());
-        }
+        self.outlets.write(&flow);
         let mut kept = self.kept.lock().expect("no panic while locked");
         if kept.len() >= KEPT {
             kept.pop_front();

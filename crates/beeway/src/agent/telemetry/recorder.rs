@@ -1,7 +1,7 @@
 //! What the userspace proxy tells.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use beeway_telemetry::{Flow, Names, Party, Verdict};
 use rustc_hash::FxHashMap;
 
 use super::tallies::{Kind, Tallies};
+use crate::agent::outlets::Appetite;
 
 /// Records that wait to be put together. One more is lost, and counted.
 const QUEUE: usize = 16 * 1024;
@@ -25,8 +26,8 @@ const DETAILED: u64 = 1000;
 pub(crate) struct Witness {
     tallies: Arc<Tallies>,
     durations: Arc<Durations>,
-    /// All requests are to be told of, and not only some.
-    all: AtomicBool,
+    /// Whether all requests are to be told of, and not only some.
+    appetite: Appetite,
     begun: Instant,
     /// The second that is under way << 32, and how many were told of in it.
     budget: AtomicU64,
@@ -37,12 +38,15 @@ pub(crate) struct Witness {
 }
 
 impl Witness {
-    pub(super) fn new(tallies: Arc<Tallies>, all: bool) -> (Arc<Witness>, Receiver<Record>) {
+    pub(super) fn new(
+        tallies: Arc<Tallies>,
+        appetite: Appetite,
+    ) -> (Arc<Witness>, Receiver<Record>) {
         let (queue, records) = sync_channel(QUEUE);
         let witness = Witness {
             tallies,
             durations: Arc::default(),
-            all: AtomicBool::new(all),
+            appetite,
             begun: Instant::now(),
             budget: AtomicU64::new(0),
             queue,
@@ -67,7 +71,7 @@ impl Witness {
 
 impl Recorder for Witness {
     fn wants_detail(&self) -> bool {
-        if self.all.load(Ordering::Relaxed) {
+        if self.appetite.all() {
             return true;
         }
         let second = self.begun.elapsed().as_secs() << 32;
