@@ -32,7 +32,7 @@ use super::outlets::Outlets;
 use crate::status::{ledger_file, tallies_file};
 use kernel::Latencies;
 use ledger::Ledger;
-use recorder::{Durations, flow_of};
+use recorder::{Stopwatch, flow_of};
 use tallies::Tallies;
 
 pub(crate) use recorder::Witness;
@@ -59,7 +59,7 @@ const BEHIND: usize = 8192;
 pub(crate) struct Telemetry {
     dataplane: Arc<Dataplane>,
     tallies: Arc<Tallies>,
-    durations: Arc<Durations>,
+    durations: Arc<Stopwatch>,
     seen: Mutex<Seen>,
     kept: Mutex<VecDeque<Arc<Flow>>>,
     flows: broadcast::Sender<Arc<Flow>>,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use beeway_proxy::{Flags, Record, Recorder};
 use beeway_telemetry::flow::TraceContext;
-use beeway_telemetry::graph::Tick;
+use beeway_telemetry::graph::{Durations, Tick};
 use beeway_telemetry::latency;
 use beeway_telemetry::{Flow, Names, Party, Verdict};
 use rustc_hash::FxHashMap;
@@ -25,7 +25,7 @@ const DETAILED: u64 = 1000;
 /// Listens to the proxy's workers.
 pub(crate) struct Witness {
     tallies: Arc<Tallies>,
-    durations: Arc<Durations>,
+    durations: Arc<Stopwatch>,
     /// Whether all requests are to be told of, and not only some.
     appetite: Appetite,
     begun: Instant,
@@ -56,7 +56,7 @@ impl Witness {
         (Arc::new(witness), records)
     }
 
-    pub(super) fn durations(&self) -> Arc<Durations> {
+    pub(super) fn durations(&self) -> Arc<Stopwatch> {
         self.durations.clone()
     }
 
@@ -99,9 +99,9 @@ impl Recorder for Witness {
 
 /// How long requests took, by addresses, until somebody collects it.
 #[derive(Default)]
-pub(super) struct Durations(Mutex<FxHashMap<(IpAddr, SocketAddr), FxHashMap<u16, u64>>>);
+pub(super) struct Stopwatch(Mutex<FxHashMap<(IpAddr, SocketAddr), FxHashMap<u16, u64>>>);
 
-impl Durations {
+impl Stopwatch {
     fn count(&self, source: IpAddr, service: SocketAddr, nanoseconds: u64) {
         let mut all = self.0.lock().expect("no panic while locked");
         let bucket = latency::bucket(nanoseconds) as u16;
@@ -112,8 +112,9 @@ impl Durations {
     pub(super) fn collect(&self, names: &Names, tick: &mut Tick) {
         let all = std::mem::take(&mut *self.0.lock().expect("no panic while locked"));
         for ((source, service), buckets) in all {
-            let edge = (names.party(source), names.service(service));
-            tick.latencies.push((edge.0, edge.1, buckets.into_iter().collect()));
+            let (source, service) = (names.party(source), names.service(service));
+            let buckets = buckets.into_iter().collect();
+            tick.latencies.push(Durations { source, service, buckets });
         }
     }
 }
