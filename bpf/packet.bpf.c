@@ -231,7 +231,7 @@ int packet_in(struct __sk_buff *skb)
 
 	if (!conn || conn->side == SIDE_SERVER)
 		return may_enter(skb);
-	if (conn->asking.open)
+	if (conn->asking.open && conn->protocol == PROTOCOL_HTTP)
 		see_answer(skb, conn);
 	if (!has_detours(conn))
 		return is_allowed(skb, conn);

@@ -239,6 +239,14 @@ begin_body(struct sk_msg_md *msg, struct conn *conn, const struct head *h, struc
 	return r->span;
 }
 
+static __always_inline bool has_proxy(void)
+{
+	u32 zero = 0;
+	struct settings *set = bpf_map_lookup_elem(&settings, &zero);
+
+	return set && set->buses;
+}
+
 /* Reads and judges the request at the start of a message. */
 static __always_inline void
 examine(struct sk_msg_md *msg, struct conn *conn, struct generation *g, struct request *r)
@@ -272,7 +280,8 @@ examine(struct sk_msg_md *msg, struct conn *conn, struct generation *g, struct r
 		r->limited = v->limited;
 		why = v->reason;
 	}
-	if (lane != LANE_DETOUR)
+	/* of what it gets the proxy tells */
+	if (lane != LANE_DETOUR || !has_proxy())
 		conn->sampled = sample(conn, s, length);
 	release_scratch(s);
 	r->reason = reason;

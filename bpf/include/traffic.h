@@ -320,11 +320,12 @@ static __always_inline u64 received_by(const struct tcp_sock *tcp)
 	return tcp->bytes_received - (tcp->inet_conn.icsk_inet.sk.sk_shutdown & 1);
 }
 
+/* The other end may have come to be known after the request was sent. */
 static __always_inline struct link *link_of(struct conn *conn)
 {
 	u64 cookie = conn->cookie;
 
-	return conn->peer ? bpf_map_lookup_elem(&links, &cookie) : NULL;
+	return bpf_map_lookup_elem(&links, &cookie);
 }
 
 /* The socket that a record in socket storage belongs to. */
@@ -391,7 +392,8 @@ __weak __noinline int begin_asking(struct conn *conn, u32 lane, u32 reason, u32 
 	a->answer = tcp->rcv_nxt;
 	a->status = 0;
 	a->sampled = conn->sampled;
-	l = link_of(conn);
+	l = conn->peer ? link_of(conn) : NULL;
+	a->shortcut = 0;
 	if (l) {
 		a->shortcut = l->answered_bytes;
 		l->status = 0;
