@@ -33,6 +33,8 @@ fn the_page_shows_what_the_agent_counts() -> Result<()> {
     let mut browser = Browser::start(&shop.node, SIZE)?;
     let url = shop.url()?;
     browser.open(&url)?;
+    // what was sent must not be too long ago, however slow this machine is
+    browser.run(&set("window", "60", "change"))?;
     graph_agrees(&shop, &mut browser)?;
     nothing_flickers(&shop, &mut browser)?;
     keys_do(&mut browser)?;
@@ -168,6 +170,15 @@ fn details_open(browser: &mut Browser) -> Result<()> {
         ensure!(details.contains(wanted), "{wanted:?} is not in {details}");
     }
     press(browser, "#details [data-close]")?;
+    let label = ".label[data-edge=\"default/productpage → default/reviews\"]";
+    browser.wait("a label", &visible(label))?;
+    press(browser, label)?;
+    browser.wait("details of an edge", &visible("#details [data-explain]"))?;
+    press(browser, "#details [data-explain]")?;
+    browser.wait("an answer about it", "!!document.querySelector('#answer .steps')")?;
+    ensure!(text(browser, "#answer")?.contains("default/productpage-v1"));
+    press(browser, "#tab-graph")?;
+    press(browser, "#details [data-close]")?;
     browser.wait("no details", &format!("!({})", visible("#details")))
 }
 
@@ -211,6 +222,7 @@ fn a_request_is_explained(browser: &mut Browser) -> Result<()> {
     browser.run(&fill("from", "default/productpage-v1"))?;
     browser.run(&fill("url", "http://reviews:9080/reviews/0"))?;
     browser.run(&fill("headers", "end-user: jason"))?;
+    browser.run("document.getElementById('answer').replaceChildren()")?;
     press(browser, "#question button")?;
     browser.wait("an answer", "!!document.querySelector('#answer .steps')")?;
     let answer = text(browser, "#answer")?;
@@ -293,23 +305,17 @@ fn busy(browser: &mut Browser) -> Result<f64> {
 }
 
 fn filters(browser: &mut Browser) -> Result<()> {
-    let set = |id: &str, value: &str| {
-        format!(
-            "(() => {{ const field = document.getElementById('{id}'); field.value = '{value}'; \
-             field.dispatchEvent(new Event('input')); }})()"
-        )
-    };
     let fitting = "[...document.querySelectorAll('.node:not(.context)')].map(n => n.dataset.node)";
-    browser.run(&set("filter", "service-04"))?;
+    browser.run(&set("filter", "service-04", "input"))?;
     let wanted: Vec<_> = (40..50).map(|n| format!("ns{}/service-{n:03}", n % 8)).collect();
     let mut found: Vec<String> = serde_json::from_value(browser.run(fitting)?)?;
     found.sort_by_key(|name| name.split('-').next_back().map(str::to_owned));
     assert_eq!(found, wanted);
-    browser.run(&set("filter", ""))?;
-    browser.run(&set("namespace", "ns3"))?;
+    browser.run(&set("filter", "", "input"))?;
+    browser.run(&set("namespace", "ns3", "input"))?;
     let found: Vec<String> = serde_json::from_value(browser.run(fitting)?)?;
     ensure!(found.len() == 25 && found.iter().all(|name| name.starts_with("ns3/")), "{found:?}");
-    browser.run(&set("namespace", ""))?;
+    browser.run(&set("namespace", "", "input"))?;
     browser.wait("all again", "document.querySelectorAll('.node').length === 200")
 }
 
@@ -460,6 +466,14 @@ fn target() -> PathBuf {
     profile.parent().map(Path::to_owned).unwrap_or(profile)
 }
 
+/// Changes a field as a user would.
+fn set(id: &str, value: &str, event: &str) -> String {
+    format!(
+        "(() => {{ const field = document.getElementById('{id}'); field.value = '{value}'; \
+         field.dispatchEvent(new Event('{event}')); }})()"
+    )
+}
+
 /// Whether something is there and not hidden.
 fn visible(selector: &str) -> String {
     format!("!!document.querySelector('{selector}')?.checkVisibility()")
@@ -470,10 +484,13 @@ fn text(browser: &mut Browser, selector: &str) -> Result<String> {
     Ok(value.as_str().context("no text")?.replace('\u{a0}', " "))
 }
 
-/// Clicks as a user does, in the middle of what is seen of it.
+/// Clicks as a user does, in the middle of what is seen of it, once all is where it belongs.
 fn press(browser: &mut Browser, selector: &str) -> Result<()> {
     let script = format!(
-        "(() => {{ const box = document.querySelector(`{selector}`).getBoundingClientRect(); \
+        "(async () => {{ \
+         for (let n = 0; n < 2; n++) await new Promise((done) => requestAnimationFrame(done)); \
+         const node = document.querySelector(`{selector}`); \
+         node.scrollIntoView({{ block: 'nearest' }}); const box = node.getBoundingClientRect(); \
          return [box.x + box.width / 2, box.y + box.height / 2]; }})()"
     );
     let place = browser.run(&script)?;
