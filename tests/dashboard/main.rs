@@ -6,12 +6,13 @@ mod crowd;
 mod shop;
 
 use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use beeway_testbed::{Browser, Node, curl};
+use beeway_testbed::{Browser, Node, Place, curl};
 use serde_json::{Value, json};
 
 use bed::{LIMIT, agent_command, off, ready, wait_until};
@@ -375,6 +376,27 @@ fn nobody_enters_without_the_token() -> Result<()> {
 }
 
 #[test]
+fn who_says_nothing_uses_up_neither_descriptors_nor_the_dashboard() -> Result<()> {
+    let site = Site::start("dashmany")?;
+    let url = site.url()?;
+    let address: SocketAddr = site_and_token(&url)?.0.trim_start_matches("http://").parse()?;
+    let descriptors = || Ok::<_, anyhow::Error>(std::fs::read_dir(site.open_files())?.count());
+    let before = descriptors()?;
+    let silent: std::io::Result<Vec<TcpStream>> =
+        site.node.run_in(|| (0..100).map(|_| TcpStream::connect(address)).collect())?;
+    let silent = silent?;
+    wait_until("connections are taken", || Ok(descriptors()? > before + 50))?;
+    std::thread::sleep(Duration::from_millis(300)); // as many as it will take
+    let most = descriptors()?;
+    ensure!(most < before + 80, "{before} open files became {most}");
+    // those that say nothing are closed, and then it is this one's turn
+    let answer = site.curl(&[&url])?;
+    ensure!(answer.starts_with("HTTP/1.1 303"), "{answer}");
+    drop(silent);
+    Ok(())
+}
+
+#[test]
 fn an_agent_that_takes_over_serves_it_with_a_token_of_its_own() -> Result<()> {
     let mut site = Site::start("dashnext")?;
     let before = site.url()?;
@@ -516,13 +538,17 @@ impl Site {
         Ok(Site { agent, state, config, node })
     }
 
+    fn open_files(&self) -> String {
+        format!("/proc/{}/fd", self.agent.pid())
+    }
+
     fn url(&self) -> Result<String> {
         shop::url(self.state.path())
     }
 
     /// Head and body of an answer.
     fn curl(&self, arguments: &[&str]) -> Result<String> {
-        let all = [&["-sS", "-i", "-m", "10"], arguments].concat();
+        let all = [&["-sS", "-i", "-m", "60"], arguments].concat();
         Ok(curl(&self.node, &all)?.success()?.stdout)
     }
 }
