@@ -20,7 +20,7 @@ STAMP := $(TARGET)/.setup
 # make itself is found, or nothing here would run
 PACKAGES := build run test
 
-.PHONY: help setup build demo test fuzz bench lint install uninstall clean rust root kafka
+.PHONY: help setup build demo test fuzz bench lint install uninstall clean rust root kafka otlp
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /\1\t/' \
@@ -32,6 +32,10 @@ $(STAMP): .ci/packages | rust
 	@.ci/packages $(PACKAGES)
 	mkdir -p $(@D)
 	touch $@
+
+# what the tests of traces need
+otlp: setup
+	@.ci/otlp $(TARGET)/otlp
 
 # what the tests of Kafka need
 kafka: setup
@@ -59,7 +63,7 @@ build: setup ## Build the release binaries into target/release
 demo: root build ## Run the demonstration: a shop of eight pods, real traffic, one minute
 	@$(RELEASE)/beeway-demo
 
-test: root setup kafka ## Build everything, then run every test: kernel and traffic tests too
+test: root setup kafka otlp ## Build everything, then run every test: kernel and traffic tests too
 	cargo build --locked --workspace --all-targets
 	cargo test --locked --workspace
 

@@ -262,7 +262,7 @@ pub fn agent_command(node: &Node, config: &Path, state: &Path) -> Command {
         .arg(state)
         .arg("--cgroup")
         .arg(node.mesh().path())
-        .args(["--node", "node-1", "--access-log"])
+        .args(["--node", "node-1", "--log-queries", "--access-log"])
         .arg(state.join("access.log"))
 }
 

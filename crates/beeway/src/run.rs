@@ -31,7 +31,12 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
         cgroup: args.cgroup,
         state: args.state,
         metrics: args.metrics,
-        access_log: args.access_log,
+        access_log: agent::LogSettings {
+            file: args.access_log,
+            format: args.access_log_format,
+            sample: args.access_log_sample,
+            queries: args.log_queries,
+        },
         no_shortcut: args.no_shortcut,
         no_tracing: args.no_tracing,
         no_telemetry: args.no_telemetry,
@@ -39,6 +44,7 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
         drain: Duration::from_secs(args.drain_seconds),
         dashboard: args.dashboard,
         node: Some(args.node.map_or_else(host_name, Ok)?),
+        traces: agent::TraceSettings { endpoint: args.otlp, sample: args.trace_sample },
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -21,7 +21,7 @@ use crate::mesh_config::{self, MeshConfig};
 use crate::network_policy::NetworkPolicy;
 use crate::policy_item;
 use crate::problem::{Problem, Severity};
-use crate::{envoy_filter, gateway, istio, kafka, rate_limit};
+use crate::{envoy_filter, gateway, istio, kafka, rate_limit, telemetry};
 
 /// Where an object was written, and what it is called in problems.
 #[derive(Debug, Clone)]
@@ -106,6 +106,7 @@ pub(crate) enum Typed {
     NetworkPolicy(Arc<Written<NetworkPolicy>>),
     KafkaPolicy(Arc<Written<kafka::Spec>>),
     EnvoyFilter(Arc<Written<envoy_filter::Spec>>),
+    Telemetry(Arc<Written<telemetry::Spec>>),
 }
 
 impl<T> Written<T> {
@@ -256,6 +257,7 @@ fn item(node: Node, group: String, version: &str, kind: String) -> Item {
         "networking.istio.io" => &ISTIO_VERSIONS,
         "gateway.networking.k8s.io" => &GATEWAY_VERSIONS,
         kafka::GROUP => &["v1alpha1"],
+        "telemetry.istio.io" => &["v1", "v1alpha1"],
         _ => &["v1"],
     };
     let mesh_config = (&*group, &*kind) == ("", "ConfigMap")
@@ -320,6 +322,7 @@ impl Reader<'_> {
             "DestinationRule" => Typed::DestinationRule(self.read_spec()?),
             "ServiceEntry" => Typed::ServiceEntry(self.read_spec()?),
             "EnvoyFilter" => Typed::EnvoyFilter(self.rate_limit()?),
+            "Telemetry" => Typed::Telemetry(self.read_spec()?),
             "KafkaPolicy" => Typed::KafkaPolicy(self.read_spec().unwrap_or_else(|| self.closed())),
             _ => Typed::WorkloadEntry(self.read_spec()?),
         })
@@ -399,7 +402,8 @@ impl Reader<'_> {
     }
 }
 
-/// Whether a path lies in the `match` of a VirtualService, the `matches` of a route, or a policy.
+/// Whether a path lies in the `match` of a VirtualService, the `matches` of a route, a policy, or what
+/// a Telemetry is about.
 fn is_condition(kind: &str, path: &str) -> bool {
     let mut steps = path.split('.');
     let (root, list, _) = (steps.next(), steps.next(), steps.next());
@@ -408,6 +412,10 @@ fn is_condition(kind: &str, path: &str) -> bool {
             _ if matches!(kind, "KafkaPolicy" | "EnvoyFilter") => true,
             Some("http" | "tls" | "tcp") => steps.next() == Some("match"),
             Some("rules") => steps.next() == Some("matches"),
+            Some("selector") => kind == "Telemetry",
+            Some("accessLogging" | "tracing") => {
+                matches!(steps.next(), Some("match" | "filter"))
+            }
             _ => false,
         }
 }
@@ -426,6 +434,7 @@ fn unread_kind(place: &Place, group: &str, kind: &str) -> Option<Problem> {
             "VirtualService" | "DestinationRule" | "ServiceEntry" | "WorkloadEntry" | "EnvoyFilter"
         ),
         kafka::GROUP => kind == "KafkaPolicy",
+        "telemetry.istio.io" => kind == "Telemetry",
         _ => false,
     };
     // Built-in kinds that say nothing about traffic.

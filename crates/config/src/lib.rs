@@ -48,6 +48,8 @@ mod route_match;
 mod service_entry;
 mod services;
 mod subsets;
+mod telemetry;
+mod telemetry_provider;
 mod virtual_action;
 mod virtual_check;
 mod virtual_delegate;
@@ -115,7 +117,9 @@ fn mesh(
     gateway_route::attach(objects, &mut catalog, &mut problems);
     let providers = mesh_config::providers(objects, &mut catalog, &mut problems);
     let policies = access::policies(objects, &instances, &catalog, &providers, &mut problems);
+    let telemetry = telemetry::telemetry(objects, &instances, &mut catalog, &mut problems);
     let mut mesh = catalog.finish(&mut problems);
+    mesh.telemetry = telemetry;
     mesh.workloads = instances.workloads(options.node.as_deref());
     mesh.nodes = access::nodes(objects, &instances, options, &mut problems);
     mesh.providers = providers;

@@ -1,4 +1,5 @@
-//! MeshConfig (the ConfigMap `istio` of the root namespace): who decides for CUSTOM policies.
+//! MeshConfig (the ConfigMap `istio` of the root namespace): who decides for CUSTOM policies; and
+//! what [`telemetry_provider`] reads.
 //!
 //! A provider of which anything cannot be read is not there, and policies that name it deny.
 
@@ -16,12 +17,13 @@ use crate::item::Place;
 use crate::objects::Objects;
 use crate::policy_item::{Fault, strict};
 use crate::problem::Problem;
+use crate::telemetry_provider::{self, Settings};
 
 /// Where it is.
 pub(crate) const NAMESPACE: &str = crate::ROOT_NAMESPACE;
 pub(crate) const NAME: &str = "istio";
 pub(crate) const KEY: &str = "mesh";
-const PATH: &str = "data.mesh";
+pub(crate) const PATH: &str = "data.mesh";
 
 /// What is read of it.
 #[derive(Debug, Default)]
@@ -31,6 +33,8 @@ pub(crate) struct MeshConfig {
     pub root_namespace: Option<String>,
     /// What policies may call the mesh's trust domain, if that is not the default.
     pub trust_domain: Option<String>,
+    /// Access logs and traces.
+    pub telemetry: Settings,
 }
 
 /// A provider whose service has not been looked up.
@@ -121,6 +125,7 @@ pub(crate) fn read(text: &str, place: &Place, problems: &mut Vec<Problem>) -> Me
     let mut config = MeshConfig {
         root_namespace: named("rootNamespace"),
         trust_domain: named("trustDomain").filter(|domain| domain != TRUST_DOMAIN),
+        telemetry: telemetry_provider::read(&node, before, place, problems),
         ..MeshConfig::default()
     };
     if let Some(domain) = &config.trust_domain {

@@ -13,7 +13,7 @@ use crate::item::{Identity, Item, Typed, Written};
 use crate::mesh_config::MeshConfig;
 use crate::network_policy::NetworkPolicy;
 use crate::problem::Problem;
-use crate::{envoy_filter, gateway, istio, kafka};
+use crate::{envoy_filter, gateway, istio, kafka, telemetry};
 
 pub(crate) use crate::item::{Object, Place};
 
@@ -37,6 +37,7 @@ pub(crate) struct Objects {
     pub network_policies: Vec<Object<NetworkPolicy>>,
     pub kafka_policies: Vec<Object<kafka::Spec>>,
     pub envoy_filters: Vec<Object<envoy_filter::Spec>>,
+    pub telemetries: Vec<Object<telemetry::Spec>>,
 }
 
 /// Takes in the items of all files, in the order of files and documents.
@@ -129,6 +130,7 @@ impl Objects {
                 self.kafka_policies.push(Object::new(place, written));
             }
             Typed::EnvoyFilter(written) => self.envoy_filters.push(Object::new(place, written)),
+            Typed::Telemetry(written) => self.telemetries.push(Object::new(place, written)),
         }
     }
 
@@ -152,5 +154,6 @@ impl Objects {
         by_name(&mut self.network_policies);
         by_name(&mut self.kafka_policies);
         by_name(&mut self.envoy_filters);
+        by_name(&mut self.telemetries);
     }
 }

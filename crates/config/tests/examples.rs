@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use beeway_config::{Loaded, Options, Severity, check_dir, load, load_dir, read_dir};
 use beeway_model::access::{Access, Call, Party, evaluate};
+use beeway_model::telemetry::Side;
 use beeway_model::{Mesh, Outcome, Protocol, Request, Transport, route};
 
 fn workspace() -> PathBuf {
@@ -150,6 +151,29 @@ fn authorization_is_clean_and_reads_as_it_says() {
     }
     let dry_run = access(&mesh, (outside, web, 8080), "GET /").dry_run;
     assert_eq!(dry_run.len(), 1);
+}
+
+#[test]
+fn telemetry_is_clean_and_says_what_it_reads() {
+    let dir = workspace().join("examples/telemetry");
+    let Loaded { mesh, problems } = check_dir(&dir, &Options::default()).unwrap();
+    assert_eq!(problems, []);
+    let telemetry = &mesh.telemetry;
+    let labels = |app: &str| [("app".to_owned(), app.to_owned())].into();
+    let logged = |namespace, app, side| {
+        let wanted = telemetry.logging(namespace, &labels(app), side).unwrap();
+        wanted.iter().map(|to| to.provider.to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(logged("default", "front", Side::Client), ["envoy", "errors"]);
+    assert_eq!(logged("default", "front", Side::Server), ["envoy"]);
+    assert_eq!(logged("default", "shop", Side::Server), ["envoy"]);
+    let sampled = |namespace, app| {
+        let said = telemetry.tracing(namespace, &labels(app), Side::Client).unwrap();
+        said.and_then(|to| to.sampling)
+    };
+    assert_eq!(sampled("default", "front"), Some(10.0));
+    assert_eq!(sampled("default", "shop"), Some(1.0));
+    assert_eq!(sampled("observability", "otel-collector"), None);
 }
 
 /// What policies say of a call, to all services before its endpoint: `METHOD TARGET`, or a

@@ -17,6 +17,7 @@ pub mod request;
 pub mod route;
 pub mod router;
 pub mod stream;
+pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 
@@ -37,3 +38,4 @@ pub use route::{
 };
 pub use router::{Decision, Outcome, route};
 pub use stream::{Connection, StreamMatch, StreamRule, Subnet, route_stream};
+pub use telemetry::Telemetry;

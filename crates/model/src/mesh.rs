@@ -11,6 +11,7 @@ use crate::kafka::KafkaPolicy;
 use crate::limits::RateLimiter;
 use crate::route::Rule;
 use crate::stream::StreamRule;
+use crate::telemetry::Telemetry;
 
 /// One complete configuration: an immutable value, replaced as a whole.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -32,6 +33,8 @@ pub struct Mesh {
     pub kafka: Vec<KafkaPolicy>,
     /// How many requests workloads take, in order of namespace and name.
     pub limits: Vec<RateLimiter>,
+    /// What is told of traffic.
+    pub telemetry: Telemetry,
 }
 
 /// Index into [`Mesh::clusters`].

@@ -16,8 +16,11 @@ mod handover;
 mod homes;
 mod listen;
 mod metrics;
+mod outlets;
 mod socket;
+mod subjects;
 mod telemetry;
+mod traces;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -28,11 +31,14 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 use beeway_dataplane::{Dataplane, StateLock, Telling};
 
-use access_log::AccessLog;
 use configuration::Follower;
 use detour::Detour;
 use homes::Homes;
+use outlets::Outlets;
 use telemetry::Telemetry;
+
+pub use access_log::{LogFormat, LogSettings};
+pub use traces::{Endpoint, TraceSettings};
 
 use crate::status::{admin_socket, api_socket, pid_file};
 
@@ -47,8 +53,8 @@ pub struct RunArgs {
     pub state: PathBuf,
     /// Where metrics are served.
     pub metrics: SocketAddr,
-    /// Where requests by detour are logged.
-    pub access_log: Option<PathBuf>,
+    /// Where requests are logged, and how.
+    pub access_log: LogSettings,
     /// Never let bytes skip TCP.
     pub no_shortcut: bool,
     /// Count and tell nothing of traffic.
@@ -64,6 +70,8 @@ pub struct RunArgs {
     pub node: Option<String>,
     /// Where the dashboard is served.
     pub dashboard: Option<SocketAddr>,
+    /// Where spans go, and of how many requests.
+    pub traces: TraceSettings,
 }
 
 /// What all parts of the running agent see.
@@ -75,7 +83,7 @@ pub(crate) struct Agent {
     pub(crate) homes: Homes,
     pub(crate) detour: Arc<Detour>,
     pub(crate) telemetry: Arc<Telemetry>,
-    pub(crate) access_log: Option<Arc<AccessLog>>,
+    pub(crate) outlets: Outlets,
     /// Taken while this agent has the state directory, and serves metrics.
     lock: Mutex<Option<StateLock>>,
     metrics: Mutex<Option<metrics::Server>>,
@@ -117,11 +125,12 @@ pub fn run(args: RunArgs) -> Result<()> {
         sd_notify::NotifyState::MainPid(std::process::id()),
         sd_notify::NotifyState::Ready,
     ]);
-    stop.wait();
+    stop.wait(|| agent.outlets.access_log.reopen());
     if agent.relieved.load(Ordering::Acquire) {
         tracing::info!("another agent has taken over");
         agent.detour.end();
         agent.telemetry.stop();
+        agent.outlets.stop();
         return Ok(());
     }
     notify_systemd(&[sd_notify::NotifyState::Stopping]);
@@ -129,6 +138,7 @@ pub fn run(args: RunArgs) -> Result<()> {
     agent.detour.stop();
     agent.telemetry.stop();
     drop(agent.dashboard.lock().expect("no panic while locked").take());
+    agent.outlets.stop();
     let _ = std::fs::remove_file(pid_file(&agent.args.state));
     let _ = std::fs::remove_file(api_socket(&agent.args.state));
     let _ = std::fs::remove_file(admin_socket(&agent.args.state));
@@ -142,7 +152,7 @@ impl Agent {
             cgroup: args.cgroup.clone(),
             state: args.state.clone(),
             shortcut: !args.no_shortcut,
-            telling: match args.access_log {
+            telling: match args.access_log.file {
                 _ if args.no_telemetry => Telling::Off,
                 Some(_) => Telling::All,
                 None => Telling::Some(telemetry::TOLD),
@@ -151,9 +161,10 @@ impl Agent {
         })?);
         let follower = Follower::start(&args, dataplane.clone())?;
         let homes = Homes::start(&args, dataplane.clone(), follower.mesh())?;
-        let access_log = args.access_log.as_deref().map(AccessLog::open).transpose()?;
+        let (log, traces) = (args.access_log.clone(), args.traces.clone());
+        let outlets = Outlets::open(log, traces, &follower.mesh(), teller(&args, &dataplane))?;
         let (telemetry, witness) =
-            Telemetry::start(dataplane.clone(), &args.state, follower.mesh(), access_log.clone())?;
+            Telemetry::start(dataplane.clone(), &args.state, follower.mesh(), outlets.clone())?;
         let mesh = follower.mesh();
         let detour = Arc::new(Detour::start(dataplane.clone(), mesh, Some(witness), beside)?);
         listen::start(&args, &detour, follower.mesh())?;
@@ -167,7 +178,7 @@ impl Agent {
             homes,
             detour,
             telemetry,
-            access_log,
+            outlets,
             lock: Mutex::new(Some(lock)),
             metrics: Mutex::default(),
             dashboard: Mutex::default(),
@@ -222,6 +233,17 @@ impl Agent {
     }
 }
 
+/// Has the kernel tell of all requests, or of some.
+fn teller(args: &RunArgs, dataplane: &Arc<Dataplane>) -> impl Fn(bool) + Send + 'static {
+    let (dataplane, silent) = (dataplane.clone(), args.no_telemetry);
+    move |all| {
+        let telling = if all { Telling::All } else { Telling::Some(telemetry::TOLD) };
+        if let Err(error) = if silent { Ok(()) } else { dataplane.tell(telling) } {
+            tracing::error!(%error, "the kernel could not be told how much to tell");
+        }
+    }
+}
+
 fn write_pid(state: &Path) -> Result<()> {
     let path = pid_file(state);
     std::fs::write(&path, format!("{}\n", std::process::id()))
@@ -234,7 +256,7 @@ fn notify_systemd(states: &[sd_notify::NotifyState<'_>]) {
     }
 }
 
-/// SIGTERM and SIGINT, taken synchronously.
+/// SIGTERM, SIGINT and SIGHUP, taken synchronously.
 struct Signals(nix::sys::signal::SigSet);
 
 impl Signals {
@@ -244,14 +266,21 @@ impl Signals {
         let mut set = SigSet::empty();
         set.add(Signal::SIGTERM);
         set.add(Signal::SIGINT);
+        set.add(Signal::SIGHUP);
         set.thread_block().context("block signals")?;
         Ok(Signals(set))
     }
 
-    fn wait(&self) {
-        while self.0.wait().is_err() {
-            // EINTR; a signal that cannot be waited for would spin without this
-            std::thread::sleep(Duration::from_millis(10));
+    /// Waits until the process shall end; SIGHUP (logrotate sends it) is another matter.
+    fn wait(&self, hung_up: impl Fn()) {
+        use nix::sys::signal::Signal;
+        loop {
+            match self.0.wait() {
+                Ok(Signal::SIGHUP) => hung_up(),
+                Ok(_) => return,
+                // EINTR; a signal that cannot be waited for would spin without this
+                Err(_) => std::thread::sleep(Duration::from_millis(10)),
+            }
         }
     }
 }

@@ -26,6 +26,7 @@ use beeway_dataplane::MapUse;
 use beeway_proxy::{Flags, Stats};
 
 use super::Agent;
+use super::outlets::Outlets;
 
 /// Bounds of the histogram of verdicts, seconds.
 const VERDICT_BOUNDS: [f64; 9] = [250e-9, 500e-9, 1e-6, 2e-6, 4e-6, 8e-6, 16e-6, 64e-6, f64::MAX];
@@ -185,12 +186,11 @@ impl Collector for Reader {
             let labels = [("flag", letters)];
             ConstCounter::new(*count).encode(flags.encode_family(&labels)?)?;
         }
-        let lost = agent.access_log.as_ref().map_or(0, |log| log.lost());
-        counter(&mut encoder, "access_log_lost", "Records that were not logged", lost)?;
         let (name, help) = ("proxy_records_lost", "Records of the proxy that were not looked at");
         counter(&mut encoder, name, help, agent.telemetry.lost())?;
         let (name, help) = ("series_cut", "Requests counted under no series of their own");
         counter(&mut encoder, name, help, agent.telemetry.cut())?;
+        outlets(&mut encoder, &agent.outlets)?;
         self.kernel(&mut encoder)
     }
 }
@@ -288,6 +288,21 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+/// What became of lines of the access log, and of spans.
+fn outlets(encoder: &mut DescriptorEncoder<'_>, outlets: &Outlets) -> Result<(), std::fmt::Error> {
+    let (log, spans) = (&outlets.access_log, outlets.traces.counts());
+    for (name, help, value) in [
+        ("access_log_lines", "Lines of access logs that were written", log.written()),
+        ("access_log_lost", "Records that were not logged", log.lost()),
+        ("spans_exported", "Spans that a collector has taken", spans.exported),
+        ("spans_dropped", "Spans that were not sent, or not taken", spans.dropped),
+        ("span_export_failures", "Times that a collector took no spans", spans.failures),
+    ] {
+        counter(encoder, name, help, value)?;
+    }
+    Ok(())
 }
 
 /// Connections that the proxy takes as a whole.
