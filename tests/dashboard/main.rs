@@ -6,12 +6,13 @@ mod crowd;
 mod shop;
 
 use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use beeway_testbed::{Browser, Node, curl};
+use beeway_testbed::{Browser, Node, Place, curl};
 use serde_json::{Value, json};
 
 use bed::{LIMIT, agent_command, off, ready, wait_until};
@@ -33,6 +34,8 @@ fn the_page_shows_what_the_agent_counts() -> Result<()> {
     let mut browser = Browser::start(&shop.node, SIZE)?;
     let url = shop.url()?;
     browser.open(&url)?;
+    // what was sent must not be too long ago, however slow this machine is
+    browser.run(&set("window", "60", "change"))?;
     graph_agrees(&shop, &mut browser)?;
     nothing_flickers(&shop, &mut browser)?;
     keys_do(&mut browser)?;
@@ -168,6 +171,15 @@ fn details_open(browser: &mut Browser) -> Result<()> {
         ensure!(details.contains(wanted), "{wanted:?} is not in {details}");
     }
     press(browser, "#details [data-close]")?;
+    let label = ".label[data-edge=\"default/productpage → default/reviews\"]";
+    browser.wait("a label", &visible(label))?;
+    press(browser, label)?;
+    browser.wait("details of an edge", &visible("#details [data-explain]"))?;
+    press(browser, "#details [data-explain]")?;
+    browser.wait("an answer about it", "!!document.querySelector('#answer .steps')")?;
+    ensure!(text(browser, "#answer")?.contains("default/productpage-v1"));
+    press(browser, "#tab-graph")?;
+    press(browser, "#details [data-close]")?;
     browser.wait("no details", &format!("!({})", visible("#details")))
 }
 
@@ -211,6 +223,7 @@ fn a_request_is_explained(browser: &mut Browser) -> Result<()> {
     browser.run(&fill("from", "default/productpage-v1"))?;
     browser.run(&fill("url", "http://reviews:9080/reviews/0"))?;
     browser.run(&fill("headers", "end-user: jason"))?;
+    browser.run("document.getElementById('answer').replaceChildren()")?;
     press(browser, "#question button")?;
     browser.wait("an answer", "!!document.querySelector('#answer .steps')")?;
     let answer = text(browser, "#answer")?;
@@ -293,23 +306,17 @@ fn busy(browser: &mut Browser) -> Result<f64> {
 }
 
 fn filters(browser: &mut Browser) -> Result<()> {
-    let set = |id: &str, value: &str| {
-        format!(
-            "(() => {{ const field = document.getElementById('{id}'); field.value = '{value}'; \
-             field.dispatchEvent(new Event('input')); }})()"
-        )
-    };
     let fitting = "[...document.querySelectorAll('.node:not(.context)')].map(n => n.dataset.node)";
-    browser.run(&set("filter", "service-04"))?;
+    browser.run(&set("filter", "service-04", "input"))?;
     let wanted: Vec<_> = (40..50).map(|n| format!("ns{}/service-{n:03}", n % 8)).collect();
     let mut found: Vec<String> = serde_json::from_value(browser.run(fitting)?)?;
     found.sort_by_key(|name| name.split('-').next_back().map(str::to_owned));
     assert_eq!(found, wanted);
-    browser.run(&set("filter", ""))?;
-    browser.run(&set("namespace", "ns3"))?;
+    browser.run(&set("filter", "", "input"))?;
+    browser.run(&set("namespace", "ns3", "input"))?;
     let found: Vec<String> = serde_json::from_value(browser.run(fitting)?)?;
     ensure!(found.len() == 25 && found.iter().all(|name| name.starts_with("ns3/")), "{found:?}");
-    browser.run(&set("namespace", ""))?;
+    browser.run(&set("namespace", "", "input"))?;
     browser.wait("all again", "document.querySelectorAll('.node').length === 200")
 }
 
@@ -365,6 +372,27 @@ fn nobody_enters_without_the_token() -> Result<()> {
         .arg(site.state.path())
         .output()?;
     assert_eq!(output.status.code(), Some(3), "{output:?}");
+    Ok(())
+}
+
+#[test]
+fn who_says_nothing_uses_up_neither_descriptors_nor_the_dashboard() -> Result<()> {
+    let site = Site::start("dashmany")?;
+    let url = site.url()?;
+    let address: SocketAddr = site_and_token(&url)?.0.trim_start_matches("http://").parse()?;
+    let descriptors = || Ok::<_, anyhow::Error>(std::fs::read_dir(site.open_files())?.count());
+    let before = descriptors()?;
+    let silent: std::io::Result<Vec<TcpStream>> =
+        site.node.run_in(|| (0..100).map(|_| TcpStream::connect(address)).collect())?;
+    let silent = silent?;
+    wait_until("connections are taken", || Ok(descriptors()? > before + 50))?;
+    std::thread::sleep(Duration::from_millis(300)); // as many as it will take
+    let most = descriptors()?;
+    ensure!(most < before + 80, "{before} open files became {most}");
+    // those that say nothing are closed, and then it is this one's turn
+    let answer = site.curl(&[&url])?;
+    ensure!(answer.starts_with("HTTP/1.1 303"), "{answer}");
+    drop(silent);
     Ok(())
 }
 
@@ -460,6 +488,14 @@ fn target() -> PathBuf {
     profile.parent().map(Path::to_owned).unwrap_or(profile)
 }
 
+/// Changes a field as a user would.
+fn set(id: &str, value: &str, event: &str) -> String {
+    format!(
+        "(() => {{ const field = document.getElementById('{id}'); field.value = '{value}'; \
+         field.dispatchEvent(new Event('{event}')); }})()"
+    )
+}
+
 /// Whether something is there and not hidden.
 fn visible(selector: &str) -> String {
     format!("!!document.querySelector('{selector}')?.checkVisibility()")
@@ -470,10 +506,13 @@ fn text(browser: &mut Browser, selector: &str) -> Result<String> {
     Ok(value.as_str().context("no text")?.replace('\u{a0}', " "))
 }
 
-/// Clicks as a user does, in the middle of what is seen of it.
+/// Clicks as a user does, in the middle of what is seen of it, once all is where it belongs.
 fn press(browser: &mut Browser, selector: &str) -> Result<()> {
     let script = format!(
-        "(() => {{ const box = document.querySelector(`{selector}`).getBoundingClientRect(); \
+        "(async () => {{ \
+         for (let n = 0; n < 2; n++) await new Promise((done) => requestAnimationFrame(done)); \
+         const node = document.querySelector(`{selector}`); \
+         node.scrollIntoView({{ block: 'nearest' }}); const box = node.getBoundingClientRect(); \
          return [box.x + box.width / 2, box.y + box.height / 2]; }})()"
     );
     let place = browser.run(&script)?;
@@ -499,13 +538,17 @@ impl Site {
         Ok(Site { agent, state, config, node })
     }
 
+    fn open_files(&self) -> String {
+        format!("/proc/{}/fd", self.agent.pid())
+    }
+
     fn url(&self) -> Result<String> {
         shop::url(self.state.path())
     }
 
     /// Head and body of an answer.
     fn curl(&self, arguments: &[&str]) -> Result<String> {
-        let all = [&["-sS", "-i", "-m", "10"], arguments].concat();
+        let all = [&["-sS", "-i", "-m", "60"], arguments].concat();
         Ok(curl(&self.node, &all)?.success()?.stdout)
     }
 }

@@ -361,6 +361,20 @@ mod tests {
     }
 
     #[test]
+    fn a_dashboard_is_served_only_where_asked_for() {
+        let of = |more: &[&str]| {
+            let all = ["beeway", "run", "--config", "."].iter().chain(more);
+            match Cli::try_parse_from(all).map(|cli| cli.command) {
+                Ok(Command::Run(args)) => args.dashboard,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&["--dashboard", "--state", "x"]), DEFAULT_DASHBOARD.parse().ok());
+        assert_eq!(of(&["--dashboard", "[::1]:80"]), "[::1]:80".parse().ok());
+    }
+
+    #[test]
     fn detour_addresses_may_have_a_port() {
         assert_eq!(detour_address("10.0.0.1"), Ok("10.0.0.1:0".parse().unwrap()));
         assert_eq!(detour_address("fd00::1"), Ok("[fd00::1]:0".parse().unwrap()));

@@ -5,6 +5,7 @@
 
 mod answers;
 mod door;
+mod limited;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ use tokio::sync::oneshot;
 use super::Agent;
 use crate::status::dashboard_url;
 use door::Door;
+use limited::Limited;
 
 /// Sent with every answer. Only what comes from here is loaded, and no other page may frame it.
 const HEADERS: [(HeaderName, &str); 6] = [
@@ -91,8 +93,7 @@ pub(crate) fn serve(agent: Arc<Agent>) -> Result<Option<Server>> {
     let (stop, stopped) = oneshot::channel::<()>();
     let thread = std::thread::Builder::new().name("dashboard".into()).spawn(move || {
         runtime.block_on(async move {
-            let served =
-                async { axum::serve(tokio::net::TcpListener::from_std(listener)?, routes).await };
+            let served = async { axum::serve(Limited::new(listener)?, routes).await };
             tokio::select! {
                 Err(error) = served => {
                     tracing::error!(%error, "the dashboard is not served any more");

@@ -23,6 +23,9 @@ export function edgesOf(snapshot) {
   return edges;
 }
 
+// Else what is counted is connections.
+export const carriesRequests = (edge) => edge.parts.some((part) => part.protocol !== "tcp");
+
 // Percentiles of two parts cannot be added: the longer one is told.
 function sum(a, b) {
   const both = { lanes: { ...a.lanes }, codes: { ...a.codes } };
@@ -187,7 +190,8 @@ export class Graph {
     return parts;
   }
 
-  renewEdge(parts, { traffic, key }) {
+  renewEdge(parts, edge) {
+    const { traffic, key } = edge;
     const all = traffic.requests_per_second;
     const state = health(traffic);
     parts.state = state;
@@ -198,7 +202,8 @@ export class Graph {
     parts.base = `edge ${state}`;
     parts.labelBase = `label ${state}`;
     const errors = traffic.errors_per_second > 0 ? ` · ${share(traffic.errors_per_second, all)} err` : "";
-    setText(parts.rate, rate(all) + errors);
+    const what = carriesRequests(edge) ? "" : " conn.";
+    setText(parts.rate, rate(all) + what + errors);
     const refused = traffic.denied_per_second + traffic.limited_per_second;
     setText(parts.time, state === "denied" ? `${share(refused, all)} denied` : `p99 ${duration(traffic.p99_us)}`);
     let x = -BAR / 2;

@@ -116,6 +116,7 @@ function renderFlows() {
   const { text, namespace } = filter();
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
   const fitting = state.flows.filter((flow) => {
+    if (state.verdict !== "all" && flow.verdict !== state.verdict) return false; // it may be paused
     const all = flowText(flow);
     const inside = !namespace || flow.source.namespace === namespace || flow.service.namespace === namespace;
     return inside && words.every((word) => all.includes(word));

@@ -2,6 +2,7 @@
 // the agent has told.
 
 import { LANES, ago, bytes, bytesRate, count, duration, el, health, lanesOf, lanesText, placeKey, rate, share, stacked, svg } from "/dom.js";
+import { carriesRequests } from "/graph.js";
 
 const figure = (name, value, tone) =>
   el("div", { class: "figure" }, el("dt", {}, name), el("dd", { class: tone }, value));
@@ -33,13 +34,13 @@ export const legend = () => [
 
 const key = (name) => svg("svg", { class: "key", viewBox: "0 0 10 10" }, svg("rect", { class: name, width: 10, height: 10, rx: 2 }));
 
-function numbers(traffic, split) {
+function numbers(traffic, split, what = "requests") {
   const all = traffic.requests_per_second;
   const codes = Object.entries(traffic.codes).filter(([, n]) => n > 0);
   const lanes = LANES.filter((lane) => traffic.lanes[lane] > 0);
   return [
     el("dl", { class: "figures" },
-      figure("requests", rate(all)),
+      figure(what, rate(all)),
       figure("errors", share(traffic.errors_per_second, all), errorTone(traffic)),
       figure("in total", count(traffic.total))),
     el("dl", { class: "figures" },
@@ -108,7 +109,7 @@ export function details(key, { nodes, edges }) {
     return [
       head("From, to", [placeName(edge.from), " → ", placeName(edge.to)],
         edge.parts.map((part) => `${part.host}:${part.port} (${part.protocol})`).join(", ")),
-      numbers(edge.traffic, versions(edge.parts)),
+      numbers(edge.traffic, versions(edge.parts), carriesRequests(edge) ? "requests" : "connections"),
       el("button", { type: "button", "data-explain": key }, "Explain a request"),
     ];
   }
