@@ -16,6 +16,8 @@ mod homes;
 mod listen;
 mod metrics;
 mod outlets;
+#[cfg(test)]
+mod sample;
 mod socket;
 mod subjects;
 mod telemetry;
