@@ -1,7 +1,6 @@
 //! What is logged.
 
 use anyhow::Result;
-use beeway_testbed::{Place, RawClient};
 use serde_json::Value;
 
 use crate::scene::{LANES, Scene};
@@ -168,7 +167,7 @@ data:
     accessLogFile: /dev/stdout
     accessLogFormat: \"line %REQ(:PATH)% %RESPONSE_CODE%\\n\"
 ";
-    let scene = Scene::new("stdout", &[("mesh.yaml", MESH)], &[])?;
+    let scene = Scene::new("stdout", &[("istio.yaml", MESH)], &[])?;
     for (_, prefix) in LANES {
         scene.get(&format!("{prefix}/a?b"), &[])?;
     }
@@ -176,37 +175,5 @@ data:
     for wanted in ["line /a 200", "line /detour/a 200"] {
         agent.wait_for_line(wanted, crate::bed::LIMIT)?;
     }
-    Ok(())
-}
-
-#[test]
-fn who_comes_from_outside_is_the_server_s_to_tell_of() -> Result<()> {
-    let mut scene = Scene::new("inbound", &[], &[])?;
-    scene.restart(&["--access-log", "STATE/a.log"])?;
-    // in the mesh, unlike the others
-    let inside = scene.bed.node.pod("inside")?;
-    let _server = beeway_testbed::spawn_ready(beeway_testbed::http_server(&inside, 8080, "in")?)?;
-    scene.apply(
-        "inside.yaml",
-        &format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: inside, namespace: far, labels: {{app: \
-             inside}}}}\nspec: {{nodeName: node-1, containers: [{{name: main, image: none}}]}}\n\
-             status: {{phase: Running, podIP: {}}}\n",
-            inside.ip4()
-        ),
-    )?;
-    let outside = scene.bed.node.plain_pod("outside")?;
-    let ask = |path: &str| -> Result<u16> {
-        let mut raw = RawClient::connect_in(&outside, inside.addr4(8080), false)?;
-        Ok(raw.get("inside", path, &[])?.status)
-    };
-    assert_eq!(ask("/a")?, 200);
-    let record = &scene.records(&scene.state("a.log"), 1)?[0];
-    assert_eq!(record["source_workload"], Value::Null, "{record}");
-    assert_eq!(record["destination_workload"], "inside", "{record}");
-    let server = "accessLogging:\n- match: {mode: SERVER}\n  disabled: true";
-    scene.apply("telemetry.yaml", &telemetry("far", "all", server))?;
-    assert_eq!(ask("/b")?, 200);
-    scene.records(&scene.state("a.log"), 1)?;
     Ok(())
 }
