@@ -9,9 +9,16 @@ use beeway_testbed::Place;
 
 use crate::bed::{Bed, LIMIT};
 
-/// Samples: name, labels, value.
+/// What was scraped.
 #[derive(Debug, Default)]
-pub struct Scrape(Vec<(String, Vec<(String, String)>, f64)>);
+pub struct Scrape(Vec<Sample>);
+
+#[derive(Debug)]
+struct Sample {
+    name: String,
+    labels: Vec<(String, String)>,
+    value: f64,
+}
 
 /// Where a bed's agent serves metrics.
 pub fn address(bed: &Bed) -> Result<String> {
@@ -37,7 +44,7 @@ pub fn scrape(bed: &Bed) -> Result<Scrape> {
     Ok(Scrape(text.lines().filter_map(sample).collect()))
 }
 
-fn sample(line: &str) -> Option<(String, Vec<(String, String)>, f64)> {
+fn sample(line: &str) -> Option<Sample> {
     if line.starts_with('#') {
         return None;
     }
@@ -48,7 +55,7 @@ fn sample(line: &str) -> Option<(String, Vec<(String, String)>, f64)> {
         let (key, value) = label.split_once('=')?;
         Some((key.to_owned(), value.trim_matches('"').to_owned()))
     });
-    Some((name.to_owned(), labels.collect(), value.parse().ok()?))
+    Some(Sample { name: name.to_owned(), labels: labels.collect(), value: value.parse().ok()? })
 }
 
 impl Scrape {
@@ -57,18 +64,17 @@ impl Scrape {
         let has = |all: &[(String, String)], (key, value): &(&str, &str)| {
             all.iter().any(|(k, v)| k == key && v == value)
         };
-        let fitting = self
-            .0
-            .iter()
-            .filter(|(found, all, _)| found == name && labels.iter().all(|label| has(all, label)));
-        fitting.map(|(_, _, value)| value).sum::<f64>() as u64
+        let fits = |sample: &&Sample| {
+            sample.name == name && labels.iter().all(|label| has(&sample.labels, label))
+        };
+        self.0.iter().filter(fits).map(|sample| sample.value).sum::<f64>() as u64
     }
 }
 
 impl fmt::Display for Scrape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let told = ["lane", "response_code", "source_workload", "destination_workload", "reason"];
-        for (name, labels, value) in &self.0 {
+        for Sample { name, labels, value } in &self.0 {
             if name.contains("requests_total") || name.starts_with("istio_tcp") {
                 let labels = labels.iter().filter(|(key, _)| told.contains(&key.as_str()));
                 let labels: Vec<String> = labels.map(|(k, v)| format!("{k}={v}")).collect();

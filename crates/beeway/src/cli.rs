@@ -5,6 +5,9 @@ use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use beeway_telemetry::filter::LANES;
+use beeway_telemetry::{Filter, FlowQuery, Verdict};
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
@@ -12,6 +15,9 @@ use crate::agent::{Endpoint, LogFormat};
 
 /// Where the agent keeps its state unless told otherwise.
 pub const DEFAULT_STATE: &str = "/run/beeway";
+
+/// Where the agent serves its dashboard unless told otherwise.
+pub const DEFAULT_DASHBOARD: &str = "127.0.0.1:15021";
 
 /// Parses the arguments of this process; prints help or what is wrong, and exits, by itself.
 pub fn parse() -> Command {
@@ -42,11 +48,18 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Tell what the agent of this node does; exit status 3 when none runs
     Status(StatusArgs),
+    /// Show services, their traffic and its lanes as they change; exit status 3 when no agent runs
+    Top(TopArgs),
+    /// Tell who called what, when, by which lane, with which verdict and why; exit status 3 when no
+    /// agent runs
+    Flows(FlowsArgs),
     /// Find out what this kernel can do, by doing it; exit status 1 when something required is
     /// missing
     Doctor(DoctorArgs),
     /// Detach and remove everything, also what an agent that is dead has left
     Off(OffArgs),
+    /// Print the address of the agent's dashboard with its token; exit status 3 when there is none
+    Dashboard(DashboardArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -97,6 +110,10 @@ pub struct RunArgs {
     /// Kubernetes name of this node [default: the host name]
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
+    /// Serve a dashboard, on this address if one is given; its address with the token that it asks
+    /// for is printed by `beeway dashboard`
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = DEFAULT_DASHBOARD)]
+    pub dashboard: Option<SocketAddr>,
     /// How the lines of the access log look where no Telemetry says it: `text` is Envoy's
     /// [default: what MeshConfig says, or json]
     #[arg(long, value_name = "json|text")]
@@ -173,6 +190,86 @@ pub struct StatusArgs {
     pub json: bool,
 }
 
+/// Arguments of `beeway top`.
+#[derive(Debug, Args)]
+pub struct TopArgs {
+    /// Print a table once, instead of a view that changes
+    #[arg(long)]
+    pub once: bool,
+    /// Print JSON; with --once
+    #[arg(long, requires = "once")]
+    pub json: bool,
+    /// How often the view changes
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub interval: u64,
+    /// What rates and percentiles are about: the last so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub window: u64,
+    /// What services are sorted by
+    #[arg(long, value_name = "COLUMN", default_value = "requests")]
+    pub sort: Sort,
+    /// State directory of the agent
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
+    pub state: PathBuf,
+}
+
+/// What services are sorted by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Sort {
+    /// Requests a second, most first.
+    Requests,
+    /// Errors a second, most first.
+    Errors,
+    /// 99th percentile of durations, slowest first.
+    P99,
+    /// Namespace and name.
+    Name,
+}
+
+/// Arguments of `beeway flows`.
+#[derive(Debug, Args)]
+pub struct FlowsArgs {
+    /// Go on with those that come
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Begin with the newest so many of those that there were (at most 4096 are known) [default: 20,
+    /// with --follow 0]
+    #[arg(long, value_name = "N")]
+    pub last: Option<usize>,
+    /// Only by this caller: NAMESPACE/NAME, NAME (of a workload or app), NAMESPACE/, an address or a
+    /// network
+    #[arg(long, value_name = "CALLER", value_parser = filter(|query, text| query.from = Some(text)))]
+    pub from: Option<String>,
+    /// Only to this: NAMESPACE/NAME, NAME (of a service, workload or app), NAMESPACE/, an address or a
+    /// network
+    #[arg(long, value_name = "CALLED", value_parser = filter(|query, text| query.to = Some(text)))]
+    pub to: Option<String>,
+    /// Only with these verdicts, commas between them
+    #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(Verdict::ALL.map(Verdict::as_str)))]
+    pub verdict: Vec<String>,
+    /// Only by these lanes, commas between them
+    #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(LANES))]
+    pub lane: Vec<String>,
+    /// Only with these statuses: 404, 400-499, 5xx, 0 (no answer), with commas between them
+    #[arg(long, value_parser = filter(|query, text| query.status = Some(text)))]
+    pub status: Option<String>,
+    /// Only with these methods, commas between them
+    #[arg(long)]
+    pub method: Option<String>,
+    /// Only those whose path begins so
+    #[arg(long, value_name = "PREFIX")]
+    pub path: Option<String>,
+    /// Show queries of paths too, which may hold secrets
+    #[arg(long)]
+    pub queries: bool,
+    /// Print a JSON object a line
+    #[arg(long)]
+    pub json: bool,
+    /// State directory of the agent
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
+    pub state: PathBuf,
+}
+
 /// Arguments of `beeway doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
@@ -192,11 +289,28 @@ pub struct OffArgs {
     pub cgroup: Option<PathBuf>,
 }
 
+/// Arguments of `beeway dashboard`.
+#[derive(Debug, Args)]
+pub struct DashboardArgs {
+    /// State directory of the agent
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
+    pub state: PathBuf,
+}
+
 /// `beeway` below the cgroup v2 mount, or below where it usually is when it is not mounted.
 pub fn default_cgroup() -> PathBuf {
     beeway_dataplane::cgroup::mount_point()
         .unwrap_or_else(|| PathBuf::from("/sys/fs/cgroup"))
         .join("beeway")
+}
+
+/// Text that a filter of flows takes.
+fn filter(set: fn(&mut FlowQuery, String)) -> impl Fn(&str) -> Result<String, String> + Clone {
+    move |text| {
+        let mut query = FlowQuery::default();
+        set(&mut query, text.to_owned());
+        Filter::parse(&query).map(|_| text.to_owned())
+    }
 }
 
 /// A share of a hundred.
@@ -206,7 +320,7 @@ fn percent(text: &str) -> Result<f64, String> {
 }
 
 /// A token of RFC 9110 section 5.6.2.
-fn token(text: &str) -> Result<String, String> {
+pub fn token(text: &str) -> Result<String, String> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     match !text.is_empty() && text.bytes().all(allowed) {
         true => Ok(text.to_owned()),
@@ -226,7 +340,8 @@ fn detour_address(text: &str) -> Result<SocketAddr, String> {
     Ok(address)
 }
 
-fn header(text: &str) -> Result<(String, String), String> {
+/// A header field, `name: value`.
+pub fn header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once(':').ok_or("a header field is written `name: value`")?;
     let value = value.trim_matches([' ', '\t']);
     if value.bytes().any(|byte| byte < b' ' && byte != b'\t' || byte == 0x7f) {

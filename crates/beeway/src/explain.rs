@@ -23,19 +23,28 @@ const SHOWN: usize = 8;
 
 /// Answers the question on the command line.
 pub fn explain(args: &ExplainArgs) -> Result<ExitCode> {
-    let url = Url::parse(&args.url)?;
-    let checked = check::read(&args.config)?;
-    let tables = checked.tables.with_context(|| {
-        format!("the configuration is too large: see `beeway check {}`", args.config.display())
-    })?;
-    let asked = Asked::find(&checked.mesh, args, &url)?;
-    let explanation = answer::answer(&checked.mesh, &tables, &asked);
+    let explanation = answered(args)?;
     if args.json {
         output::json(&explanation)?;
     } else {
         output::text(&text(args, &explanation)?)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The answer as JSON.
+pub fn document(args: &ExplainArgs) -> Result<String> {
+    serde_json::to_string(&answered(args)?).context("write JSON")
+}
+
+fn answered(args: &ExplainArgs) -> Result<Explanation> {
+    let url = Url::parse(&args.url)?;
+    let checked = check::read(&args.config)?;
+    let tables = checked.tables.with_context(|| {
+        format!("the configuration is too large: see `beeway check {}`", args.config.display())
+    })?;
+    let asked = Asked::find(&checked.mesh, args, &url)?;
+    Ok(answer::answer(&checked.mesh, &tables, &asked))
 }
 
 fn text(args: &ExplainArgs, e: &Explanation) -> Result<String> {

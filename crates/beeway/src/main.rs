@@ -3,14 +3,18 @@
 mod agent;
 mod check;
 mod cli;
+mod client;
+mod dashboard;
 mod doctor;
 mod exec;
 mod explain;
+mod flows;
 mod off;
 mod output;
 mod reference;
 mod run;
 mod status;
+mod top;
 
 use std::process::ExitCode;
 
@@ -39,7 +43,10 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Status(args) => status::show::status(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Off(args) => off::off(&args),
+        Command::Dashboard(args) => dashboard::dashboard(&args),
         Command::Completions { shell } => reference::completions(shell),
         Command::Man => reference::man(),
+        Command::Top(args) => top::top(&args),
+        Command::Flows(args) => flows::flows(&args),
     }
 }

@@ -1,5 +1,6 @@
 //! What goes to standard output and standard error: text without colour, logs on stderr only.
 
+use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use anyhow::{Context, Result};
@@ -59,6 +60,36 @@ pub fn table(rows: &[Vec<String>], right: &[usize]) -> String {
     text
 }
 
+/// Text in which nothing ends a line or says anything to a terminal: control characters, and those
+/// that do not show or change the direction of writing, are escaped, and so is the backslash.
+pub fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '"' | '\'' => shown.push(c),
+            _ => shown.extend(c.escape_debug()),
+        }
+    }
+    shown
+}
+
+/// A JSON document in ASCII, which means the same: beyond it are characters that say something to
+/// terminals. Outside of strings there are none.
+pub fn ascii(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '\u{7f}'.. => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    let _ = write!(text, "\\u{unit:04x}");
+                }
+            }
+            _ => text.push(c),
+        }
+    }
+    text
+}
+
 /// A number and the word for that many things.
 pub fn count(number: usize, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
@@ -73,6 +104,8 @@ mod tests {
         let rows = [vec!["a".into(), "1".into()], vec!["long".into(), "10".into(), "x".into()]];
         assert_eq!(table(&rows, &[1]), "  a      1\n  long  10  x\n");
         assert_eq!(table(&[], &[]), "");
+        assert_eq!(ascii("[\"\u{9b}\u{7f}ä😀\"]"), r#"["\u009b\u007f\u00e4\ud83d\ude00"]"#);
+        assert_eq!(printable("a b\x1b\r\"\u{202e}ä"), "a b\\u{1b}\\r\"\\u{202e}ä");
         assert_eq!((count(1, "rule"), count(0, "rule")), ("1 rule".into(), "0 rules".into()));
     }
 }

@@ -42,6 +42,7 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
         no_telemetry: args.no_telemetry,
         detour_addresses: args.detour_addresses,
         drain: Duration::from_secs(args.drain_seconds),
+        dashboard: args.dashboard,
         node: Some(args.node.map_or_else(host_name, Ok)?),
         traces: agent::TraceSettings { endpoint: args.otlp, sample: args.trace_sample },
     })?;

@@ -22,6 +22,11 @@ pub fn api_socket(state: &Path) -> PathBuf {
     state.join("api.sock")
 }
 
+/// Where that agent writes the address of its dashboard, with the token, mode 0600.
+pub fn dashboard_url(state: &Path) -> PathBuf {
+    state.join("dashboard.url")
+}
+
 /// Where that agent writes down what it has counted.
 pub fn ledger_file(state: &Path) -> PathBuf {
     state.join("telemetry.json")

@@ -233,7 +233,8 @@ fn explain_names_what_is_near_to_what_is_not_there() {
 
 #[test]
 fn completions_and_man_page_know_every_command() {
-    let commands = ["run", "exec", "check", "explain", "status", "doctor", "off"];
+    let commands =
+        ["run", "exec", "check", "explain", "status", "top", "flows", "dashboard", "doctor", "off"];
     let mut pages = vec![stdout(&run(&["man"]))];
     for shell in ["bash", "zsh", "fish"] {
         pages.push(stdout(&run(&["completions", shell])));
@@ -242,12 +243,27 @@ fn completions_and_man_page_know_every_command() {
         for command in commands {
             assert!(page.contains(command), "{command} is missing in {page}");
         }
+        for word in ["follow", "verdict", "denied", "shortcut", "interval", "p99"] {
+            assert!(page.contains(word), "{word} is missing in {page}");
+        }
     }
 }
 
 #[test]
 fn wrong_arguments_exit_with_2() {
-    for args in [&["run"][..], &["check"], &["nonsense"], &["explain", "GET", "http://a/"]] {
+    for args in [
+        &["run"][..],
+        &["check"],
+        &["nonsense"],
+        &["explain", "GET", "http://a/"],
+        &["flows", "--verdict", "allowed"],
+        &["flows", "--lane", "fast"],
+        &["flows", "--status", "6x"],
+        &["flows", "--from", "a/b/c"],
+        &["top", "--json"],
+        &["top", "--interval", "0"],
+        &["top", "--sort", "colour"],
+    ] {
         assert_eq!(run(args).status.code(), Some(2), "{args:?}");
     }
 }
@@ -290,6 +306,12 @@ fn without_an_agent_there_is_nothing_to_tell_and_nothing_to_remove() {
     let output = run(&["status", "--state", path(&state)]);
     assert_eq!(output.status.code(), Some(3));
     assert!(stdout(&output).starts_with("no agent is running"), "{}", stdout(&output));
+    for args in [&["flows"][..], &["flows", "-f", "--json"], &["top", "--once", "--json"]] {
+        let output = run(&[args, &["--state", path(&state)]].concat());
+        assert_eq!(output.status.code(), Some(3), "{args:?}");
+        assert_eq!(stdout(&output), "", "{args:?}");
+        assert!(stderr(&output).starts_with("no agent is running"), "{}", stderr(&output));
+    }
     let cgroup = dir.path().join("cgroup");
     let output = run(&["off", "--state", path(&state), "--cgroup", path(&cgroup)]);
     if is_root() {

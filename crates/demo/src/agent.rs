@@ -14,6 +14,9 @@ use serde_json::Value;
 
 use crate::shop::NODE;
 
+/// Where its metrics are, on the node.
+pub const METRICS: &str = "http://127.0.0.1:15020/metrics";
+
 /// How long the agent may take until it is ready.
 const READY: Duration = Duration::from_secs(20);
 
@@ -80,6 +83,16 @@ impl Agent {
         let mut text = String::new();
         socket.read_to_string(&mut text)?;
         serde_json::from_str(&text).context("the agent's status")
+    }
+
+    /// What a command of `beeway` says of it.
+    pub fn tell(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(&self.binary);
+        command.args(arguments).arg("--state").arg(&self.state).stdin(Stdio::null());
+        let output = command.output().context("run beeway")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "beeway {}: {said}", arguments.join(" "));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Requests by lane, since the kernel programs were first loaded.

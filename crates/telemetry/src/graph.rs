@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::flow::Verdict;
 use crate::latency::Histogram;
@@ -20,8 +20,19 @@ pub struct Tick {
     pub seconds: f64,
     /// What each series has grown by.
     pub series: Vec<(Arc<Series>, Tally)>,
-    /// Durations between a caller and a service, by bucket of [`crate::latency`].
-    pub latencies: Vec<(Arc<Party>, Arc<ServiceName>, Vec<(u16, u64)>)>,
+    /// How long requests took.
+    pub latencies: Vec<Durations>,
+}
+
+/// How long requests of a caller to a service took.
+#[derive(Debug)]
+pub struct Durations {
+    /// The caller.
+    pub source: Arc<Party>,
+    /// The service.
+    pub service: Arc<ServiceName>,
+    /// Buckets of [`crate::latency`], and how many requests each has.
+    pub buckets: Vec<(u16, u64)>,
 }
 
 /// The last ticks.
@@ -31,7 +42,8 @@ pub struct Recent {
 }
 
 /// A node of the picture: a canonical service of Istio, or who is none (`unknown`).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Place {
     /// Kubernetes namespace.
     pub namespace: String,
@@ -40,7 +52,8 @@ pub struct Place {
 }
 
 /// Rates over the window, and percentiles of durations in it.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Traffic {
     /// Requests that were over in the window, or connections made.
     pub requests: u64,
@@ -73,7 +86,8 @@ pub struct Traffic {
 }
 
 /// A share of an edge: what one workload of the service was asked.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Share {
     /// The workload; `unknown`: nobody was called.
     pub workload: String,
@@ -88,7 +102,8 @@ pub struct Share {
 }
 
 /// A caller and what it asks for.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Edge {
     /// The caller.
     pub source: Place,
@@ -107,7 +122,8 @@ pub struct Edge {
 }
 
 /// What one service is asked, by all its callers.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Asked {
     /// The service.
     pub service: Place,
@@ -115,8 +131,9 @@ pub struct Asked {
     pub traffic: Traffic,
 }
 
-/// The picture.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// The picture. What an agent of another version does not tell is read as nothing.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Snapshot {
     /// Seconds that rates and percentiles are about.
     pub window_seconds: f64,
@@ -219,7 +236,7 @@ fn edge_of(series: &Series) -> EdgeKey {
     let service = &series.service;
     (
         place(&series.source),
-        Place { namespace: service.namespace.clone(), name: service.name.clone() },
+        service_place(service),
         service.host.clone(),
         service.port,
         series.protocol.clone(),
@@ -228,6 +245,10 @@ fn edge_of(series: &Series) -> EdgeKey {
 
 fn place(party: &Party) -> Place {
     Place { namespace: party.namespace.clone(), name: party.app.clone() }
+}
+
+fn service_place(service: &ServiceName) -> Place {
+    Place { namespace: service.namespace.clone(), name: service.name.clone() }
 }
 
 impl Recent {
@@ -269,19 +290,22 @@ impl Recent {
             services.entry(key.1.clone()).or_default().count_total(series, tally);
             edges.entry(key).or_default().count_total(series, tally);
         }
-        for (source, service, filled) in ticks.iter().flat_map(|tick| &tick.latencies) {
-            let to = Place { namespace: service.namespace.clone(), name: service.name.clone() };
-            let from = place(source);
-            let between = edges.iter_mut().find(|((a, b, _, port, protocol), _)| {
-                *a == from && *b == to && *port == service.port && protocol != "tcp"
-            });
-            for (bucket, n) in filled {
-                let bucket = usize::from(*bucket);
-                all.durations.add(bucket, *n);
-                services.entry(to.clone()).or_default().durations.add(bucket, *n);
-            }
-            if let Some((_, sum)) = between {
-                filled.iter().for_each(|(bucket, n)| sum.durations.add(usize::from(*bucket), *n));
+        for durations in ticks.iter().flat_map(|tick| &tick.latencies) {
+            let to = service_place(&durations.service);
+            let service = services.entry(to.clone()).or_default();
+            // the first with these ends: of all protocols between them one has durations
+            let first = (place(&durations.source), to, String::new(), 0, String::new());
+            let between =
+                edges.range_mut(first.clone()..).find(|((from, to, _, port, kind), _)| {
+                    (from, to) != (&first.0, &first.1)
+                        || *port == durations.service.port && kind != "tcp"
+                });
+            let between = between.filter(|((from, to, ..), _)| (from, to) == (&first.0, &first.1));
+            let mut sums: Vec<&mut Sum> = vec![&mut all, service];
+            sums.extend(between.map(|(_, sum)| sum));
+            for sum in sums {
+                let filled = durations.buckets.iter();
+                filled.for_each(|(bucket, n)| sum.durations.add(usize::from(*bucket), *n));
             }
         }
         let mut services: Vec<Asked> = services

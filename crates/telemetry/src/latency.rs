@@ -110,7 +110,7 @@ mod tests {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             // from 2 µs to 2 s, most of them short
             let ns = 2_000
-                + (state >> 40) * ((state >> 20) % 128) * u64::from(state % 97 == 0)
+                + (state >> 40) * ((state >> 20) % 128) * u64::from(state.is_multiple_of(97))
                 + (state >> 48);
             ours.record(Duration::from_nanos(ns));
             theirs.record(ns).expect("in range");

@@ -22,6 +22,7 @@
 //! - Every kernel object carries the pid of the process that made it in its name, so that
 //!   [`sweep`] can tell leftovers of the dead from the belongings of the living.
 
+mod browser;
 mod cgroup;
 mod command;
 mod grpc;
@@ -37,6 +38,7 @@ mod sweep;
 mod tools;
 mod websocket;
 
+pub use browser::Browser;
 pub use cgroup::Cgroup;
 pub use command::Command;
 pub use grpc::{GrpcClient, grpc_server};

@@ -31,7 +31,7 @@ pub(crate) fn serve(agent: Arc<Agent>) -> Result<()> {
 }
 
 /// Everything that `beeway status` shows.
-fn status(agent: &Agent) -> Status {
+pub(crate) fn status(agent: &Agent) -> Status {
     let counts = agent.dataplane.counts().unwrap_or_default();
     let configuration = agent.follower.state();
     Status {

@@ -8,6 +8,7 @@ mod admin;
 mod api;
 mod buckets;
 mod configuration;
+mod dashboard;
 mod detour;
 mod divert;
 mod forbidden;
@@ -69,6 +70,8 @@ pub struct RunArgs {
     pub drain: Duration,
     /// This node's name in the configuration.
     pub node: Option<String>,
+    /// Where the dashboard is served.
+    pub dashboard: Option<SocketAddr>,
     /// Where spans go, and of how many requests.
     pub traces: TraceSettings,
 }
@@ -86,6 +89,7 @@ pub(crate) struct Agent {
     /// Taken while this agent has the state directory, and serves metrics.
     lock: Mutex<Option<StateLock>>,
     metrics: Mutex<Option<metrics::Server>>,
+    dashboard: Mutex<Option<dashboard::Server>>,
     /// No agent before this one has anything left to end.
     alone: AtomicBool,
     /// Another agent has the node now.
@@ -105,6 +109,7 @@ pub fn run(args: RunArgs) -> Result<()> {
     let agent = Arc::new(Agent::start(args, lock, predecessor.is_some())?);
     agent.detour.hear(predecessor.as_ref().map(handover::Predecessor::line).transpose()?)?;
     let metrics = agent.serve_metrics()?;
+    agent.serve_dashboard()?;
     admin::serve(agent.clone())?;
     api::serve(agent.clone())?;
     handover::serve(agent.clone())?;
@@ -134,6 +139,7 @@ pub fn run(args: RunArgs) -> Result<()> {
     tracing::info!("stopping; the kernel programs stay attached (`beeway off` removes them)");
     agent.detour.stop();
     agent.telemetry.stop();
+    drop(agent.dashboard.lock().expect("no panic while locked").take());
     agent.outlets.stop();
     let _ = std::fs::remove_file(pid_file(&agent.args.state));
     let _ = std::fs::remove_file(api_socket(&agent.args.state));
@@ -177,6 +183,7 @@ impl Agent {
             outlets,
             lock: Mutex::new(Some(lock)),
             metrics: Mutex::default(),
+            dashboard: Mutex::default(),
             alone: AtomicBool::new(!beside),
             relieved: AtomicBool::new(false),
         })
@@ -194,6 +201,12 @@ impl Agent {
         Ok(address)
     }
 
+    fn serve_dashboard(self: &Arc<Agent>) -> Result<()> {
+        let server = dashboard::serve(self.clone())?;
+        *self.dashboard.lock().expect("no panic while locked") = server;
+        Ok(())
+    }
+
     /// Leaves to another agent what only one can have. Requests are still served.
     fn let_go(&self) {
         self.follower.pause(true);
@@ -203,6 +216,7 @@ impl Agent {
             tracing::warn!("what was counted is not written down: {error:#}");
         }
         drop(self.metrics.lock().expect("no panic while locked").take());
+        drop(self.dashboard.lock().expect("no panic while locked").take());
         drop(self.lock.lock().expect("no panic while locked").take());
     }
 
@@ -216,7 +230,8 @@ impl Agent {
         self.homes.pause(false);
         self.telemetry.rest(&self.args.state, false)?;
         write_pid(&self.args.state)?;
-        self.serve_metrics().map(drop)
+        self.serve_metrics()?;
+        self.serve_dashboard()
     }
 }
 

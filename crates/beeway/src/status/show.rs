@@ -16,7 +16,7 @@ use crate::cli::StatusArgs;
 use crate::output;
 
 /// Exit status when no agent answers.
-const NO_AGENT: u8 = 3;
+pub const NO_AGENT: u8 = 3;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 const ORPHANED: &str = "no agent is running; programs from an earlier one are still attached: \
@@ -35,19 +35,30 @@ pub fn status(args: &StatusArgs) -> Result<ExitCode> {
 }
 
 fn no_agent(args: &StatusArgs) -> Result<ExitCode> {
-    let attached = has_pins(&args.state);
     if args.json {
+        let attached = has_pins(&args.state);
         output::json(&json!({ "running": false, "attached": attached }))?;
-    } else if attached {
-        output::text(ORPHANED)?;
     } else {
-        let state = args.state.display();
-        output::text(&format!(
-            "no agent is running, and none has left anything in {state}\n\
-             (start one with `beeway run --config DIR`, or name its directory with --state)\n"
-        ))?;
+        output::text(&hint(&args.state))?;
     }
     Ok(ExitCode::from(NO_AGENT))
+}
+
+/// Says on stderr that no agent runs, where standard output is for something else.
+pub fn nobody(state: &Path) -> Result<ExitCode> {
+    eprint!("{}", hint(state));
+    Ok(ExitCode::from(NO_AGENT))
+}
+
+fn hint(state: &Path) -> String {
+    if has_pins(state) {
+        return ORPHANED.into();
+    }
+    format!(
+        "no agent is running, and none has left anything in {}\n\
+         (start one with `beeway run --config DIR`, or name its directory with --state)\n",
+        state.display()
+    )
 }
 
 /// Whether an agent has left programs. Only root may look at them; that one may not is a sign too.

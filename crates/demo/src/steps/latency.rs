@@ -35,7 +35,7 @@ type Reports = BTreeMap<(u32, &'static str), Vec<LoadReport>>;
 
 /// Measures; the lines of the table.
 pub fn latency(shop: &mut Shop, screen: &Screen) -> Result<Vec<String>> {
-    screen.heading("6  Latency beside no mesh");
+    screen.heading("7  Latency beside no mesh");
     let mut reports = Reports::new();
     for connections in CONNECTIONS {
         for round in 1..=ROUNDS {

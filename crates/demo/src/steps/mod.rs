@@ -3,6 +3,7 @@
 mod latency;
 mod outage;
 mod routes;
+mod see;
 
 use anyhow::Result;
 
@@ -20,11 +21,27 @@ const LANES: [(&str, &str); 5] = [
     ("refused", "not understood: the connection was cut"),
 ];
 
+/// The last words.
+const WHERE_TO_LOOK: [&str; 6] = [
+    "   Where to look on a node of yours: `beeway doctor`, then `beeway run --config DIR --dashboard`, and",
+    "     beeway top, beeway flows --follow      live: services, latency, lanes; who called whom, and why",
+    "     beeway dashboard                       the address of a page with the graph of services",
+    "     http://127.0.0.1:15020/metrics         Istio's metrics and Beeway's; deploy/grafana/beeway.json,",
+    "                                            deploy/prometheus/alerts.yaml",
+    "     beeway explain, beeway status          one request's way; the configuration. And README.md",
+];
+
 /// All steps, then the table.
 pub fn all(shop: &mut Shop, screen: &Screen) -> Result<()> {
     let opened = shop.agent.lanes()?;
-    for step in [routes::everyone, routes::jason, routes::canary, routes::intruder, outage::outage]
-    {
+    for step in [
+        routes::everyone,
+        routes::jason,
+        routes::canary,
+        routes::intruder,
+        outage::outage,
+        see::see,
+    ] {
         check_stop()?;
         step(shop, screen)?;
     }
@@ -37,9 +54,9 @@ pub fn all(shop: &mut Shop, screen: &Screen) -> Result<()> {
         screen.line(&line);
     }
     screen.line("");
-    screen.line("   Where to look next: README.md; on a node of yours `beeway doctor`, then");
-    screen
-        .line("   `beeway run --config DIR`, `beeway status`, and `beeway explain` for a request.");
+    for line in WHERE_TO_LOOK {
+        screen.line(line);
+    }
     screen.line(&format!("   The demo took {}.", human(screen.elapsed())));
     Ok(())
 }

@@ -8,7 +8,7 @@ use beeway_dataplane::Dataplane;
 use beeway_dataplane::traffic::{LATENCY_BUCKETS, LatencyKey, Told, TrafficKind};
 use beeway_model::access::{Call, Party as Caller, evaluate};
 use beeway_model::{Mesh, Request, Transport};
-use beeway_telemetry::graph::Tick;
+use beeway_telemetry::graph::{Durations, Tick};
 use beeway_telemetry::latency::BUCKETS;
 use beeway_telemetry::{Flow, Names, Party, Verdict};
 use rustc_hash::FxHashMap;
@@ -36,7 +36,8 @@ impl Latencies {
             });
             let grown: Vec<(u16, u64)> = grown.collect();
             if !grown.is_empty() {
-                tick.latencies.push((names.party(key.source), names.service(key.service), grown));
+                let (source, service) = (names.party(key.source), names.service(key.service));
+                tick.latencies.push(Durations { source, service, buckets: grown });
                 self.0.insert(key, counts);
             } else if full && self.0.remove(&key).is_some() {
                 dataplane.forget_latency(&key);

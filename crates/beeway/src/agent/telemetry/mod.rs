@@ -32,7 +32,7 @@ use super::outlets::Outlets;
 use crate::status::{ledger_file, tallies_file};
 use kernel::Latencies;
 use ledger::Ledger;
-use recorder::{Durations, flow_of};
+use recorder::{Stopwatch, flow_of};
 use tallies::Tallies;
 
 pub(crate) use recorder::Witness;
@@ -59,13 +59,14 @@ const BEHIND: usize = 8192;
 pub(crate) struct Telemetry {
     dataplane: Arc<Dataplane>,
     tallies: Arc<Tallies>,
-    durations: Arc<Durations>,
+    durations: Arc<Stopwatch>,
     seen: Mutex<Seen>,
     kept: Mutex<VecDeque<Arc<Flow>>>,
     flows: broadcast::Sender<Arc<Flow>>,
     verdicts: Mutex<Histogram>,
     outlets: Outlets,
     lost: Arc<AtomicU64>,
+    thinned: Arc<AtomicU64>,
     stopping: AtomicBool,
     /// Another agent collects.
     resting: AtomicBool,
@@ -109,6 +110,7 @@ impl Telemetry {
             verdicts: Mutex::default(),
             outlets,
             lost: witness.lost_counter(),
+            thinned: witness.thinned_counter(),
             stopping: AtomicBool::new(false),
             resting: AtomicBool::new(false),
             threads: Mutex::default(),
@@ -166,14 +168,26 @@ impl Telemetry {
         self.kept.lock().expect("no panic while locked").iter().cloned().collect()
     }
 
-    /// Flows from now on.
-    pub(crate) fn listen(&self) -> broadcast::Receiver<Arc<Flow>> {
-        self.flows.subscribe()
+    /// The newest flows, oldest first, and all that come after them.
+    pub(crate) fn watch(&self) -> (Vec<Arc<Flow>>, broadcast::Receiver<Arc<Flow>>) {
+        // whoever publishes holds this while it does both
+        let kept = self.kept.lock().expect("no panic while locked");
+        (kept.iter().cloned().collect(), self.flows.subscribe())
     }
 
     /// Records of the proxy that were not put together: there were too many.
     pub(crate) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Requests and connections that were counted and not told of one by one, because there were too
+    /// many, since the maps were made; `None`: the kernel does not say.
+    pub(crate) fn untold(&self) -> Option<u64> {
+        let counters = self.dataplane.counts().ok()?.counters.into_iter();
+        let untold =
+            counters.filter(|(name, _)| ["records_thinned", "records_lost"].contains(name));
+        let kernel: u64 = untold.map(|(_, count)| count).sum();
+        Some(kernel + self.lost() + self.thinned.load(Ordering::Relaxed))
     }
 
     /// Requests that are counted under no series of their own.

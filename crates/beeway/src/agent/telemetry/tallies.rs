@@ -262,7 +262,7 @@ fn decode(name: &[u64; NAME / 8]) -> Kind {
         status: (first >> 16) as u16,
         grpc: is(41).then(|| is(42).then_some((second >> 32) as u32)),
         flags: Flags::from_bits(second as u32),
-        verdict: Verdict::ALL[(first >> 32) as usize % Verdict::ALL.len()],
+        verdict: Verdict::ALL[usize::from((first >> 32) as u8) % Verdict::ALL.len()],
     }
 }
 
