@@ -144,13 +144,7 @@ fn attributes(flow: &Flow, tags: &[(String, Tag)]) -> Vec<KeyValue> {
         text("beeway.destination.namespace", &flow.destination.namespace);
     }
     for (name, tag) in tags {
-        let value = match tag {
-            Tag::Literal(value) => value,
-            Tag::Header { name, default } => {
-                header(flow, name).filter(|value| !value.is_empty()).unwrap_or(default)
-            }
-        };
-        text(name, value);
+        text(name, tagged(flow, tag));
     }
     list.push(int("server.port", flow.service_address.port().into()));
     if flow.status != 0 {
@@ -166,6 +160,15 @@ fn attributes(flow: &Flow, tags: &[(String, Tag)]) -> Vec<KeyValue> {
         list.push(int("http.request.resend_count", i64::from(flow.attempts) - 1));
     }
     list
+}
+
+fn tagged<'a>(flow: &'a Flow, tag: &'a Tag) -> &'a str {
+    match tag {
+        Tag::Literal(value) => value,
+        Tag::Header { name, default } => {
+            header(flow, name).filter(|value| !value.is_empty()).unwrap_or(default)
+        }
+    }
 }
 
 pub(super) fn text(key: &str, value: &str) -> KeyValue {
