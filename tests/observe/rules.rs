@@ -155,3 +155,25 @@ fn a_share_is_a_share() -> Result<()> {
     scene.records(&scene.state("100"), 400)?;
     Ok(())
 }
+
+#[test]
+fn the_mesh_s_own_log_is_the_standard_output() -> Result<()> {
+    const MESH: &str = "\
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data:
+  mesh: |
+    accessLogFile: /dev/stdout
+    accessLogFormat: \"line %REQ(:PATH)% %RESPONSE_CODE%\\n\"
+";
+    let scene = Scene::new("stdout", &[("istio.yaml", MESH)], &[])?;
+    for (_, prefix) in LANES {
+        scene.get(&format!("{prefix}/a?b"), &[])?;
+    }
+    let agent = scene.bed.agent.as_ref().expect("it runs");
+    for wanted in ["line /a 200", "line /detour/a 200"] {
+        agent.wait_for_line(wanted, crate::bed::LIMIT)?;
+    }
+    Ok(())
+}

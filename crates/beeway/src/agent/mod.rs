@@ -17,6 +17,8 @@ mod homes;
 mod listen;
 mod metrics;
 mod outlets;
+#[cfg(test)]
+mod sample;
 mod socket;
 mod subjects;
 mod telemetry;

@@ -258,3 +258,71 @@ fn grpc_name<'a>(status: u32) -> Shown<'a> {
     ];
     NAMES.get(status as usize).map_or(Shown::Number(status.into()), |name| some(name))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::sample;
+
+    fn line(format: &Format, text: &str) -> String {
+        let mut out = String::new();
+        write(&mut out, format, &sample::flow(text), false);
+        out
+    }
+
+    #[test]
+    fn envoy_s_text_is_this() {
+        assert_eq!(
+            line(&Format::default_text(), "x"),
+            "[2023-11-14T22:13:20.123Z] \"x /x HTTP/1.1\" 200 UF,URX x - \"-\" 3 4 1 - \"x\" \"x\" \
+             \"x\" \"x\" \"10.0.0.2:8080\" x - 10.96.0.1:80 10.0.0.1 - x"
+        );
+    }
+
+    #[test]
+    fn whatever_is_in_a_flow_it_is_one_line_of_as_many_fields() {
+        let plain = line(&Format::default_text(), "x");
+        let count = |line: &str, what: char| line.matches(what).count();
+        for text in [
+            "a\r\nb",
+            "\" 200 \"",
+            "a b\tc",
+            "\\\"",
+            "\u{1b}[2J\u{7f}\0",
+            "\u{85}\u{2028}\u{2029}\u{202e}\u{feff}",
+            "\u{fffd}\u{fffd}",
+            "}\n{\"forged\": true}",
+            &"long".repeat(5000),
+        ] {
+            let json = line(&Format::default_json(), text);
+            let read: serde_json::Value = serde_json::from_str(&json).expect("it is JSON");
+            let object = read.as_object().expect("it is an object");
+            assert_eq!(object.len(), beeway_model::telemetry::format::DEFAULT_JSON.len());
+            if text.len() < escape::LONGEST {
+                assert_eq!(read["user_agent"], text);
+                assert_eq!(read["dry_run"], serde_json::json!([text, text]));
+            }
+            let line = line(&Format::default_text(), text);
+            assert_eq!(count(&line, '"'), count(&plain, '"'), "{line}");
+            for line in [&json, &line] {
+                let odd =
+                    |c: char| c.is_control() || "\u{2028}\u{2029}\u{202e}\u{feff}".contains(c);
+                assert!(!line.contains(odd), "{line}");
+                assert!(line.chars().count() < 20 * escape::LONGEST);
+            }
+            // outside of quotation marks nothing has a space
+            let bare = |line: &str| -> String { line.split('"').step_by(2).collect() };
+            assert_eq!(count(&bare(&line), ' '), count(&bare(&plain), ' '), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_query_is_written_when_it_is_asked_for() {
+        let format = Format::text("%REQ(:PATH)% %REQ(TRACEPARENT)% %GRPC_STATUS%").expect("known");
+        let trace = "00-01010101010101010101010101010101-0202020202020202-01";
+        assert_eq!(line(&format, "x"), format!("/x {trace} OK"));
+        let mut out = String::new();
+        write(&mut out, &format, &sample::flow("x"), true);
+        assert_eq!(out, format!("/x?query {trace} OK"));
+    }
+}

@@ -217,3 +217,33 @@ fn flag_bits(flags: &str) -> i64 {
     let bit = |letters: &str| BITS.iter().find(|(known, _)| *known == letters);
     flags.split(',').filter_map(bit).fold(0, |bits, (_, bit)| bits | 1 << bit)
 }
+
+#[cfg(test)]
+mod tests {
+    use beeway_model::telemetry::filter::{ATTRIBUTES, Kind};
+
+    use super::*;
+    use crate::agent::sample;
+
+    #[test]
+    fn attributes_are_of_the_kind_that_filters_take_them_for() {
+        let flow = sample::flow("text");
+        let asked = Asked(&flow);
+        for (name, attribute, kind) in ATTRIBUTES {
+            let value = asked.attribute(*attribute);
+            let fits = match (&value, kind) {
+                (Some(Value::Bool(_)), Kind::Bool) | (Some(Value::Int(_)), Kind::Int) => true,
+                (Some(Value::Text(_)), Kind::Text) | (Some(Value::Span(_)), Kind::Span) => true,
+                _ => false,
+            };
+            assert!(fits, "{name}: {value:?} is no {kind:?}");
+        }
+        let mut nobody = sample::flow("");
+        (nobody.status, nobody.grpc_status, nobody.endpoint) = (0, None, None);
+        for attribute in [Attribute::Method, Attribute::Code, Attribute::UpstreamAddress] {
+            assert_eq!(Asked(&nobody).attribute(attribute), None);
+        }
+        // UF is bit 5 of Envoy's, URX bit 15
+        assert_eq!(asked.attribute(Attribute::Flags), Some(Value::Int(0x8020)));
+    }
+}

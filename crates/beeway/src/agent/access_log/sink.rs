@@ -193,4 +193,17 @@ mod tests {
         assert_eq!(sink.flush(), (0, 1));
         Ok(())
     }
+
+    #[test]
+    fn a_file_of_the_configuration_is_no_link() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let (target, link) = (dir.path().join("target"), dir.path().join("link"));
+        std::os::unix::fs::symlink(&target, &link)?;
+        let named = |path: &Path| LogFile::Path(path.display().to_string());
+        assert!(Sink::open(&named(&link), None).is_err() && !target.exists());
+        // folders are made
+        let deep = dir.path().join("a/b.log");
+        assert!(Sink::open(&named(&deep), None).is_ok() && deep.exists());
+        Ok(())
+    }
 }

@@ -144,13 +144,7 @@ fn attributes(flow: &Flow, tags: &[(String, Tag)]) -> Vec<KeyValue> {
         text("beeway.destination.namespace", &flow.destination.namespace);
     }
     for (name, tag) in tags {
-        let value = match tag {
-            Tag::Literal(value) => value,
-            Tag::Header { name, default } => {
-                header(flow, name).filter(|value| !value.is_empty()).unwrap_or(default)
-            }
-        };
-        text(name, value);
+        text(name, tagged(flow, tag));
     }
     list.push(int("server.port", flow.service_address.port().into()));
     if flow.status != 0 {
@@ -166,6 +160,15 @@ fn attributes(flow: &Flow, tags: &[(String, Tag)]) -> Vec<KeyValue> {
         list.push(int("http.request.resend_count", i64::from(flow.attempts) - 1));
     }
     list
+}
+
+fn tagged<'a>(flow: &'a Flow, tag: &'a Tag) -> &'a str {
+    match tag {
+        Tag::Literal(value) => value,
+        Tag::Header { name, default } => {
+            header(flow, name).filter(|value| !value.is_empty()).unwrap_or(default)
+        }
+    }
 }
 
 pub(super) fn text(key: &str, value: &str) -> KeyValue {
@@ -193,5 +196,53 @@ impl Service {
             }
         }
         list
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::sample;
+
+    fn value(span: &Span, key: &str) -> Option<String> {
+        let found = span.attributes.iter().find(|attribute| attribute.key == key)?;
+        match found.value.as_ref()?.value.as_ref()? {
+            Value::Text(text) => Some(text.clone()),
+            Value::Int(number) => Some(number.to_string()),
+        }
+    }
+
+    #[test]
+    fn calls_of_grpc_bear_their_method() {
+        let mut flow = sample::flow("");
+        flow.protocol = "grpc";
+        "/shop.Orders/List".clone_into(&mut flow.path);
+        flow.grpc_status = Some(5);
+        let span = make(&flow, &[]).span;
+        assert_eq!((span.name.as_str(), span.kind), ("shop.Orders/List", CLIENT));
+        assert_eq!(value(&span, "rpc.service").as_deref(), Some("shop.Orders"));
+        assert_eq!(value(&span, "rpc.method").as_deref(), Some("List"));
+        assert_eq!(value(&span, "rpc.grpc.status_code").as_deref(), Some("5"));
+        assert!(span.status.is_some());
+    }
+
+    #[test]
+    fn what_comes_in_is_the_server_s() {
+        let mut flow = sample::flow("GET");
+        (flow.inbound, flow.status, flow.trace) = (true, 404, None);
+        let made = make(&flow, &[]);
+        assert_eq!((made.span.kind, made.service.name.as_str()), (SERVER, "server"));
+        // the client was wrong
+        assert!(made.span.status.is_none() && made.span.parent_span_id.is_empty());
+        assert_eq!(value(&made.span, "url.path").as_deref(), Some("/GET"));
+        assert_eq!(value(&made.span, "http.request.resend_count").as_deref(), Some("1"));
+    }
+
+    #[test]
+    fn a_method_that_nobody_knows_is_no_name() {
+        let span = make(&sample::flow("STEAL"), &[]).span;
+        assert_eq!(span.name, "HTTP");
+        assert_eq!(value(&span, "http.request.method").as_deref(), Some("_OTHER"));
+        assert_eq!(value(&span, "http.request.method_original").as_deref(), Some("STEAL"));
     }
 }
