@@ -231,11 +231,13 @@ mod tests {
         let asked = Asked(&flow);
         for (name, attribute, kind) in ATTRIBUTES {
             let value = asked.attribute(*attribute);
-            let fits = match (&value, kind) {
-                (Some(Value::Bool(_)), Kind::Bool) | (Some(Value::Int(_)), Kind::Int) => true,
-                (Some(Value::Text(_)), Kind::Text) | (Some(Value::Span(_)), Kind::Span) => true,
-                _ => false,
-            };
+            let fits = matches!(
+                (&value, kind),
+                (Some(Value::Bool(_)), Kind::Bool)
+                    | (Some(Value::Int(_)), Kind::Int)
+                    | (Some(Value::Text(_)), Kind::Text)
+                    | (Some(Value::Span(_)), Kind::Span)
+            );
             assert!(fits, "{name}: {value:?} is no {kind:?}");
         }
         let mut nobody = sample::flow("");
