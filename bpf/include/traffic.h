@@ -298,6 +298,7 @@ count_denied(struct address *caller, struct address *service, struct address *en
 		return 0;
 	copy_ip(key.source, caller->ip);
 	copy_ip(key.service, service->ip);
+	copy_ip(key.endpoint, endpoint->ip);
 	key.port = service->port;
 	key.lane = LANE_REFUSED;
 	key.reason = REASON_DENIED;
@@ -309,6 +310,7 @@ count_denied(struct address *caller, struct address *service, struct address *en
 	record->caller = *caller;
 	record->service = *service;
 	record->endpoint = *endpoint;
+	record->endpoint.family = service->family;
 	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
 	return 0;
 }

@@ -19,6 +19,29 @@
 
 enum visit_verdict { VISIT_PASS, VISIT_DENIED, VISIT_REFUSED };
 
+/* Tells of a request that is denied. */
+static __always_inline void tell_visit(const struct visit *visit, struct scratch *s, u32 length)
+{
+	struct traffic_key key = {
+		.kind = TRAFFIC_VISIT, .lane = LANE_ANSWERED, .reason = REASON_DENIED,
+	};
+	struct settings *set = telemetry_settings();
+	struct record *record;
+
+	record = set ? new_record(set, &key, bpf_ktime_get_ns()) : NULL;
+	if (!record)
+		return;
+	record->source = record->caller = visit->caller;
+	record->service = record->endpoint = visit->called;
+	record->status = 403;
+	if (length > RECORD_BYTES)
+		length = RECORD_BYTES;
+	barrier_var(length);
+	if (length && length <= RECORD_BYTES && !bpf_probe_read_kernel(record->head, length, s->head))
+		record->length = length;
+	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+}
+
 /* Judges the request whose head begins s->head[0..length]; s->offset is where its body begins. */
 __weak __noinline int judge_visit(struct visit *visit, struct scratch *s, u32 length)
 {
@@ -40,6 +63,7 @@ __weak __noinline int judge_visit(struct visit *visit, struct scratch *s, u32 le
 	visit->denied = access != ACCESS_PASS;
 	if (!visit->denied)
 		return VISIT_PASS;
+	tell_visit(visit, s, h.length);
 	/* the prepared answer has a body, which one to HEAD must not have */
 	return h.method == METHOD_HEAD ? VISIT_REFUSED : VISIT_DENIED;
 }

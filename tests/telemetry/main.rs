@@ -3,6 +3,7 @@
 
 #[path = "../bed/mod.rs"]
 mod bed;
+mod denied;
 mod prometheus;
 mod scrape;
 

@@ -21,6 +21,7 @@ use zerocopy::IntoBytes;
 use super::divert::{self, Order};
 use super::forbidden::Enforcer;
 use super::handover;
+use super::telemetry::Telemetry;
 
 const _: () = assert!(beeway_proxy::FRAME_BYTES == beeway_dataplane::FRAME_BYTES);
 
@@ -71,14 +72,18 @@ impl Detour {
 
     /// Hears of what happens to connections, until [`Detour::stop_hearing`]. What happens to those of
     /// a `predecessor`, which hands over, it is told; until it is gone.
-    pub(crate) fn hear(&self, predecessor: Option<UnixStream>) -> Result<()> {
+    pub(crate) fn hear(
+        &self,
+        predecessor: Option<UnixStream>,
+        telemetry: Arc<Telemetry>,
+    ) -> Result<()> {
         let stopping = Arc::new(AtomicBool::new(false));
         let listener = Listener {
             dataplane: self.dataplane.clone(),
             proxy: self.proxy.clone(),
             order: self.order.clone(),
             predecessor,
-            enforcer: Enforcer::start(self.dataplane.clone(), self.mesh.clone())?,
+            enforcer: Enforcer::start(self.dataplane.clone(), self.mesh.clone(), telemetry)?,
             stopping: stopping.clone(),
         };
         let thread =

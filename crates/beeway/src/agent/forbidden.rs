@@ -14,6 +14,7 @@ use beeway_proxy::frame::{FLAG_OUT, Frame, KIND_DATA};
 use tokio::sync::watch;
 use zerocopy::IntoBytes;
 
+use super::telemetry::Telemetry;
 use crate::explain::access::words;
 
 /// Connections that wait to be reset. Those beyond stay cut off: both ends see a time-out.
@@ -35,11 +36,12 @@ impl Enforcer {
     pub(super) fn start(
         dataplane: Arc<Dataplane>,
         mesh: watch::Receiver<Arc<Mesh>>,
+        telemetry: Arc<Telemetry>,
     ) -> std::io::Result<Enforcer> {
         let (resets, orders) = sync_channel(WAITING);
         std::thread::Builder::new()
             .name("resets".into())
-            .spawn(move || carry_out(&mesh, &orders))?;
+            .spawn(move || carry_out(&mesh, &orders, &telemetry))?;
         let denied = beeway_dataplane::tables::denied_answer();
         Ok(Enforcer { dataplane, denied, sockets: None, resets })
     }
@@ -79,14 +81,18 @@ impl Enforcer {
     }
 }
 
-fn carry_out(mesh: &watch::Receiver<Arc<Mesh>>, orders: &Receiver<Forbidden>) {
+fn carry_out(
+    mesh: &watch::Receiver<Arc<Mesh>>,
+    orders: &Receiver<Forbidden>,
+    telemetry: &Telemetry,
+) {
     while let Ok(first) = orders.recv() {
         // what is kept keeps namespaces alive: for the length of a burst only
         let mut namespaces = Namespaces::default();
         let mesh = mesh.borrow().clone();
-        reset(&mesh, &first, &mut namespaces);
-        for forbidden in orders.try_iter().take(WAITING) {
+        for forbidden in std::iter::once(first).chain(orders.try_iter().take(WAITING)) {
             reset(&mesh, &forbidden, &mut namespaces);
+            telemetry.tell_forbidden(&forbidden);
         }
     }
 }

@@ -107,7 +107,8 @@ pub fn run(args: RunArgs) -> Result<()> {
         .with_context(|| format!("create the cgroup {}", args.cgroup.display()))?;
     let (lock, predecessor) = handover::claim(&args.state)?;
     let agent = Arc::new(Agent::start(args, lock, predecessor.is_some())?);
-    agent.detour.hear(predecessor.as_ref().map(handover::Predecessor::line).transpose()?)?;
+    let line = predecessor.as_ref().map(handover::Predecessor::line).transpose()?;
+    agent.detour.hear(line, agent.telemetry.clone())?;
     let metrics = agent.serve_metrics()?;
     agent.serve_dashboard()?;
     admin::serve(agent.clone())?;
@@ -225,7 +226,7 @@ impl Agent {
         let lock = StateLock::take(&self.args.state)?;
         *self.lock.lock().expect("no panic while locked") = Some(lock);
         self.detour.reopen()?;
-        self.detour.hear(None)?;
+        self.detour.hear(None, self.telemetry.clone())?;
         self.follower.pause(false);
         self.homes.pause(false);
         self.telemetry.rest(&self.args.state, false)?;

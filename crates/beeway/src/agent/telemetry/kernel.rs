@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
-use beeway_dataplane::Dataplane;
 use beeway_dataplane::traffic::{LATENCY_BUCKETS, LatencyKey, Told, TrafficKind};
+use beeway_dataplane::{Dataplane, Forbidden};
 use beeway_model::access::{Call, Party as Caller, evaluate};
 use beeway_model::{Mesh, Request, Transport};
 use beeway_telemetry::graph::{Durations, Tick};
@@ -132,6 +132,30 @@ pub(super) fn flow_of(told: Told, since: SystemTime, names: &Names, mesh: &Mesh)
         received: told.request_bytes,
         sent: told.response_bytes,
     }
+}
+
+/// A live connection that policies forbid, and that is reset.
+pub(super) fn flow_of_forbidden(forbidden: &Forbidden, names: &Names, mesh: &Mesh) -> Flow {
+    let caller = if forbidden.accepted { forbidden.remote } else { forbidden.local };
+    let told = Told {
+        at: Duration::ZERO,
+        duration: Duration::ZERO,
+        request_bytes: 0,
+        response_bytes: 0,
+        source: Some(caller),
+        caller: forbidden.caller,
+        service: forbidden.called(),
+        endpoint: Some(forbidden.called()),
+        rule: None,
+        status: 0,
+        lane: "refused",
+        reason: "denied",
+        kind: TrafficKind::Connection,
+        judged: Duration::ZERO,
+        head: Vec::new(),
+    };
+    let flow = flow_of(told, SystemTime::now(), names, mesh);
+    Flow { inbound: forbidden.accepted, detail: "connection_reset_by_policy".into(), ..flow }
 }
 
 /// The policy that denies it, by what the policies say now; empty: none does any more.

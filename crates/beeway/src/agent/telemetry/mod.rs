@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use beeway_dataplane::Dataplane;
+use beeway_dataplane::Forbidden;
 use beeway_dataplane::traffic::Told;
 use beeway_model::Mesh;
 use beeway_proxy::Record;
@@ -243,6 +244,12 @@ impl Telemetry {
                 self.publish(kernel::flow_of(told, since, &names, &mesh));
             }
         }
+    }
+
+    /// Tells of a live connection that policies forbid.
+    pub(crate) fn tell_forbidden(&self, forbidden: &Forbidden) {
+        let (names, mesh) = self.names();
+        self.publish(kernel::flow_of_forbidden(forbidden, &names, &mesh));
     }
 
     fn note_verdicts(&self, told: &[Told]) {
