@@ -128,6 +128,9 @@ impl Command {
                 // The parent died before the line above: no signal will come.
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
+            // a shell ignores it on behalf of what it starts in the background, and that is inherited
+            // SAFETY: no handler is set, and nothing else is touched.
+            unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
             Ok(())
         };
         self.inner.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
