@@ -85,7 +85,7 @@ impl Brokers {
         let text = std::fs::read_to_string(self.bed.state.path().join("access.log"))?;
         let records = text.lines().filter_map(|line| serde_json::from_str(line).ok());
         // connections have records too
-        Ok(records.filter(|record: &Value| record["method"] != "").collect())
+        Ok(records.filter(|record: &Value| record["method"].is_string()).collect())
     }
 
     /// Records of requests with this method, once there is one.
