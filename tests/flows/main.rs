@@ -283,7 +283,7 @@ fn what_is_not_told_of_one_by_one_is_told_as_a_number() -> Result<()> {
     let mut scene = Scene::new("thinned")?;
     scene.without_access_log()?;
     for to in [DIRECT, WEB] {
-        let mut listener = scene.listen("/flows?follow=1&path=/many")?;
+        let mut listener = scene.listen("/flows?follow=1&last=0&path=/many")?;
         let before = scene.total()?;
         let report = Load::new(format!("http://{to}/many"), SENT)
             .header("host: web")
