@@ -1,7 +1,7 @@
 //! What became of a request, for the access log.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 macro_rules! flags {
@@ -163,6 +163,18 @@ pub struct Record {
 }
 
 impl Record {
+    /// Of a request that went down with another proxy. Whose it was is not known any more.
+    pub fn lost(status: u16) -> Record {
+        let nobody = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+        Record {
+            detailed: true,
+            status,
+            flags: Flags::UPSTREAM_CONNECTION_TERMINATION,
+            protocol: "HTTP/1.1",
+            ..Record::begin(nobody, nobody, SocketAddr::new(nobody, 0))
+        }
+    }
+
     /// Of a request that begins now.
     pub(crate) fn begin(source: IpAddr, known_by: IpAddr, service: SocketAddr) -> Record {
         Record {

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use beeway_dataplane::{Dataplane, Event, Orphan, Purpose};
 use beeway_model::Mesh;
 use beeway_proxy::frame::{FLAG_END, Frame, KIND_DATA};
-use beeway_proxy::{Proxy, Recorder, Stats, Worker};
+use beeway_proxy::{Proxy, Record, Recorder, Stats, Worker};
 use socket2::{Domain, Socket, Type};
 use tokio::sync::watch;
 use zerocopy::IntoBytes;
@@ -37,6 +37,7 @@ pub(crate) struct Detour {
     dataplane: Arc<Dataplane>,
     mesh: watch::Receiver<Arc<Mesh>>,
     order: Sender<Order>,
+    recorder: Option<Arc<dyn Recorder>>,
     /// The thread that hears of events, and what stops it.
     events: Mutex<Option<(Arc<AtomicBool>, JoinHandle<()>)>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -57,16 +58,16 @@ impl Detour {
         let sockets = dataplane.open_workers(cpus.min(beeway_dataplane::MAX_WORKERS))?;
         let (kernel, orders) = divert::kernel_side(&dataplane);
         let order = kernel.orders();
-        end_orphans(&dataplane, &orphans, &order)?;
+        end_orphans(&dataplane, &orphans, &order, recorder.as_deref())?;
         let workers =
             sockets.into_iter().map(|s| Worker { bus: s.bus, injector: s.injector }).collect();
-        let proxy = Proxy::start(workers, Arc::new(kernel), mesh.clone(), recorder)
+        let proxy = Proxy::start(workers, Arc::new(kernel), mesh.clone(), recorder.clone())
             .context("start the userspace proxy")?;
         let proxy = Arc::new(Mutex::new(Some(proxy)));
         let diverting = divert::spawn(dataplane.clone(), proxy.clone(), orders)?;
         let (threads, listeners) = (Mutex::new(vec![diverting]), Mutex::default());
-        let detour =
-            Detour { proxy, dataplane, mesh, order, events: Mutex::default(), threads, listeners };
+        let events = Mutex::default();
+        let detour = Detour { proxy, dataplane, mesh, order, recorder, events, threads, listeners };
         Ok(detour)
     }
 
@@ -108,7 +109,8 @@ impl Detour {
 
     /// Answers what another agent, which is gone, has not answered.
     pub(crate) fn end_orphans(&self) -> Result<()> {
-        end_orphans(&self.dataplane, &self.dataplane.orphans(), &self.order)
+        let orphans = self.dataplane.orphans();
+        end_orphans(&self.dataplane, &orphans, &self.order, self.recorder.as_deref())
     }
 
     /// Ends what has been begun, and connections once they are idle, for at most `limit`. The kernel
@@ -206,13 +208,22 @@ const LOST: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/pla
 
 /// Answers requests that an earlier agent took and did not answer. Where the answer has begun, or
 /// the request is still on its way, the connection is reset.
-fn end_orphans(dataplane: &Dataplane, orphans: &[Orphan], order: &Sender<Order>) -> Result<()> {
+fn end_orphans(
+    dataplane: &Dataplane,
+    orphans: &[Orphan],
+    order: &Sender<Order>,
+    recorder: Option<&dyn Recorder>,
+) -> Result<()> {
     if orphans.is_empty() {
         return Ok(());
     }
     let sockets = dataplane.open_injector(Purpose::Orphans)?;
     for orphan in orphans {
-        if orphan.begun || orphan.held {
+        let reset = orphan.begun || orphan.held;
+        if let Some(recorder) = recorder {
+            recorder.record(Record::lost(if reset { 0 } else { 503 }));
+        }
+        if reset {
             let _ = order.send(Order::Reset(orphan.cookie));
             continue;
         }

@@ -1,6 +1,6 @@
 //! Step 6: what there is to see.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use beeway_testbed::curl;
 
 use super::{LANES, lanes_taken};
@@ -10,7 +10,7 @@ use crate::shop::Shop;
 /// How often it is looked whether all is counted: a request that nothing follows is after a second.
 const LOOKS: u32 = 40;
 
-/// Every request was counted once, and who was denied is told by name.
+/// Every request was counted once.
 pub fn see(shop: &mut Shop, screen: &Screen) -> Result<()> {
     screen.heading("6  Every request is counted once, in Istio's terms");
     let lanes = shop.agent.lanes()?;
@@ -33,10 +33,6 @@ pub fn see(shop: &mut Shop, screen: &Screen) -> Result<()> {
         thousands(sum),
         lanes_taken(&lanes)
     ));
-    let told = shop.agent.tell(&["flows", "--last", "1", "--verdict", "denied"])?;
-    let line = told.lines().last().context("`beeway flows` tells of no request that was denied")?;
-    screen.ok("`beeway flows --verdict denied` tells who was denied, what, and by which policy:");
-    screen.line(&format!("     {line}"));
     Ok(())
 }
 
