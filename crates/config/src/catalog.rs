@@ -209,6 +209,26 @@ impl Catalog {
         listed.hosts[..listed.full_hosts].iter().any(|h| h == host).then_some(listed)
     }
 
+    /// The host and cluster behind a provider's `service`, which is `[namespace/]host`, and port.
+    pub(crate) fn provided_by(
+        &self,
+        service: &str,
+        port: u16,
+    ) -> Result<(String, ClusterId), String> {
+        let (namespace, host) = match service.split_once('/') {
+            Some((namespace, host)) => (Some(namespace), host),
+            None => (None, service),
+        };
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        let listed = self.by_host(&host);
+        let listed = listed.filter(|s| namespace.is_none_or(|namespace| namespace == s.namespace));
+        let listed = listed.ok_or_else(|| format!("{service} is no service"))?;
+        let full = listed.host().to_owned();
+        let cluster =
+            listed.tcp_cluster(port).ok_or_else(|| format!("{full} has no port {port}"))?;
+        Ok((full, cluster))
+    }
+
     /// The fully qualified host that was probably meant by a name that names nothing.
     pub(crate) fn meant_by(&self, host: &str) -> Option<&str> {
         self.by_host.get(host).map(|index| self.services[*index].host())

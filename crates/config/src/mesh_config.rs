@@ -273,19 +273,10 @@ pub(crate) fn providers(
     found
 }
 
-/// `[namespace/]host`, of a service with that port.
+/// Whom a provider asks.
 fn resolve(written: &Written, catalog: &mut Catalog) -> Result<Provider, String> {
-    let (namespace, host) = match written.service.split_once('/') {
-        Some((namespace, host)) => (Some(namespace), host),
-        None => (None, written.service.as_str()),
-    };
-    let host = host.trim_end_matches('.').to_ascii_lowercase();
-    let listed = catalog.by_host(&host);
-    let listed = listed.filter(|s| namespace.is_none_or(|namespace| namespace == s.namespace));
-    let listed = listed.ok_or_else(|| format!("{} is no service", written.service))?;
     let port = written.provider.port;
-    let full = listed.host().to_owned();
-    let cluster = listed.tcp_cluster(port).ok_or_else(|| format!("{full} has no port {port}"))?;
+    let (full, cluster) = catalog.provided_by(&written.service, port)?;
     let spoken = match written.provider.kind {
         ProviderKind::Grpc => catalog.asked_by_grpc(cluster),
         ProviderKind::Http(_) => catalog.spoken(cluster),

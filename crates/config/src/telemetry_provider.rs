@@ -309,18 +309,10 @@ pub(crate) fn resolve(
     telemetry
 }
 
-/// `[namespace/]host`, of a service with that port.
+/// Where a provider's spans go.
 fn find(written: &Written, catalog: &mut Catalog) -> Result<Collector, String> {
-    let (namespace, host) = match written.service.split_once('/') {
-        Some((namespace, host)) => (Some(namespace), host),
-        None => (None, written.service.as_str()),
-    };
-    let host = host.trim_end_matches('.').to_ascii_lowercase();
-    let listed = catalog.by_host(&host);
-    let listed = listed.filter(|s| namespace.is_none_or(|namespace| namespace == s.namespace));
-    let listed = listed.ok_or_else(|| format!("{} is no service", written.service))?;
-    let (full, port) = (listed.host().to_owned(), written.collector.port);
-    let cluster = listed.tcp_cluster(port).ok_or_else(|| format!("{full} has no port {port}"))?;
+    let port = written.collector.port;
+    let (full, cluster) = catalog.provided_by(&written.service, port)?;
     if written.collector.path.is_none() && catalog.asked_by_grpc(cluster) == Protocol::Tls {
         return Err(format!("port {port} of {full} speaks TLS, which is not supported"));
     }
