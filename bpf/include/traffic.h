@@ -151,7 +151,7 @@ static __always_inline bool is_called(const struct traffic_key *key)
 	       key->reason == REASON_RATE_LIMITED;
 }
 
-/* The records that this CPU may still begin in the present window. */
+/* Whether this CPU may begin a record in the present window; one that it may not is counted. */
 static __always_inline bool take_record(const struct settings *set, u64 now)
 {
 	u32 zero = 0;
@@ -164,7 +164,10 @@ static __always_inline bool take_record(const struct settings *set, u64 now)
 		b->used = 0;
 	}
 	/* programs of one CPU that interrupt one another may begin one more */
-	return b->used++ < set->records;
+	if (b->used++ < set->records)
+		return true;
+	add(COUNT_RECORDS_THINNED, 1);
+	return false;
 }
 
 /* Who looks at records does so by the clock, unless all requests are told of. */
@@ -181,6 +184,19 @@ static __always_inline void tell_record(const struct settings *set, struct recor
 		add(COUNT_RECORDS_LOST, 1);
 }
 
+/* Copies as much of a head as a record has room for. */
+static __always_inline bool keep_head(struct record *record, struct scratch *s, u32 length)
+{
+	if (length > RECORD_BYTES)
+		length = RECORD_BYTES;
+	barrier_var(length);
+	if (!length || length > RECORD_BYTES ||
+	    bpf_probe_read_kernel(record->head, length, s->head))
+		return false;
+	record->length = length;
+	return true;
+}
+
 /* Keeps what a request's head says, if it is to be told of. */
 __weak __noinline int sample(struct conn *conn, struct scratch *s, u32 length)
 {
@@ -190,25 +206,17 @@ __weak __noinline int sample(struct conn *conn, struct scratch *s, u32 length)
 
 	if (!conn || !s || !set)
 		return 0;
-	if (!take_record(set, conn->now)) {
-		if (set->records)
-			add(COUNT_RECORDS_THINNED, 1);
+	if (!take_record(set, conn->now))
 		return 0;
-	}
 	cookie = conn->cookie;
 	if (bpf_map_update_elem(&samples, &cookie, &no_record, BPF_ANY))
 		return 0;
 	record = bpf_map_lookup_elem(&samples, &cookie);
 	if (!record)
 		return 0;
-	if (length > RECORD_BYTES)
-		length = RECORD_BYTES;
-	barrier_var(length);
-	if (!length || length > RECORD_BYTES ||
-	    bpf_probe_read_kernel(record->head, length, s->head))
+	if (!keep_head(record, s, length))
 		return 0;
 	record->judged = bpf_ktime_get_ns() - conn->now;
-	record->length = length;
 	record->rule = s->verdict.rule;
 	return 1;
 }
@@ -247,11 +255,8 @@ new_record(const struct settings *set, const struct traffic_key *key, u64 now)
 {
 	struct record *record;
 
-	if (!take_record(set, now)) {
-		if (set->records)
-			add(COUNT_RECORDS_THINNED, 1);
+	if (!take_record(set, now))
 		return NULL;
-	}
 	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
 	if (!record) {
 		add(COUNT_RECORDS_LOST, 1);

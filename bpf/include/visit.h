@@ -34,11 +34,7 @@ static __always_inline void tell_visit(const struct visit *visit, struct scratch
 	record->source = record->caller = visit->caller;
 	record->service = record->endpoint = visit->called;
 	record->status = 403;
-	if (length > RECORD_BYTES)
-		length = RECORD_BYTES;
-	barrier_var(length);
-	if (length && length <= RECORD_BYTES && !bpf_probe_read_kernel(record->head, length, s->head))
-		record->length = length;
+	keep_head(record, s, length);
 	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
 }
 
