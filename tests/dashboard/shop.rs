@@ -169,14 +169,6 @@ impl Shop {
         let output = beeway_testbed::curl(&self.node, &["-sS", "--fail", "-H", &bearer, &url])?;
         serde_json::from_str(&output.success()?.stdout).context(url)
     }
-
-    /// A page of the metrics.
-    pub fn metrics(&self) -> Result<String> {
-        let line = self.agent.wait_for_line("metrics=", LIMIT)?;
-        let address = line.split("metrics=").nth(1).and_then(|rest| rest.split(' ').next());
-        let url = format!("http://{}/metrics", address.context("no address")?);
-        Ok(beeway_testbed::curl(&self.node, &["-sS", "--fail", &url])?.success()?.stdout)
-    }
 }
 
 impl Drop for Shop {

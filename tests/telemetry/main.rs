@@ -5,15 +5,14 @@
 mod bed;
 mod denied;
 mod prometheus;
-mod scrape;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use bed::{Bed, JASON, LIMIT, Shape, WEB, wait_until};
-use beeway_testbed::{Load, RawClient, slurp, spawn_ready, tcp_echo, tcp_ping};
-use scrape::{Scrape, scrape};
+use beeway_testbed::{Load, RawClient, Scrape, slurp, spawn_ready, tcp_echo, tcp_ping};
+use serde_json::Value;
 
 const NATIVE: Shape = Shape { servers_in_mesh: false };
 const SHORTCUT: Shape = Shape { servers_in_mesh: true };
@@ -33,12 +32,22 @@ fn load(bed: &Bed, path: &str, header: Option<&str>, requests: u64) -> Result<()
 fn wait_for_sum(bed: &Bed, wanted: u64) -> Result<Scrape> {
     let mut last = Scrape::default();
     wait_until(&format!("{wanted} requests are counted"), || {
-        last = scrape(bed)?;
+        last = bed.scrape()?;
         let sum = last.sum("istio_requests_total", &[]);
         ensure!(sum <= wanted, "{sum} requests are counted of {wanted}: {last}");
         Ok(sum == wanted)
     })?;
     Ok(last)
+}
+
+/// The newest flows that the agent tells of.
+fn told(bed: &Bed, arguments: &[&str]) -> Result<Vec<Value>> {
+    let mut command = std::process::Command::new(bed::binary());
+    command.args(["flows", "--json", "--last", "1000", "--state"]).arg(bed.state.path());
+    let output = command.args(arguments).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout)?;
+    text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
 }
 
 #[test]
@@ -146,7 +155,7 @@ fn connections_are_counted_with_their_bytes() -> Result<()> {
     }
     let mut counted = Scrape::default();
     wait_until("five connections have ended", || {
-        counted = scrape(&bed)?;
+        counted = bed.scrape()?;
         Ok(counted.sum("istio_tcp_connections_closed_total", &[]) == 5)
     })?;
     assert_eq!(counted.sum("istio_tcp_connections_opened_total", &[]), 5, "{counted}");
@@ -164,7 +173,7 @@ fn a_request_that_waits_is_counted_when_its_answer_has_come() -> Result<()> {
     let mut raw = RawClient::connect(&bed.client, WEB.parse()?)?;
     raw.send("GET /delay/2500/x HTTP/1.1\r\nHost: web\r\n\r\n")?;
     std::thread::sleep(Duration::from_millis(1500));
-    assert_eq!(scrape(&bed)?.sum("istio_requests_total", &[]), 0, "it is under way");
+    assert_eq!(bed.scrape()?.sum("istio_requests_total", &[]), 0, "it is under way");
     assert_eq!(raw.response()?.status, 200);
     let counted = wait_for_sum(&bed, 1)?;
     let took = counted.sum("istio_request_duration_milliseconds_sum", &[]);
