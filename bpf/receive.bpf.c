@@ -90,7 +90,7 @@ int on_receive(struct __sk_buff *skb)
 	if (visit) {
 		visit->next = segment->end_seq;
 		visit->known = 1;
-		return on_visit(skb, visit, tcp);
+		return on_visit(skb, visit, tcp, cookie);
 	}
 	a = bpf_map_lookup_elem(&answers, &cookie);
 	if (a)

@@ -120,15 +120,26 @@ struct inlet {
 };
 
 /* A connection that was accepted here and whose requests nobody has judged; by the cookie of the
- * accepted socket. Only on_receive() writes it once bytes flow. */
+ * accepted socket. Once bytes flow only on_receive() writes it, but for what packet_out() sees of
+ * answers. */
 struct visit {
 	struct address caller;
 	struct address called;
 	struct framing framing;
+	/* of the request under way, until it is counted (visit_traffic.h) */
+	u64 at;			/* CLOCK_MONOTONIC, ns: when its head came */
+	u64 answered;		/* when bytes of its answer left last; 0: none have */
+	u64 bytes;		/* of it, that have come */
+	u64 answer_bytes;	/* that have left */
+	u32 answer;		/* sequence number at which its answer begins */
+	u32 left;		/* and behind what has left of it */
+	u32 open;		/* who counts it makes this 0 */
 	u32 next;		/* sequence number behind the last segment */
+	u16 status;		/* of its answer; below 200: not known yet */
+	u8 sampled;		/* it is in `samples` */
+	u8 denied;		/* its body is not read */
 	u8 known;		/* `next` is */
-	u8 denied;		/* of the request under way: its body is not read */
-	u8 pad[2];
+	u8 pad[3];
 };
 
 /* A connection with both ends on this host; by the client's cookie. */
@@ -458,7 +469,7 @@ MAP {
 	__type(value, struct latency);
 } latencies SEC(".maps");
 
-/* Requests under way that will be told of, by the client's cookie. */
+/* Requests under way that will be told of, by the cookie of the socket at which they are seen. */
 MAP {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, SAMPLES);

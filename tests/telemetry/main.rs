@@ -5,6 +5,7 @@
 mod bed;
 mod denied;
 mod prometheus;
+mod visits;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -253,7 +253,8 @@ impl Dataplane {
 
     /// Has the kernel count requests that are over and that nothing has followed on their connections.
     pub fn sweep(&self) -> Result<()> {
-        traffic::walk(&self.loaded.sweep)
+        traffic::walk(&self.loaded.sweep)?;
+        traffic::walk(&self.loaded.sweep_visits)
     }
 
     /// Bytes that wait to be read by each worker of the proxy.

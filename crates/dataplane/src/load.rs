@@ -70,6 +70,8 @@ pub(crate) struct Loaded {
     pub(crate) diverter: Diverter,
     /// The program that looks at all connections.
     pub(crate) sweep: Link,
+    /// The one that looks at those that are judged where they come in.
+    pub(crate) sweep_visits: Link,
     /// The program that looks at the buses.
     pub(crate) measure_buses: Link,
     /// Programs on the agent's own cgroup, which go away with it.
@@ -103,6 +105,9 @@ impl Loaded {
         let sweep = program(object, "sweep")
             .attach_iter(map(object, "conns").as_fd())
             .context(|| "attach the program that looks at connections".into())?;
+        let sweep_visits = program(object, "sweep_visits")
+            .attach_iter(map(object, "inlets").as_fd())
+            .context(|| "attach the program that looks at who comes in".into())?;
         let measure_buses = program(object, "measure_buses")
             .attach_iter(map(object, "buses").as_fd())
             .context(|| "attach the program that looks at buses".into())?;
@@ -113,6 +118,7 @@ impl Loaded {
             ask_token,
             diverter,
             sweep,
+            sweep_visits,
             measure_buses,
             _own: own,
             adopted,

@@ -81,6 +81,8 @@ pub struct LatencyKey {
     pub service: SocketAddr,
     /// The CPU that counted it.
     pub cpu: u16,
+    /// What is counted.
+    pub kind: TrafficKind,
 }
 
 /// A request or connection that is over.
@@ -290,6 +292,7 @@ pub(crate) fn forget_latency(map: &MapHandle, key: &LatencyKey) {
     bytes[16..32].copy_from_slice(&mapped(key.service.ip()));
     bytes[32..34].copy_from_slice(&key.service.port().to_ne_bytes());
     bytes[34..36].copy_from_slice(&key.cpu.to_ne_bytes());
+    bytes[36] = key.kind as u8;
     let _ = map.delete(&bytes);
 }
 
@@ -306,6 +309,7 @@ pub(crate) fn latencies(map: &MapHandle) -> Result<Vec<(LatencyKey, Vec<u64>)>> 
             source: ip(&bytes, 0),
             service: SocketAddr::new(ip(&bytes, 16), short(&bytes, 32)),
             cpu: short(&bytes, 34),
+            kind: kind(bytes[36]),
         };
         let buckets = (0..LATENCY_BUCKETS).map(|bucket| word(&value, bucket * 8)).collect();
         all.push((key, buckets));
@@ -396,3 +400,4 @@ const _: () = assert!(std::mem::offset_of!(abi::traffic_key, status) == 50);
 const _: () = assert!(std::mem::offset_of!(abi::traffic_key, lane) == 52);
 const _: () = assert!(std::mem::offset_of!(abi::traffic_key, kind) == 54);
 const _: () = assert!(std::mem::offset_of!(abi::latency_key, cpu) == 34);
+const _: () = assert!(std::mem::offset_of!(abi::latency_key, kind) == 36);
