@@ -283,6 +283,11 @@ impl Dataplane {
         counts::read(self.loaded.map("requests"), self.loaded.map("counters"))
     }
 
+    /// Requests and connections that were counted and not told of one by one, since the maps were made.
+    pub fn untold(&self) -> Result<u64> {
+        counts::untold(self.loaded.map("counters"))
+    }
+
     /// How full the maps are that can fill up.
     pub fn map_use(&self) -> Vec<MapUse> {
         [
