@@ -214,6 +214,11 @@ impl Dataplane {
         tokens::take(self.loaded.ask_token.as_fd(), query)
     }
 
+    /// Where the kernel counts a duration and a number of bytes, for tests.
+    pub fn find_buckets(&self, duration: Duration, bytes: u64) -> Result<traffic::Buckets> {
+        traffic::find_buckets(self.loaded.find_buckets.as_fd(), duration, bytes)
+    }
+
     /// Removes the token buckets that have been full for that long. Says how many.
     pub fn sweep_buckets(&self, spare: Duration) -> Result<usize> {
         tokens::sweep(self.loaded.map("buckets"), spare)

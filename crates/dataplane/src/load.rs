@@ -67,6 +67,7 @@ pub(crate) struct Loaded {
     pub(crate) query_queue: OwnedFd,
     pub(crate) decide: OwnedFd,
     pub(crate) ask_token: OwnedFd,
+    pub(crate) find_buckets: OwnedFd,
     pub(crate) diverter: Diverter,
     /// The program that looks at all connections.
     pub(crate) sweep: Link,
@@ -100,7 +101,7 @@ impl Loaded {
                 .context(|| format!("keep the program {name}"))
         };
         let (query_queue, decide) = (keep("query_queue")?, keep("decide")?);
-        let ask_token = keep("ask_token")?;
+        let (ask_token, find_buckets) = (keep("ask_token")?, keep("find_buckets")?);
         let diverter = Diverter::new(keep("query_connection")?, keep("find_descriptor")?);
         let sweep = program(object, "sweep")
             .attach_iter(map(object, "conns").as_fd())
@@ -116,6 +117,7 @@ impl Loaded {
             query_queue,
             decide,
             ask_token,
+            find_buckets,
             diverter,
             sweep,
             sweep_visits,

@@ -3,6 +3,7 @@
 
 use std::io::Read;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use libbpf_rs::{Iter, Link, MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::abi;
 use crate::counts::{LANES, REASONS};
 use crate::error::{Context, Result};
+use crate::run::run;
 
 /// Buckets of Envoy's histograms.
 pub const BOUNDS: usize = abi::limits::BOUNDS.0 as usize;
@@ -323,6 +325,33 @@ pub(crate) fn walk(link: &Link) -> Result<()> {
     // it says nothing, but goes on only while it is read
     let mut nothing = Vec::new();
     walk.read_to_end(&mut nothing).map(drop).context(|| "look at sockets".into())
+}
+
+/// Buckets of histograms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Buckets {
+    /// Of a duration, exact to 0.8 %.
+    pub latency: usize,
+    /// Of a duration by Envoy's bounds.
+    pub milliseconds: usize,
+    /// Of bytes by Envoy's bounds.
+    pub size: usize,
+}
+
+/// Where the kernel counts a duration and a number of bytes.
+pub(crate) fn find_buckets(
+    program: BorrowedFd<'_>,
+    duration: Duration,
+    bytes: u64,
+) -> Result<Buckets> {
+    let duration = duration.as_nanos() as u64;
+    let mut query = abi::buckets_query { duration, bytes, ..Default::default() };
+    run(program, &mut query).context(|| "ask for buckets".into())?;
+    Ok(Buckets {
+        latency: query.latency as usize,
+        milliseconds: query.milliseconds as usize,
+        size: query.size as usize,
+    })
 }
 
 /// Bytes that wait on each bus.
