@@ -7,12 +7,12 @@ mod denied;
 mod prometheus;
 mod visits;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use bed::{Bed, JASON, LIMIT, Shape, WEB, wait_until};
-use beeway_testbed::{Load, RawClient, Scrape, slurp, spawn_ready, tcp_echo, tcp_ping};
+use bed::{Bed, JASON, LIMIT, Shape, WEB, metrics_address, wait_until};
+use beeway_testbed::{Load, Place, RawClient, Scrape, slurp, spawn_ready, tcp_echo, tcp_ping};
 use serde_json::Value;
 
 const NATIVE: Shape = Shape { servers_in_mesh: false };
@@ -185,5 +185,28 @@ fn a_request_that_waits_is_counted_when_its_answer_has_come() -> Result<()> {
     drop(raw);
     let counted = wait_for_sum(&bed, 2)?;
     assert_eq!(counted.sum("istio_requests_total", &[("response_code", "0")]), 1, "{counted}");
+    Ok(())
+}
+
+#[test]
+fn who_says_nothing_uses_up_neither_descriptors_nor_metrics() -> Result<()> {
+    let bed = Bed::new("silent", NATIVE, JASON)?;
+    let agent = bed.agent.as_ref().expect("an agent runs");
+    let (address, files) = (metrics_address(agent)?, format!("/proc/{}/fd", agent.pid()));
+    let descriptors = || Ok::<_, anyhow::Error>(std::fs::read_dir(&files)?.count());
+    let before = descriptors()?;
+    let silent: std::io::Result<Vec<TcpStream>> =
+        bed.node.run_in(|| (0..100).map(|_| TcpStream::connect(&address)).collect())?;
+    let silent = silent?;
+    agent.wait_for_line("as many connections as there may be", LIMIT)?;
+    let most = descriptors()?;
+    ensure!(most < before + 80, "{before} open files became {most}");
+    drop(silent);
+    let counted = bed.scrape()?;
+    let port = [("port", "metrics")];
+    ensure!(counted.sum("beeway_port_full_total", &port) > 0, "it is counted");
+    let limit = counted.value("beeway_port_connections_limit")? as u64;
+    let open = counted.sum("beeway_port_connections", &port);
+    ensure!((1..=limit).contains(&open), "{open} connections of {limit}");
     Ok(())
 }
