@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bed::{Bed, JASON, LIMIT, Shape, WEB, wait_until};
-use beeway_testbed::{Load, LoadReport, Place, RawClient};
+use beeway_testbed::{Load, LoadReport, RawClient};
 
 /// How long generations follow one another, and how fast.
 const STORM: Duration = Duration::from_secs(30);

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use beeway_testbed::{Load, Node, Pod, PodOptions, Process, http_server, nginx, spawn_ready};
 use serde_json::Value;
 
-use crate::bed::{LIMIT, agent_command, off, ready, status};
+use crate::bed::{agent_command, off, ready, status};
 
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/bookinfo");
 const PORT: u16 = 9080;
