@@ -193,13 +193,14 @@ static __always_inline void see_visit(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct inlet *inlet = sk ? bpf_sk_storage_get(&inlets, sk, 0, 0) : NULL;
-	u64 cookie = bpf_get_socket_cookie(skb);
 	struct visit *visit;
 	u32 at, seq = 0;
+	u64 cookie;
 	s32 more;
 
 	if (!inlet || !inlet->visit)
 		return;
+	cookie = bpf_get_socket_cookie(skb);
 	visit = bpf_map_lookup_elem(&visits, &cookie);
 	at = visit && visit->open ? find_bytes(skb, &seq) : 0;
 	if (!at)
