@@ -9,7 +9,8 @@ use serde_json::Value;
 use crate::bed::{Bed, JASON, LIMIT, Shape, WEB, wait_until};
 use crate::told;
 
-const POLICY: &str = "
+/// Nobody may read what is below /admin, nor use the port of echoes.
+pub const POLICY: &str = "
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata: {name: closed, namespace: default}

@@ -3,21 +3,11 @@
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
-use beeway_testbed::{Load, Place, Pod, RawClient, slurp};
+use beeway_testbed::{Load, LoadReport, Place, Pod, RawClient, slurp};
 
 use crate::bed::{Bed, JASON, LIMIT, Shape, wait_until};
+use crate::denied::POLICY;
 use crate::{told, wait_for_sum};
-
-const POLICY: &str = "
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {name: closed, namespace: default}
-spec:
-  selector: {matchLabels: {app: web}}
-  action: DENY
-  rules:
-  - to: [{operation: {paths: [/admin*]}}]
-";
 
 /// Beside the policy's bed somebody whom the configuration does not know.
 fn bed(label: &str) -> Result<(Bed, Pod)> {
@@ -34,7 +24,7 @@ fn visit(bed: &Bed, who: &Pod, path: &str, requests: u64, close: bool) -> Result
     let load = Load::new(url, requests).header("Host: web").connections(4);
     let load = if close { load.close() } else { load };
     let report = load.command(who)?.plain().output(LIMIT)?.success()?;
-    let report = beeway_testbed::LoadReport::parse(&report.stdout)?;
+    let report = LoadReport::parse(&report.stdout)?;
     ensure!(report.errors == 0 && report.requests == requests, "{report:?}");
     Ok(())
 }
