@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
-use beeway_testbed::{Load, LoadReport, Place, Pod, RawClient, slurp};
+use beeway_testbed::{Load, LoadReport, Place, Pod, RawClient, curl, slurp};
 
 use crate::bed::{Bed, JASON, LIMIT, Shape, wait_until};
 use crate::denied::POLICY;
@@ -19,9 +19,8 @@ fn bed(label: &str) -> Result<(Bed, Pod)> {
     Ok((bed, stranger))
 }
 
-fn visit(bed: &Bed, who: &Pod, path: &str, requests: u64, close: bool) -> Result<()> {
-    let url = format!("http://{}{path}", bed.v1.addr4(8080));
-    let load = Load::new(url, requests).header("Host: web").connections(4);
+fn visit(to: SocketAddr, who: &Pod, path: &str, requests: u64, close: bool) -> Result<()> {
+    let load = Load::new(format!("http://{to}{path}"), requests).header("Host: web").connections(4);
     let load = if close { load.close() } else { load };
     let report = load.command(who)?.plain().output(LIMIT)?.success()?;
     let report = LoadReport::parse(&report.stdout)?;
@@ -33,13 +32,14 @@ fn visit(bed: &Bed, who: &Pod, path: &str, requests: u64, close: bool) -> Result
 fn who_comes_in_is_counted_once_by_name() -> Result<()> {
     let (mut bed, stranger) = bed("visitsum")?;
     let mut open = 0;
-    for turn in 0..2 {
-        visit(&bed, &stranger, "/open", 200, false)?;
-        visit(&bed, &stranger, "/open", 100, true)?;
-        visit(&bed, &stranger, "/status/503", 50, false)?;
-        visit(&bed, &stranger, "/admin", 40, false)?;
+    for (turn, ip) in [bed.v1.ip4().into(), bed.v1.ip6().into()].into_iter().enumerate() {
+        let (turn, to) = (turn as u64, SocketAddr::new(ip, 8080));
+        visit(to, &stranger, "/open", 200, false)?;
+        visit(to, &stranger, "/open", 100, true)?;
+        visit(to, &stranger, "/status/503", 50, false)?;
+        visit(to, &stranger, "/admin", 40, false)?;
         // one that the configuration knows, and that is not in the mesh
-        visit(&bed, &bed.client, "/open", 60, false)?;
+        visit(to, &bed.client, "/open", 60, false)?;
         open += 410;
         wait_for_sum(&bed, open + 40 * (turn + 1))?;
         let mut agent = bed.agent.take().expect("an agent runs");
@@ -48,7 +48,7 @@ fn who_comes_in_is_counted_once_by_name() -> Result<()> {
             _ => drop(agent.terminate(LIMIT)?),
         }
         // what needs no agent is counted without one
-        visit(&bed, &stranger, "/open", 30, turn == 0)?;
+        visit(to, &stranger, "/open", 30, turn == 0)?;
         open += 30;
         bed.start_agent()?;
         wait_for_sum(&bed, open + 40 * (turn + 1))?;
@@ -84,21 +84,25 @@ fn who_comes_in_is_told_of_with_bytes_and_time() -> Result<()> {
     let post =
         format!("POST /sum HTTP/1.1\r\nHost: web\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     assert_eq!(raw.request(&post)?.status, 200);
+    // what is said before the answer is not its status
+    let expect = ["-sS", "--fail", "-H", "Host: web", "-H", "Expect: 100-continue", "-d", "body"];
+    let said = curl(&stranger, &[&expect[..], &["-v", &format!("http://{to}/sum")]].concat())?;
+    ensure!(said.stderr.contains("100 Continue"), "{}", said.stderr);
     // the connection stays: that the last answer has come is told by its silence
-    let counted = wait_for_sum(&bed, 3)?;
+    let counted = wait_for_sum(&bed, 4)?;
     let labels = [("reporter", "destination"), ("response_code", "200")];
-    assert_eq!(counted.sum("istio_requests_total", &labels), 3, "{counted}");
+    assert_eq!(counted.sum("istio_requests_total", &labels), 4, "{counted}");
     let sum = |name: &str| counted.sum(&format!("istio_{name}_sum"), &labels);
     let (received, sent) = (sum("response_bytes"), sum("request_bytes"));
-    assert!((3_000_100..3_002_000).contains(&received), "{received}: {counted}");
+    assert!((3_000_100..3_003_000).contains(&received), "{received}: {counted}");
     assert!((200_050..200_600).contains(&sent), "{sent}: {counted}");
     let waited = sum("request_duration_milliseconds");
     assert!((300..1500).contains(&waited), "{waited} ms: {counted}");
 
     let mut flows = Vec::new();
-    wait_until("three are told of", || {
+    wait_until("four are told of", || {
         flows = told(&bed, &[])?;
-        Ok(flows.len() == 3)
+        Ok(flows.len() == 4)
     })?;
     let slow = flows.iter().find(|flow| flow["path"] == "/delay/300/x");
     let slow = slow.unwrap_or_else(|| panic!("{flows:#?}"));
@@ -110,9 +114,9 @@ fn who_comes_in_is_told_of_with_bytes_and_time() -> Result<()> {
     assert!(slow["duration_us"].as_f64().is_some_and(|us| us > 299_000.0), "{slow}");
     // one whose server goes away has no status
     raw.send("GET /delay/8000/x HTTP/1.1\r\nHost: web\r\n\r\n")?;
-    wait_until("it is under way", || Ok(bed.requests("native", "visit")? == 4))?;
+    wait_until("it is under way", || Ok(bed.requests("native", "visit")? == 5))?;
     bed.stop_servers();
-    let counted = wait_for_sum(&bed, 4)?;
+    let counted = wait_for_sum(&bed, 5)?;
     assert_eq!(counted.sum("istio_requests_total", &[("response_code", "0")]), 1, "{counted}");
     Ok(())
 }
