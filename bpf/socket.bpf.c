@@ -282,7 +282,7 @@ examine(struct sk_msg_md *msg, struct conn *conn, struct generation *g, struct r
 	}
 	/* of what it gets the proxy tells */
 	if (lane != LANE_DETOUR || !has_proxy())
-		conn->sampled = sample(conn, s, length);
+		conn->sampled = sample(conn, s, length, lane == LANE_NATIVE);
 	release_scratch(s);
 	r->reason = reason;
 	if (reason)

@@ -255,13 +255,13 @@ struct settings {
 	u32 inlets;		/* who comes in is judged */
 	u32 positions;		/* copied_seq counts what TCP brought, and nothing else */
 	u32 telemetry;		/* requests are counted by who asks whom */
-	u32 records;		/* most requests told of one by one, a CPU and RECORD_WINDOW */
+	u32 records;		/* records of each kind a CPU may begin in RECORD_WINDOW */
 };
 
-/* Records of a CPU's present window. */
+/* Records of a CPU's present window: of what goes to its endpoint, and of what does not. */
 struct budget {
 	u64 window;
-	u64 used;
+	u32 used[2];
 };
 
 /* One slot: an array of one struct generation. The loader supplies the inner map's shape. */

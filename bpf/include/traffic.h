@@ -151,9 +151,13 @@ static __always_inline bool is_called(const struct traffic_key *key)
 	       key->reason == REASON_RATE_LIMITED;
 }
 
-/* Whether this CPU may begin a record in the present window; one that it may not is counted. */
-static __always_inline bool take_record(const struct settings *set, u64 now)
+/*
+ * Whether this CPU may begin a record in the present window; one that it may not is counted. What does
+ * not go to its endpoint (denied, answered, refused) is rare and wanted: the others leave it room.
+ */
+static __always_inline bool take_record(const struct settings *set, u64 now, bool forwarded)
 {
+	u32 *used, kind = !forwarded;
 	u32 zero = 0;
 	struct budget *b = bpf_map_lookup_elem(&budgets, &zero);
 
@@ -161,10 +165,13 @@ static __always_inline bool take_record(const struct settings *set, u64 now)
 		return false;
 	if (b->window != now >> RECORD_WINDOW) {
 		b->window = now >> RECORD_WINDOW;
-		b->used = 0;
+		b->used[0] = b->used[1] = 0;
 	}
+	/* the verifier does not know that a bool is 0 or 1 */
+	barrier_var(kind);
+	used = &b->used[kind & 1];
 	/* programs of one CPU that interrupt one another may begin one more */
-	if (b->used++ < set->records)
+	if ((*used)++ < set->records)
 		return true;
 	add(COUNT_RECORDS_THINNED, 1);
 	return false;
@@ -198,7 +205,7 @@ static __always_inline bool keep_head(struct record *record, struct scratch *s, 
 }
 
 /* Keeps what a request's head says, if it is to be told of. */
-__weak __noinline int sample(struct conn *conn, struct scratch *s, u32 length)
+__weak __noinline int sample(struct conn *conn, struct scratch *s, u32 length, bool forwarded)
 {
 	struct settings *set = telemetry_settings();
 	struct record *record;
@@ -206,7 +213,7 @@ __weak __noinline int sample(struct conn *conn, struct scratch *s, u32 length)
 
 	if (!conn || !s || !set)
 		return 0;
-	if (!take_record(set, conn->now))
+	if (!take_record(set, conn->now, forwarded))
 		return 0;
 	cookie = conn->cookie;
 	if (bpf_map_update_elem(&samples, &cookie, &no_record, BPF_ANY))
@@ -255,7 +262,7 @@ new_record(const struct settings *set, const struct traffic_key *key, u64 now)
 {
 	struct record *record;
 
-	if (!take_record(set, now))
+	if (!take_record(set, now, key->lane <= LANE_SHORTCUT))
 		return NULL;
 	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
 	if (!record) {
