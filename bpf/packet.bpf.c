@@ -196,17 +196,37 @@ static __always_inline bool waits_for_proxy(struct conn *conn)
 
 #define CONTINUE_BYTES 25	/* "HTTP/1.1 100 Continue" and an empty line, as servers send it */
 
+/* Where the bytes that a packet carries begin, and the sequence number of the first; 0: it carries
+ * none, or that is not known. TCP has made sure that what the headers are is in one piece. */
+static __always_inline u32 bytes_in(struct __sk_buff *skb, u32 *seq)
+{
+	u8 *ip = (u8 *)(long)skb->data, *end = (u8 *)(long)skb->data_end, *tcp = ip + 40;
+	u32 at = 40;
+
+	if (ip + 40 > end)
+		return 0;
+	if (ip[0] >> 4 == 4) {
+		at = (ip[0] & 15) * 4;
+		tcp = ip + at;
+	} else if (ip[6] != IPPROTO_TCP) {
+		return 0;
+	}
+	if (tcp + TCP_BYTES > end)
+		return 0;
+	*seq = bpf_ntohl(*(u32 *)(tcp + 4));
+	at += (tcp[12] >> 4) * 4;
+	return skb->len > at ? at : 0;
+}
+
 /* Notes what a packet says of the answer to the request under way. */
 static __always_inline void see_answer(struct __sk_buff *skb, struct conn *conn)
 {
 	struct asking *a = &conn->asking;
-	u8 header[TCP_BYTES], line[16];
-	u32 at = read_tcp(skb, header), seq;
+	u32 seq = 0, at = bytes_in(skb, &seq);
+	u8 line[16];
 
-	at += (header[12] >> 4) * 4;
-	if (at < TCP_BYTES || skb->len <= at)
+	if (!at)
 		return;
-	seq = bpf_ntohl(*(u32 *)&header[4]);
 	if (a->status < 200 && seq == a->answer && !bpf_skb_load_bytes(skb, at, line, sizeof(line))) {
 		a->status = status_in(line);
 		/* the answer is still to come */
@@ -231,7 +251,7 @@ int packet_in(struct __sk_buff *skb)
 
 	if (!conn || conn->side == SIDE_SERVER)
 		return may_enter(skb);
-	if (conn->asking.open && conn->protocol == PROTOCOL_HTTP)
+	if (conn->protocol == PROTOCOL_HTTP && conn->asking.open)
 		see_answer(skb, conn);
 	if (!has_detours(conn))
 		return is_allowed(skb, conn);

@@ -334,7 +334,6 @@ static __always_inline u64 received_by(const struct tcp_sock *tcp)
 	return tcp->bytes_received - (tcp->inet_conn.icsk_inet.sk.sk_shutdown & 1);
 }
 
-/* The other end may have come to be known after the request was sent. */
 static __always_inline struct link *link_of(struct conn *conn)
 {
 	u64 cookie = conn->cookie;
@@ -346,6 +345,25 @@ static __always_inline struct link *link_of(struct conn *conn)
 static __always_inline const struct tcp_sock *own_sock(const struct conn *conn)
 {
 	return KERNEL_AT(tcp_sock, conn->sock);
+}
+
+/*
+ * Learns of the other end once it is known. It stands before it answers, so where bytes have come and
+ * nothing is known of it, nothing ever will be.
+ */
+static __always_inline void find_peer(struct conn *conn)
+{
+	struct link *link;
+
+	if (conn->peer || conn->alone)
+		return;
+	link = link_of(conn);
+	if (link) {
+		conn->peer = link->server.cookie;
+		conn->peer_sock = link->server.sock;
+	} else if (own_sock(conn)->bytes_received) {
+		conn->alone = 1;
+	}
 }
 
 /* Counts the request under way, of which there will not be more. */
@@ -365,7 +383,9 @@ __weak __noinline int settle(struct conn *conn)
 	key.status = a->status;
 	last = a->answered;
 	bytes = received_by(own_sock(conn)) - a->received;
-	l = link_of(conn);
+	/* it may have come to be known after the request was sent */
+	find_peer(conn);
+	l = conn->peer ? link_of(conn) : NULL;
 	if (l) {
 		bytes += l->answered_bytes - a->shortcut;
 		if (l->status >= 200)
