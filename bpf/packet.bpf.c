@@ -155,6 +155,75 @@ static __always_inline bool is_reset(struct __sk_buff *skb)
 	return at && header[13] & RST && skb->len == at + (header[12] >> 4) * 4;
 }
 
+/* Where a packet's bytes are, and the first one's sequence number; 0: there are none. The headers of
+ * what TCP has sent or is about to take are in one piece. */
+static __always_inline u32 find_bytes(struct __sk_buff *skb, u32 *seq)
+{
+	u8 *ip = (u8 *)(long)skb->data, *end = (u8 *)(long)skb->data_end, *tcp = ip + 40;
+	u32 at = 40;
+
+	if (ip + 40 > end)
+		return 0;
+	if (ip[0] >> 4 == 4) {
+		at = (ip[0] & 15) * 4;
+		tcp = ip + at;
+	} else if (ip[6] != IPPROTO_TCP) {
+		return 0;
+	}
+	if (tcp + TCP_BYTES > end)
+		return 0;
+	*seq = bpf_ntohl(*(u32 *)(tcp + 4));
+	at += (tcp[12] >> 4) * 4;
+	return skb->len > at ? at : 0;
+}
+
+#define CONTINUE_BYTES 25	/* "HTTP/1.1 100 Continue" and an empty line, as servers send it */
+
+/* Reads the status of an answer, if it begins with a packet's bytes and is not known yet. */
+static __always_inline void
+read_answer(struct __sk_buff *skb, u32 at, u32 seq, u16 *status, u32 *answer)
+{
+	u8 line[16];
+
+	if (*status >= 200 || seq != *answer || bpf_skb_load_bytes(skb, at, line, sizeof(line)))
+		return;
+	*status = status_in(line);
+	if (*status < 100 || *status >= 200)
+		return;
+	/* the answer is still to come */
+	if (skb->len > at + CONTINUE_BYTES &&
+	    !bpf_skb_load_bytes(skb, at + CONTINUE_BYTES, line, sizeof(line)))
+		*status = status_in(line);
+	*answer = seq + skb->len - at;
+}
+
+/* Notes what a packet says of the answer to a request that was judged where it came in. */
+static __always_inline void see_visit(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct inlet *inlet = sk ? bpf_sk_storage_get(&inlets, sk, 0, 0) : NULL;
+	struct visit *visit;
+	u32 at, seq = 0;
+	u64 cookie;
+	s32 more;
+
+	if (!inlet || !inlet->visit)
+		return;
+	cookie = bpf_get_socket_cookie(skb);
+	visit = bpf_map_lookup_elem(&visits, &cookie);
+	at = visit && visit->open ? find_bytes(skb, &seq) : 0;
+	if (!at)
+		return;
+	read_answer(skb, at, seq, &visit->status, &visit->answer);
+	visit->answered = bpf_ktime_get_ns();
+	/* what is sent again has left before */
+	more = seq + skb->len - at - visit->left;
+	if (more > 0) {
+		visit->answer_bytes += more;
+		visit->left += more;
+	}
+}
+
 SEC("cgroup_skb/egress")
 int packet_out(struct __sk_buff *skb)
 {
@@ -162,8 +231,10 @@ int packet_out(struct __sk_buff *skb)
 	struct flow *flow;
 	u64 cookie;
 
-	if (!conn)
+	if (!conn) {
+		see_visit(skb);
 		return skb->ifindex == LOOPBACK_IFINDEX || may_leave(skb) || is_reset(skb);
+	}
 	if (carries_unjudged(skb, conn))
 		return DROP;
 	if (!has_detours(conn))
@@ -194,49 +265,15 @@ static __always_inline bool waits_for_proxy(struct conn *conn)
 	return detour_outstanding(conn) && (conn->followed || !conn->native);
 }
 
-#define CONTINUE_BYTES 25	/* "HTTP/1.1 100 Continue" and an empty line, as servers send it */
-
-/* Where the bytes that a packet carries begin, and the sequence number of the first; 0: it carries
- * none, or that is not known. TCP has made sure that what the headers are is in one piece. */
-static __always_inline u32 bytes_in(struct __sk_buff *skb, u32 *seq)
-{
-	u8 *ip = (u8 *)(long)skb->data, *end = (u8 *)(long)skb->data_end, *tcp = ip + 40;
-	u32 at = 40;
-
-	if (ip + 40 > end)
-		return 0;
-	if (ip[0] >> 4 == 4) {
-		at = (ip[0] & 15) * 4;
-		tcp = ip + at;
-	} else if (ip[6] != IPPROTO_TCP) {
-		return 0;
-	}
-	if (tcp + TCP_BYTES > end)
-		return 0;
-	*seq = bpf_ntohl(*(u32 *)(tcp + 4));
-	at += (tcp[12] >> 4) * 4;
-	return skb->len > at ? at : 0;
-}
-
 /* Notes what a packet says of the answer to the request under way. */
 static __always_inline void see_answer(struct __sk_buff *skb, struct conn *conn)
 {
 	struct asking *a = &conn->asking;
-	u32 seq = 0, at = bytes_in(skb, &seq);
-	u8 line[16];
+	u32 seq = 0, at = find_bytes(skb, &seq);
 
 	if (!at)
 		return;
-	if (a->status < 200 && seq == a->answer && !bpf_skb_load_bytes(skb, at, line, sizeof(line))) {
-		a->status = status_in(line);
-		/* the answer is still to come */
-		if (a->status >= 100 && a->status < 200) {
-			if (skb->len > at + CONTINUE_BYTES &&
-			    !bpf_skb_load_bytes(skb, at + CONTINUE_BYTES, line, sizeof(line)))
-				a->status = status_in(line);
-			a->answer = seq + skb->len - at;
-		}
-	}
+	read_answer(skb, at, seq, &a->status, &a->answer);
 	a->answered = bpf_ktime_get_ns();
 }
 

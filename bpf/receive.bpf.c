@@ -91,7 +91,7 @@ int on_receive(struct __sk_buff *skb)
 	if (visit) {
 		visit->next = segment->end_seq;
 		visit->known = 1;
-		return on_visit(skb, visit, tcp);
+		return on_visit(skb, visit, tcp, cookie);
 	}
 	if (a)
 		follow_answers(a, skb, skb->len, load_skb);

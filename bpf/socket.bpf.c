@@ -20,6 +20,7 @@
 #include "lanes.h"
 #include "order.h"
 #include "pairs.h"
+#include "visit_traffic.h"
 
 /* A client's connection to the proxy stands: leave word of what it asked for. The proxy cannot
  * accept before: the handshake's last segment is not out yet. */
@@ -111,7 +112,7 @@ static __always_inline void closed(struct bpf_sock_ops *ctx)
 	u64 cookie;
 
 	if (sk)
-		forget_inlet(ctx, sk);
+		forget_visit(sk, bpf_get_socket_cookie(ctx));
 	if (!conn || conn->side != SIDE_CLIENT)
 		return;
 	if (conn->protocol == PROTOCOL_HTTP)

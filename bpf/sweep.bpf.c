@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0)
 /* Looks at all connections when the agent asks: what is over and nobody has counted yet. */
 #include "order.h"
+#include "visit_traffic.h"
 
 struct bpf_iter_meta;
 
@@ -40,6 +41,24 @@ int sweep(struct bpf_iter__bpf_sk_storage_map *ctx)
 		count_connection(conn, false);
 	else if (is_over(conn))
 		settle(conn);
+	return 0;
+}
+
+/* The same for who comes in. */
+SEC("iter/bpf_sk_storage_map")
+int sweep_visits(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	struct inlet *inlet = ctx->value;
+	struct visit *visit;
+	u64 cookie;
+
+	if (!inlet || !ctx->sk || !inlet->visit)
+		return 0;
+	cookie = cookie_of(KERNEL_AT(tcp_sock, ctx->sk));
+	visit = bpf_map_lookup_elem(&visits, &cookie);
+	if (visit && visit->open && visit->answered > visit->at &&
+	    bpf_ktime_get_ns() - visit->answered > STILL)
+		settle_visit(visit, cookie);
 	return 0;
 }
 

@@ -195,6 +195,25 @@ int ask_token(struct token_query *query)
 	return 0;
 }
 
+/* In: a duration and a number of bytes. Out: the buckets that they are counted in (traffic.h). */
+struct buckets_query {
+	u64 duration;		/* ns */
+	u64 bytes;
+	u32 latency;		/* of the duration in struct latency */
+	u32 milliseconds;	/* by Envoy's bounds */
+	u32 size;
+	u32 pad;
+};
+
+SEC("syscall")
+int find_buckets(struct buckets_query *query)
+{
+	query->latency = latency_bucket(query->duration);
+	query->milliseconds = bounded(doubled_milliseconds(query->duration));
+	query->size = bounded(query->bytes * 2);
+	return 0;
+}
+
 /* In: verdict's inputs and a head. Out: what on_send() would do with it. */
 struct decision_query {
 	struct verdict verdict;

@@ -4,15 +4,13 @@
 mod bed;
 
 use std::fmt::Write as _;
-use std::io::{Read, Write as _};
-use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bed::{Bed, JASON, LIMIT, Shape, WEB, wait_until};
-use beeway_testbed::{Load, LoadReport, Place, RawClient};
+use beeway_testbed::{Load, LoadReport, RawClient};
 
 /// How long generations follow one another, and how fast.
 const STORM: Duration = Duration::from_secs(30);
@@ -184,21 +182,8 @@ fn beeway(arguments: &[&str], path: &std::path::Path) -> Result<Output> {
     Ok(Command::new(bed::binary()).args(arguments).arg(path).output()?)
 }
 
-/// The sample without labels of this name in what the agent's `/metrics` says.
 fn metric(bed: &Bed, name: &str) -> Result<f64> {
-    let log = bed.agent_log();
-    let address = log.split("metrics=").nth(1).context("the log names the address")?;
-    let address: SocketAddr = address.split_whitespace().next().context("an address")?.parse()?;
-    let text = bed.node.run_in(|| -> Result<String> {
-        let mut stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(LIMIT))?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        Ok(text)
-    })??;
-    let sample = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    sample.with_context(|| format!("no {name} in {text}"))?.trim().parse().context("a number")
+    bed.scrape()?.value(name)
 }
 
 #[test]

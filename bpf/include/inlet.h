@@ -226,16 +226,6 @@ static __always_inline void note_inlet(struct bpf_sock_ops *ctx)
 		inlet->visit = begin_visit(ctx, &a);
 }
 
-/* An accepted socket is closed. */
-static __always_inline void forget_inlet(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
-{
-	struct inlet *inlet = bpf_sk_storage_get(&inlets, sk, 0, 0);
-	u64 cookie = bpf_get_socket_cookie(ctx);
-
-	if (inlet && inlet->visit)
-		bpf_map_delete_elem(&visits, &cookie);
-}
-
 /* Tells the agent of what policies forbid on a live connection. False when it was not told. */
 static __always_inline bool
 tell_of_policy(const struct tcp_sock *tcp, enum event_kind kind, const struct address *local,

@@ -1,16 +1,9 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0) */
-/* All maps. maps.bpf.c defines them, the others refer to them. */
+/* Maps of the configuration and of connections, and what stands in them. */
 #ifndef BEEWAY_MAPS_H
 #define BEEWAY_MAPS_H
 
-#include "kernel.h"
-#include "abi.h"
-
-#ifdef DEFINE_MAPS
-#define MAP struct
-#else
-#define MAP extern struct
-#endif
+#include "counts.h"
 
 /* Where a connection is in its stream of requests. */
 struct framing {
@@ -19,23 +12,6 @@ struct framing {
 	u8 digits;		/* of the chunk size read so far; in a trailer: whether the line has any */
 	u8 last;		/* byte before, where it matters */
 	u8 pad[5];
-};
-
-/* A request that went to its endpoint, until what came of it is counted (traffic.h); or, of a
- * connection that is not HTTP, the connection. */
-struct asking {
-	u64 at;			/* CLOCK_MONOTONIC, ns: when its head was sent */
-	u64 answered;		/* when bytes of its answer came last by TCP; 0: none have */
-	u64 sent;		/* bytes of it */
-	u64 received;		/* bytes that had come by TCP before */
-	u64 shortcut;		/* and past TCP */
-	u32 answer;		/* sequence number at which its answer begins */
-	u32 open;		/* it is under way: who counts it makes this 0 */
-	u16 status;		/* of its answer; below 200: not known yet */
-	u8 lane;
-	u8 reason;
-	u8 sampled;		/* it is in `samples` */
-	u8 pad[11];
 };
 
 /*
@@ -133,15 +109,26 @@ struct inlet {
 };
 
 /* A connection that was accepted here and whose requests nobody has judged; by the cookie of the
- * accepted socket. Only on_receive() writes it once bytes flow. */
+ * accepted socket. Once bytes flow only on_receive() writes it, but for what packet_out() sees of
+ * answers. */
 struct visit {
 	struct address caller;
 	struct address called;
 	struct framing framing;
+	/* of the request under way, until it is counted (visit_traffic.h) */
+	u64 at;			/* CLOCK_MONOTONIC, ns: when its head came */
+	u64 answered;		/* when bytes of its answer left last; 0: none have */
+	u64 bytes;		/* of it, that have come */
+	u64 answer_bytes;	/* that have left */
+	u32 answer;		/* sequence number at which its answer begins */
+	u32 left;		/* and behind what has left of it */
+	u32 open;		/* who counts it makes this 0 */
 	u32 next;		/* sequence number behind the last segment */
+	u16 status;		/* of its answer; below 200: not known yet */
+	u8 sampled;		/* it is in `samples` */
+	u8 denied;		/* its body is not read */
 	u8 known;		/* `next` is */
-	u8 denied;		/* of the request under way: its body is not read */
-	u8 pad[2];
+	u8 pad[3];
 };
 
 /* A connection with both ends on this host; by the client's cookie. */
@@ -269,12 +256,6 @@ struct settings {
 	u32 positions;		/* copied_seq counts what TCP brought, and nothing else */
 	u32 telemetry;		/* requests are counted by who asks whom */
 	u32 records;		/* records of each kind a CPU may begin in RECORD_WINDOW */
-};
-
-/* Records of a CPU's present window: of what goes to its endpoint, and of what does not. */
-struct budget {
-	u64 window;
-	u32 used[2];
 };
 
 /* One slot: an array of one struct generation. The loader supplies the inner map's shape. */
@@ -436,60 +417,9 @@ MAP {
 } buckets SEC(".maps");
 
 MAP {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, LANES * REASONS);
-	__type(key, u32);
-	__type(value, u64);
-} requests SEC(".maps");
-
-MAP {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, COUNTERS);
-	__type(key, u32);
-	__type(value, u64);
-} counters SEC(".maps");
-
-MAP {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, CLOSED_QUEUE);
 } events SEC(".maps");
-
-/* max_entries is less where there are many CPUs, set by the loader. It makes those of
- * what there is no room for beforehand. */
-MAP {
-	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
-	__uint(max_entries, SERIES);
-	__type(key, struct traffic_key);
-	__type(value, struct traffic);
-} traffic SEC(".maps");
-
-MAP {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, LATENCIES);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct latency_key);
-	__type(value, struct latency);
-} latencies SEC(".maps");
-
-/* Requests under way that will be told of, by the client's cookie. */
-MAP {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, SAMPLES);
-	__type(key, u64);
-	__type(value, struct record);
-} samples SEC(".maps");
-
-MAP {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, RECORD_QUEUE);
-} records SEC(".maps");
-
-MAP {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, struct budget);
-} budgets SEC(".maps");
 
 /* Whom a socket exchanges datagrams with: the address that it knows him by. Family 0: he began, and what
  * he sends is judged; else it is an answer. */
@@ -565,34 +495,6 @@ static __always_inline struct generation *current_generation(void)
 	void *inner = bpf_map_lookup_elem(&generations, &zero);
 
 	return inner ? bpf_map_lookup_elem(inner, &zero) : NULL;
-}
-
-static __always_inline void add(u32 counter, u64 n)
-{
-	u64 *value = bpf_map_lookup_elem(&counters, &counter);
-
-	if (value)
-		*value += n;
-}
-
-static __always_inline void count_request(u32 lane, u32 reason)
-{
-	u32 at = lane * REASONS + reason;
-	u64 *value = bpf_map_lookup_elem(&requests, &at);
-
-	/* programs of one CPU interrupt one another */
-	if (value)
-		__sync_fetch_and_add(value, 1);
-}
-
-/* A request whose message comes again. */
-static __always_inline void uncount_request(u32 lane, u32 reason)
-{
-	u32 at = lane * REASONS + reason;
-	u64 *value = bpf_map_lookup_elem(&requests, &at);
-
-	if (value)
-		__sync_fetch_and_add(value, -1);
 }
 
 static __always_inline struct scratch *claim_scratch(void)

@@ -90,7 +90,9 @@ static __always_inline void plus(u64 *sum, u64 n)
 
 static __always_inline void count_latency(const struct traffic_key *key, u64 duration)
 {
-	struct latency_key at = { .port = key->port, .cpu = bpf_get_smp_processor_id() };
+	struct latency_key at = {
+		.port = key->port, .cpu = bpf_get_smp_processor_id(), .kind = key->kind,
+	};
 	u32 bucket = latency_bucket(duration);
 	struct latency *l;
 
@@ -204,28 +206,58 @@ static __always_inline bool keep_head(struct record *record, struct scratch *s, 
 	return true;
 }
 
-/* Keeps what a request's head says, if it is to be told of. */
-__weak __noinline int sample(struct conn *conn, struct scratch *s, u32 length, bool forwarded)
+/* Keeps what the head of a socket's request says, judged since `at`, if it is to be told of. */
+static __always_inline bool
+keep_sample(u64 cookie, u64 at, struct scratch *s, u32 length, bool forwarded)
 {
 	struct settings *set = telemetry_settings();
 	struct record *record;
-	u64 cookie;
 
-	if (!conn || !s || !set)
-		return 0;
-	if (!take_record(set, conn->now, forwarded))
-		return 0;
-	cookie = conn->cookie;
+	if (!set || !take_record(set, at, forwarded))
+		return false;
 	if (bpf_map_update_elem(&samples, &cookie, &no_record, BPF_ANY))
-		return 0;
+		return false;
 	record = bpf_map_lookup_elem(&samples, &cookie);
-	if (!record)
-		return 0;
-	if (!keep_head(record, s, length))
-		return 0;
-	record->judged = bpf_ktime_get_ns() - conn->now;
+	if (!record || !keep_head(record, s, length))
+		return false;
+	record->judged = bpf_ktime_get_ns() - at;
 	record->rule = s->verdict.rule;
-	return 1;
+	return true;
+}
+
+/* The same for a client's request. */
+__weak __noinline int sample(struct conn *conn, struct scratch *s, u32 length, bool forwarded)
+{
+	return conn && s && keep_sample(conn->cookie, conn->now, s, length, forwarded);
+}
+
+/* The record of a request that is over and whose head was kept; NULL: it is lost. */
+static __always_inline struct record *
+kept_sample(u64 cookie, const struct traffic_key *key, u64 at, u64 duration, u64 request_bytes,
+	    u64 response_bytes)
+{
+	struct record *record = bpf_map_lookup_elem(&samples, &cookie);
+
+	if (!record) {
+		add(COUNT_RECORDS_LOST, 1);
+		return NULL;
+	}
+	record->at = at;
+	record->duration = duration;
+	record->request_bytes = request_bytes;
+	record->response_bytes = response_bytes;
+	record->status = key->status;
+	record->lane = key->lane;
+	record->reason = key->reason;
+	record->kind = key->kind;
+	return record;
+}
+
+static __always_inline void
+tell_kept(const struct settings *set, u64 cookie, struct record *record)
+{
+	tell_record(set, record);
+	bpf_map_delete_elem(&samples, &cookie);
 }
 
 /* Tells of a request that is over, if its head was kept. */
@@ -233,27 +265,17 @@ static __always_inline void
 tell_sample(const struct settings *set, struct conn *conn, const struct traffic_key *key, u64 at,
 	    u64 duration, u64 request_bytes, u64 response_bytes)
 {
-	u64 cookie = conn->cookie;
-	struct record *record = bpf_map_lookup_elem(&samples, &cookie);
+	struct record *record = kept_sample(conn->cookie, key, at, duration, request_bytes,
+					    response_bytes);
 
-	if (!record) {
-		add(COUNT_RECORDS_LOST, 1);
+	if (!record)
 		return;
-	}
-	record->at = at;
-	record->duration = duration;
-	record->request_bytes = request_bytes;
-	record->response_bytes = response_bytes;
 	record->source = conn->source;
 	record->caller = conn->caller;
 	record->service = conn->service;
 	if (is_called(key))
 		record->endpoint = conn->endpoint;
-	record->status = key->status;
-	record->lane = key->lane;
-	record->reason = key->reason;
-	tell_record(set, record);
-	bpf_map_delete_elem(&samples, &cookie);
+	tell_kept(set, conn->cookie, record);
 }
 
 /* A record of a connection, or of an attempt to make one; NULL where it is not to be told of. */

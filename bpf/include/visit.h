@@ -11,32 +11,13 @@
 #define BEEWAY_VISIT_H
 
 #include "inlet.h"
-#include "traffic.h"
+#include "visit_traffic.h"
 #include "http.h"
 #include "body.h"
 
 #define VISIT_STEPS 512	/* of framing in one segment */
 
 enum visit_verdict { VISIT_PASS, VISIT_DENIED, VISIT_REFUSED };
-
-/* Tells of a request that is denied. */
-static __always_inline void tell_visit(const struct visit *visit, struct scratch *s, u32 length)
-{
-	struct traffic_key key = {
-		.kind = TRAFFIC_VISIT, .lane = LANE_ANSWERED, .reason = REASON_DENIED,
-	};
-	struct settings *set = telemetry_settings();
-	struct record *record;
-
-	record = set ? new_record(set, &key, bpf_ktime_get_ns()) : NULL;
-	if (!record)
-		return;
-	record->source = record->caller = visit->caller;
-	record->service = record->endpoint = visit->called;
-	record->status = 403;
-	keep_head(record, s, length);
-	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
-}
 
 /* Judges the request whose head begins s->head[0..length]; s->offset is where its body begins. */
 __weak __noinline int judge_visit(struct visit *visit, struct scratch *s, u32 length)
@@ -116,22 +97,6 @@ tell_of_visit(const struct visit *visit, const struct tcp_sock *tcp, enum event_
 	return tell_of_policy(tcp, kind, &visit->called, &visit->caller, &visit->caller);
 }
 
-/* Counts a request that is not let in, by who asked for what. */
-static __always_inline void count_visit(const struct visit *visit, u32 lane, u32 reason, u32 status)
-{
-	struct traffic_key key = { .status = status, .lane = lane, .reason = reason };
-
-	count_request(lane, reason);
-	if (!telemetry_settings())
-		return;
-	copy_ip(key.source, visit->caller.ip);
-	copy_ip(key.service, visit->called.ip);
-	copy_ip(key.endpoint, visit->called.ip);
-	key.port = visit->called.port;
-	key.kind = TRAFFIC_VISIT;
-	count_over(&key, 0, 0, 0);
-}
-
 /* Nothing more of it is read, and the agent resets it. */
 static __always_inline int refuse_visit(struct visit *visit, const struct tcp_sock *tcp)
 {
@@ -160,11 +125,12 @@ static __always_inline bool asks_visits(const struct visit *visit)
 
 /* A segment of a connection whose requests are judged here. */
 static __always_inline int
-on_visit(struct __sk_buff *skb, struct visit *visit, const struct tcp_sock *tcp)
+on_visit(struct __sk_buff *skb, struct visit *visit, const struct tcp_sock *tcp, u64 cookie)
 {
 	bool begins = visit->framing.phase == PHASE_HEAD, understood;
 	int said = VISIT_PASS;
 	struct scratch *s;
+	u32 head;
 
 	if (!skb->len)
 		return SK_PASS;
@@ -175,11 +141,18 @@ on_visit(struct __sk_buff *skb, struct visit *visit, const struct tcp_sock *tcp)
 	if (!s)
 		return refuse_visit(visit, tcp);
 	s->offset = 0;
-	if (begins)
+	if (begins) {
+		settle_visit(visit, cookie);
+		visit->at = bpf_ktime_get_ns();
 		said = on_visit_head(skb, visit, s);
+	}
+	head = s->offset;
 	understood = said != VISIT_REFUSED && walk_visit(skb, visit, s);
+	if (begins && understood && !visit->denied)
+		begin_visited(visit, cookie, s, head, tcp->write_seq);
 	release_scratch(s);
 	if (!understood && !asks_visits(visit)) {
+		settle_visit(visit, cookie);
 		visit->framing.phase = PHASE_STICKY;
 		return SK_PASS;
 	}
@@ -187,8 +160,7 @@ on_visit(struct __sk_buff *skb, struct visit *visit, const struct tcp_sock *tcp)
 		return refuse_visit(visit, tcp);
 	if (begins && visit->denied)
 		count_visit(visit, LANE_ANSWERED, REASON_DENIED, 403);
-	else if (begins)
-		count_request(LANE_NATIVE, REASON_VISIT);
+	visit->bytes += skb->len;
 	/* nor is the body of a request that is answered read */
 	return visit->denied ? SK_DROP : SK_PASS;
 }

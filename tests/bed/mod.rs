@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use beeway_testbed::{Command, Node, Place, Pod, Process, http_server, spawn_ready};
+use beeway_testbed::{Command, Node, Place, Pod, Process, Scrape, http_server, spawn_ready};
 use serde_json::Value;
 
 pub const LIMIT: Duration = Duration::from_secs(20);
@@ -193,6 +193,11 @@ spec:
         self.agent.as_ref().map(|agent| agent.stderr().join("\n")).unwrap_or_default()
     }
 
+    /// What the agent says at `/metrics`.
+    pub fn scrape(&self) -> Result<Scrape> {
+        scrape(&self.node, self.agent.as_ref().context("no agent")?)
+    }
+
     /// What the agent says of itself.
     pub fn status(&self) -> Result<Value> {
         status(self.state.path())
@@ -284,6 +289,18 @@ pub fn ready(agent: Process) -> Result<Process> {
     }
     ready.context("the agent is not ready")?;
     Ok(agent)
+}
+
+/// Where an agent serves metrics.
+pub fn metrics_address(agent: &Process) -> Result<String> {
+    let line = agent.wait_for_line("metrics=", LIMIT)?;
+    let address = line.split("metrics=").nth(1).context("the log names the address")?;
+    Ok(address.split_whitespace().next().unwrap_or_default().to_owned())
+}
+
+/// What an agent of a node says at `/metrics`.
+pub fn scrape(node: &Node, agent: &Process) -> Result<Scrape> {
+    Scrape::of(node, &metrics_address(agent)?)
 }
 
 /// What the agent of a state directory says of itself.

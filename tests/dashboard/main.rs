@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use beeway_testbed::{Browser, Node, Place, curl};
 use serde_json::{Value, json};
 
-use bed::{LIMIT, agent_command, off, ready, wait_until};
+use bed::{LIMIT, agent_command, off, ready, scrape, wait_until};
 use shop::{PRODUCTPAGE, RATINGS, REVIEWS, Shop, site_and_token, start_agent};
 
 const SIZE: (u32, u32) = (1280, 800);
@@ -96,7 +96,8 @@ fn graph_agrees(shop: &Shop, browser: &mut Browser) -> Result<()> {
     }
     assert_eq!(shown.values().sum::<u64>(), all);
     assert_eq!(shown["default/intruder → default/reviews"], DENIED);
-    assert_eq!(istio_requests(&shop.metrics()?), all, "istio_requests_total");
+    let counted = scrape(&shop.node, &shop.agent)?;
+    assert_eq!(counted.sum("istio_requests_total", &[("reporter", "source")]), all, "{counted}");
     Ok(())
 }
 
@@ -104,15 +105,6 @@ fn total(snapshot: &Value, service: &str) -> u64 {
     let services = snapshot["services"].as_array().into_iter().flatten();
     let mine = services.filter(|asked| asked["service"]["name"] == service);
     mine.filter_map(|asked| asked["traffic"]["total"].as_u64()).sum()
-}
-
-/// The sum of `istio_requests_total` where requests are sent.
-fn istio_requests(metrics: &str) -> u64 {
-    let lines = metrics.lines().filter(|line| line.starts_with("istio_requests_total{"));
-    lines
-        .filter(|line| line.contains("reporter=\"source\""))
-        .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
-        .sum()
 }
 
 /// What is shown anew stays where it is, and the focus with it.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use beeway_testbed::{Load, Node, Pod, PodOptions, Process, http_server, nginx, spawn_ready};
 use serde_json::Value;
 
-use crate::bed::{LIMIT, agent_command, off, ready, status};
+use crate::bed::{agent_command, off, ready, status};
 
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/bookinfo");
 const PORT: u16 = 9080;
@@ -168,14 +168,6 @@ impl Shop {
         let url = format!("{site}/api/{path}");
         let output = beeway_testbed::curl(&self.node, &["-sS", "--fail", "-H", &bearer, &url])?;
         serde_json::from_str(&output.success()?.stdout).context(url)
-    }
-
-    /// A page of the metrics.
-    pub fn metrics(&self) -> Result<String> {
-        let line = self.agent.wait_for_line("metrics=", LIMIT)?;
-        let address = line.split("metrics=").nth(1).and_then(|rest| rest.split(' ').next());
-        let url = format!("http://{}/metrics", address.context("no address")?);
-        Ok(beeway_testbed::curl(&self.node, &["-sS", "--fail", &url])?.success()?.stdout)
     }
 }
 

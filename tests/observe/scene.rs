@@ -1,7 +1,5 @@
 //! A bed whose agent is started with a test's own arguments and files.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
@@ -112,19 +110,7 @@ impl Scene {
 
     /// A counter of `/metrics`.
     pub fn counter(&self, name: &str) -> Result<u64> {
-        let agent = self.bed.agent.as_ref().context("no agent")?;
-        let line = agent.wait_for_line("metrics=", LIMIT)?;
-        let address = line.split("metrics=").nth(1).context("the log names the address")?;
-        let address = address.split_whitespace().next().context("an address")?.to_owned();
-        let text = self.bed.node.run_in(move || -> Result<String> {
-            let mut stream = TcpStream::connect(address)?;
-            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
-            let mut text = String::new();
-            stream.read_to_string(&mut text)?;
-            Ok(text)
-        })??;
-        let sample = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        Ok(sample.with_context(|| format!("no {name} in {text}"))?.trim().parse::<f64>()? as u64)
+        Ok(self.bed.scrape()?.value(name)? as u64)
     }
 }
 

@@ -6,8 +6,8 @@ use anyhow::{Result, ensure};
 use beeway_testbed::{Place, RawClient, spawn_ready, tcp_echo, tcp_ping};
 use serde_json::Value;
 
-use crate::bed::{Bed, JASON, LIMIT, Shape, WEB, binary, wait_until};
-use crate::scrape::scrape;
+use crate::bed::{Bed, JASON, LIMIT, Shape, WEB, wait_until};
+use crate::told;
 
 const POLICY: &str = "
 apiVersion: security.istio.io/v1
@@ -23,12 +23,7 @@ spec:
 
 /// Flows that are denied.
 fn denied(bed: &Bed) -> Result<Vec<Value>> {
-    let mut command = std::process::Command::new(binary());
-    command.args(["flows", "--json", "--verdict", "denied", "--last", "1000", "--state"]);
-    let output = command.arg(bed.state.path()).output()?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout)?;
-    text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    told(bed, &["--verdict", "denied"])
 }
 
 fn wait_for_flow(bed: &Bed, what: &str, fits: impl Fn(&Value) -> bool) -> Result<Value> {
@@ -85,6 +80,6 @@ fn who_is_denied_is_told_of_by_name() -> Result<()> {
     assert!(came["policy"].as_str().unwrap_or_default().contains("closed"), "{came}");
     let reporter = [("reporter", "destination"), ("response_code", "403")];
     wait_until("it is counted where it came in", || {
-        Ok(scrape(&bed)?.sum("istio_requests_total", &reporter) == 1)
+        Ok(bed.scrape()?.sum("istio_requests_total", &reporter) == 1)
     })
 }

@@ -5,15 +5,15 @@
 mod bed;
 mod denied;
 mod prometheus;
-mod scrape;
+mod visits;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use bed::{Bed, JASON, LIMIT, Shape, WEB, wait_until};
-use beeway_testbed::{Load, RawClient, slurp, spawn_ready, tcp_echo, tcp_ping};
-use scrape::{Scrape, scrape};
+use bed::{Bed, JASON, LIMIT, Shape, WEB, metrics_address, wait_until};
+use beeway_testbed::{Load, Place, RawClient, Scrape, slurp, spawn_ready, tcp_echo, tcp_ping};
+use serde_json::Value;
 
 const NATIVE: Shape = Shape { servers_in_mesh: false };
 const SHORTCUT: Shape = Shape { servers_in_mesh: true };
@@ -33,12 +33,22 @@ fn load(bed: &Bed, path: &str, header: Option<&str>, requests: u64) -> Result<()
 fn wait_for_sum(bed: &Bed, wanted: u64) -> Result<Scrape> {
     let mut last = Scrape::default();
     wait_until(&format!("{wanted} requests are counted"), || {
-        last = scrape(bed)?;
+        last = bed.scrape()?;
         let sum = last.sum("istio_requests_total", &[]);
         ensure!(sum <= wanted, "{sum} requests are counted of {wanted}: {last}");
         Ok(sum == wanted)
     })?;
     Ok(last)
+}
+
+/// The newest flows that the agent tells of.
+fn told(bed: &Bed, arguments: &[&str]) -> Result<Vec<Value>> {
+    let mut command = std::process::Command::new(bed::binary());
+    command.args(["flows", "--json", "--last", "1000", "--state"]).arg(bed.state.path());
+    let output = command.args(arguments).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout)?;
+    text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
 }
 
 #[test]
@@ -146,7 +156,7 @@ fn connections_are_counted_with_their_bytes() -> Result<()> {
     }
     let mut counted = Scrape::default();
     wait_until("five connections have ended", || {
-        counted = scrape(&bed)?;
+        counted = bed.scrape()?;
         Ok(counted.sum("istio_tcp_connections_closed_total", &[]) == 5)
     })?;
     assert_eq!(counted.sum("istio_tcp_connections_opened_total", &[]), 5, "{counted}");
@@ -164,7 +174,7 @@ fn a_request_that_waits_is_counted_when_its_answer_has_come() -> Result<()> {
     let mut raw = RawClient::connect(&bed.client, WEB.parse()?)?;
     raw.send("GET /delay/2500/x HTTP/1.1\r\nHost: web\r\n\r\n")?;
     std::thread::sleep(Duration::from_millis(1500));
-    assert_eq!(scrape(&bed)?.sum("istio_requests_total", &[]), 0, "it is under way");
+    assert_eq!(bed.scrape()?.sum("istio_requests_total", &[]), 0, "it is under way");
     assert_eq!(raw.response()?.status, 200);
     let counted = wait_for_sum(&bed, 1)?;
     let took = counted.sum("istio_request_duration_milliseconds_sum", &[]);
@@ -175,5 +185,28 @@ fn a_request_that_waits_is_counted_when_its_answer_has_come() -> Result<()> {
     drop(raw);
     let counted = wait_for_sum(&bed, 2)?;
     assert_eq!(counted.sum("istio_requests_total", &[("response_code", "0")]), 1, "{counted}");
+    Ok(())
+}
+
+#[test]
+fn who_says_nothing_uses_up_neither_descriptors_nor_metrics() -> Result<()> {
+    let bed = Bed::new("silent", NATIVE, JASON)?;
+    let agent = bed.agent.as_ref().expect("an agent runs");
+    let (address, files) = (metrics_address(agent)?, format!("/proc/{}/fd", agent.pid()));
+    let descriptors = || Ok::<_, anyhow::Error>(std::fs::read_dir(&files)?.count());
+    let before = descriptors()?;
+    let silent: std::io::Result<Vec<TcpStream>> =
+        bed.node.run_in(|| (0..100).map(|_| TcpStream::connect(&address)).collect())?;
+    let silent = silent?;
+    agent.wait_for_line("as many connections as there may be", LIMIT)?;
+    let most = descriptors()?;
+    ensure!(most < before + 80, "{before} open files became {most}");
+    drop(silent);
+    let counted = bed.scrape()?;
+    let port = [("port", "metrics")];
+    ensure!(counted.sum("beeway_port_full_total", &port) > 0, "it is counted");
+    let limit = counted.value("beeway_port_connections_limit")? as u64;
+    let open = counted.sum("beeway_port_connections", &port);
+    ensure!((1..=limit).contains(&open), "{open} connections of {limit}");
     Ok(())
 }

@@ -7,8 +7,7 @@ use anyhow::{Context, Result, ensure};
 use beeway_testbed::{Load, Place, Process, curl, needs};
 use serde_json::Value;
 
-use crate::bed::{Bed, JASON, LIMIT, Shape, wait_until};
-use crate::scrape::address;
+use crate::bed::{Bed, JASON, LIMIT, Shape, metrics_address, wait_until};
 
 const PORT: u16 = 19090;
 
@@ -25,7 +24,7 @@ fn start(bed: &Bed, folder: &Path) -> Result<Process> {
          scrape_configs:\n\
          - job_name: beeway\n  static_configs: [{{targets: ['{}']}}]\n",
         rules.display(),
-        address(bed)?
+        metrics_address(bed.agent.as_ref().context("an agent runs")?)?
     );
     let file = folder.join("prometheus.yaml");
     std::fs::write(&file, config)?;
@@ -84,7 +83,7 @@ fn a_prometheus_sees_what_was_sent_also_over_a_restart() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let mut bed = Bed::new("prom", Shape { servers_in_mesh: true }, JASON)?;
     // the same place after a restart, as in a real node
-    let listen = address(&bed)?;
+    let listen = metrics_address(bed.agent.as_ref().context("an agent runs")?)?;
     let _prometheus = start(&bed, folder.path())?;
     let (mut ok, mut detoured, mut denied) = (0, 0, 0);
     for turn in 0..3 {

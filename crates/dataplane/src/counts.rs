@@ -121,6 +121,12 @@ pub(crate) fn read(requests: &MapHandle, counters: &MapHandle) -> Result<Counts>
     Ok(counts)
 }
 
+/// Requests and connections that were not told of one by one, since the maps were made.
+pub(crate) fn untold(counters: &MapHandle) -> Result<u64> {
+    let (thinned, lost) = (abi::counter::COUNT_RECORDS_THINNED, abi::counter::COUNT_RECORDS_LOST);
+    Ok(sum(counters, thinned.0)? + sum(counters, lost.0)?)
+}
+
 fn sum(map: &MapHandle, index: u32) -> Result<u64> {
     let per_cpu = map
         .lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY)

@@ -214,6 +214,11 @@ impl Dataplane {
         tokens::take(self.loaded.ask_token.as_fd(), query)
     }
 
+    /// Where the kernel counts a duration and a number of bytes, for tests.
+    pub fn find_buckets(&self, duration: Duration, bytes: u64) -> Result<traffic::Buckets> {
+        traffic::find_buckets(self.loaded.find_buckets.as_fd(), duration, bytes)
+    }
+
     /// Removes the token buckets that have been full for that long. Says how many.
     pub fn sweep_buckets(&self, spare: Duration) -> Result<usize> {
         tokens::sweep(self.loaded.map("buckets"), spare)
@@ -253,7 +258,8 @@ impl Dataplane {
 
     /// Has the kernel count requests that are over and that nothing has followed on their connections.
     pub fn sweep(&self) -> Result<()> {
-        traffic::walk(&self.loaded.sweep)
+        traffic::walk(&self.loaded.sweep)?;
+        traffic::walk(&self.loaded.sweep_visits)
     }
 
     /// Bytes that wait to be read by each worker of the proxy.
@@ -280,6 +286,11 @@ impl Dataplane {
     /// Everything counted since the maps were made.
     pub fn counts(&self) -> Result<Counts> {
         counts::read(self.loaded.map("requests"), self.loaded.map("counters"))
+    }
+
+    /// Requests and connections that were counted and not told of one by one, since the maps were made.
+    pub fn untold(&self) -> Result<u64> {
+        counts::untold(self.loaded.map("counters"))
     }
 
     /// How full the maps are that can fill up.

@@ -67,9 +67,12 @@ pub(crate) struct Loaded {
     pub(crate) query_queue: OwnedFd,
     pub(crate) decide: OwnedFd,
     pub(crate) ask_token: OwnedFd,
+    pub(crate) find_buckets: OwnedFd,
     pub(crate) diverter: Diverter,
     /// The program that looks at all connections.
     pub(crate) sweep: Link,
+    /// The one that looks at those that are judged where they come in.
+    pub(crate) sweep_visits: Link,
     /// The program that looks at the buses.
     pub(crate) measure_buses: Link,
     /// Programs on the agent's own cgroup, which go away with it.
@@ -98,11 +101,14 @@ impl Loaded {
                 .context(|| format!("keep the program {name}"))
         };
         let (query_queue, decide) = (keep("query_queue")?, keep("decide")?);
-        let ask_token = keep("ask_token")?;
+        let (ask_token, find_buckets) = (keep("ask_token")?, keep("find_buckets")?);
         let diverter = Diverter::new(keep("query_connection")?, keep("find_descriptor")?);
         let sweep = program(object, "sweep")
             .attach_iter(map(object, "conns").as_fd())
             .context(|| "attach the program that looks at connections".into())?;
+        let sweep_visits = program(object, "sweep_visits")
+            .attach_iter(map(object, "inlets").as_fd())
+            .context(|| "attach the program that looks at who comes in".into())?;
         let measure_buses = program(object, "measure_buses")
             .attach_iter(map(object, "buses").as_fd())
             .context(|| "attach the program that looks at buses".into())?;
@@ -111,8 +117,10 @@ impl Loaded {
             query_queue,
             decide,
             ask_token,
+            find_buckets,
             diverter,
             sweep,
+            sweep_visits,
             measure_buses,
             _own: own,
             adopted,

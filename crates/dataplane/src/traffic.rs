@@ -3,6 +3,7 @@
 
 use std::io::Read;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use libbpf_rs::{Iter, Link, MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::abi;
 use crate::counts::{LANES, REASONS};
 use crate::error::{Context, Result};
+use crate::run::run;
 
 /// Buckets of Envoy's histograms.
 pub const BOUNDS: usize = abi::limits::BOUNDS.0 as usize;
@@ -81,6 +83,8 @@ pub struct LatencyKey {
     pub service: SocketAddr,
     /// The CPU that counted it.
     pub cpu: u16,
+    /// What is counted.
+    pub kind: TrafficKind,
 }
 
 /// A request or connection that is over.
@@ -290,6 +294,7 @@ pub(crate) fn forget_latency(map: &MapHandle, key: &LatencyKey) {
     bytes[16..32].copy_from_slice(&mapped(key.service.ip()));
     bytes[32..34].copy_from_slice(&key.service.port().to_ne_bytes());
     bytes[34..36].copy_from_slice(&key.cpu.to_ne_bytes());
+    bytes[36] = key.kind as u8;
     let _ = map.delete(&bytes);
 }
 
@@ -306,6 +311,7 @@ pub(crate) fn latencies(map: &MapHandle) -> Result<Vec<(LatencyKey, Vec<u64>)>> 
             source: ip(&bytes, 0),
             service: SocketAddr::new(ip(&bytes, 16), short(&bytes, 32)),
             cpu: short(&bytes, 34),
+            kind: kind(bytes[36]),
         };
         let buckets = (0..LATENCY_BUCKETS).map(|bucket| word(&value, bucket * 8)).collect();
         all.push((key, buckets));
@@ -319,6 +325,33 @@ pub(crate) fn walk(link: &Link) -> Result<()> {
     // it says nothing, but goes on only while it is read
     let mut nothing = Vec::new();
     walk.read_to_end(&mut nothing).map(drop).context(|| "look at sockets".into())
+}
+
+/// Buckets of histograms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Buckets {
+    /// Of a duration, exact to 0.8 %.
+    pub latency: usize,
+    /// Of a duration by Envoy's bounds.
+    pub milliseconds: usize,
+    /// Of bytes by Envoy's bounds.
+    pub size: usize,
+}
+
+/// Where the kernel counts a duration and a number of bytes.
+pub(crate) fn find_buckets(
+    program: BorrowedFd<'_>,
+    duration: Duration,
+    bytes: u64,
+) -> Result<Buckets> {
+    let duration = duration.as_nanos() as u64;
+    let mut query = abi::buckets_query { duration, bytes, ..Default::default() };
+    run(program, &mut query).context(|| "ask for buckets".into())?;
+    Ok(Buckets {
+        latency: query.latency as usize,
+        milliseconds: query.milliseconds as usize,
+        size: query.size as usize,
+    })
 }
 
 /// Bytes that wait on each bus.
@@ -396,3 +429,4 @@ const _: () = assert!(std::mem::offset_of!(abi::traffic_key, status) == 50);
 const _: () = assert!(std::mem::offset_of!(abi::traffic_key, lane) == 52);
 const _: () = assert!(std::mem::offset_of!(abi::traffic_key, kind) == 54);
 const _: () = assert!(std::mem::offset_of!(abi::latency_key, cpu) == 34);
+const _: () = assert!(std::mem::offset_of!(abi::latency_key, kind) == 36);

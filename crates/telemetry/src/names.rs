@@ -124,6 +124,8 @@ fn owner(name: &str, labels: &BTreeMap<String, String>) -> String {
 pub struct Names {
     parties: FxHashMap<IpAddr, Arc<Party>>,
     services: FxHashMap<(IpAddr, u16), Named>,
+    /// By the address of an endpoint.
+    entered: FxHashMap<(IpAddr, u16), Arc<ServiceName>>,
 }
 
 /// A service port.
@@ -157,6 +159,13 @@ impl Names {
                 });
                 let http = matches!(port.protocol, Protocol::Http | Protocol::Http2);
                 let rules = || port.rules.iter().flatten().map(|rule| rule.name.clone()).collect();
+                // a workload's own address is a service too, which nobody has named
+                let endpoints = mesh.clusters[port.cluster.0].endpoints.iter();
+                for at in endpoints.map(|endpoint| key(endpoint.address)) {
+                    if !service.addresses.iter().any(|own| own.to_canonical() == at.0) {
+                        names.entered.entry(at).or_insert_with(|| name.clone());
+                    }
+                }
                 for address in &service.addresses {
                     let at = (address.to_canonical(), port.number);
                     let named = || Named { name: name.clone(), http, rules: rules() };
@@ -181,6 +190,13 @@ impl Names {
     pub fn rule(&self, address: SocketAddr, index: usize) -> &str {
         let rules = self.services.get(&key(address)).map(|service| &service.rules);
         rules.and_then(|rules| rules.get(index)).map_or("", |name| name)
+    }
+
+    /// The service of which an endpoint was called, when all that is known is the endpoint: the first by
+    /// namespace and name.
+    pub fn entered(&self, endpoint: SocketAddr) -> Arc<ServiceName> {
+        let entered = self.entered.get(&key(endpoint)).cloned();
+        entered.unwrap_or_else(|| self.service(endpoint))
     }
 
     /// The service that is asked for by an address. A workload's own address, and what no service

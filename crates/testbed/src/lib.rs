@@ -34,6 +34,7 @@ mod peer;
 mod process;
 mod raw;
 mod repeats;
+mod scrape;
 mod sweep;
 mod tools;
 mod websocket;
@@ -52,6 +53,7 @@ pub use peer::{
 pub use process::{Output, Process, needs};
 pub use raw::{RawClient, Response};
 pub use repeats::RepeatingServer;
+pub use scrape::Scrape;
 pub use sweep::sweep;
 pub use tools::{
     WrkReport, curl, grpc_client, nghttp, nginx, nginx_http2, nginx_tls, nginx_with, wait_connect,

@@ -14,6 +14,7 @@ mod divert;
 mod forbidden;
 mod handover;
 mod homes;
+mod limited;
 mod listen;
 mod metrics;
 mod outlets;
@@ -36,6 +37,7 @@ use beeway_dataplane::{Dataplane, StateLock, Telling};
 use configuration::Follower;
 use detour::Detour;
 use homes::Homes;
+use limited::Room;
 use outlets::Outlets;
 use telemetry::Telemetry;
 
@@ -86,6 +88,7 @@ pub(crate) struct Agent {
     pub(crate) detour: Arc<Detour>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) outlets: Outlets,
+    rooms: Rooms,
     /// Taken while this agent has the state directory, and serves metrics.
     lock: Mutex<Option<StateLock>>,
     metrics: Mutex<Option<metrics::Server>>,
@@ -94,6 +97,12 @@ pub(crate) struct Agent {
     alone: AtomicBool,
     /// Another agent has the node now.
     relieved: AtomicBool,
+}
+
+/// The places for connections to the agent's own ports.
+struct Rooms {
+    metrics: Arc<Room>,
+    dashboard: Arc<Room>,
 }
 
 /// Runs until SIGTERM or SIGINT, or until another agent has taken over. The kernel programs stay
@@ -182,6 +191,7 @@ impl Agent {
             detour,
             telemetry,
             outlets,
+            rooms: Rooms { metrics: metrics::room(), dashboard: dashboard::room() },
             lock: Mutex::new(Some(lock)),
             metrics: Mutex::default(),
             dashboard: Mutex::default(),

@@ -6,6 +6,7 @@ mod decisions;
 mod differential;
 mod generate;
 mod heads;
+mod histograms;
 mod judge;
 mod limits;
 mod node;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use beeway_dataplane::cgroup::mount_point;
 use beeway_dataplane::tables::{Tables, compile};
+use beeway_dataplane::traffic::Buckets;
 use beeway_dataplane::{Dataplane, Decision, DecisionQuery, Options, Token, TokenQuery, off};
 use beeway_model::{Bucket, Mesh};
 
@@ -67,6 +68,11 @@ impl Node {
     ) -> Token {
         let query = TokenQuery { bucket, endpoint, caller, now: Some(now) };
         self.dataplane().take_token(&query).expect("the program runs")
+    }
+
+    pub fn find_buckets(&self, nanoseconds: u64, bytes: u64) -> Buckets {
+        let duration = Duration::from_nanos(nanoseconds);
+        self.dataplane().find_buckets(duration, bytes).expect("the program runs")
     }
 
     pub fn sweep_buckets(&self, spare: Duration) -> usize {

@@ -5,12 +5,12 @@
 
 mod answers;
 mod door;
-mod limited;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::Router;
@@ -23,9 +23,9 @@ use serde::Deserialize;
 use tokio::sync::oneshot;
 
 use super::Agent;
+use super::limited::{Limited, Room};
 use crate::status::dashboard_url;
 use door::Door;
-use limited::Limited;
 
 /// Sent with every answer. Only what comes from here is loaded, and no other page may frame it.
 const HEADERS: [(HeaderName, &str); 6] = [
@@ -59,6 +59,14 @@ const JS: &str = "text/javascript; charset=utf-8";
 const NO_TOKEN: &str = "This page needs the token that the agent made when it started.\n\
                         Open the address that `beeway dashboard` prints.\n";
 
+/// The page asks more often.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// The places for connections to the dashboard.
+pub(super) fn room() -> Arc<Room> {
+    Room::new("dashboard", SILENCE)
+}
+
 /// Serves the dashboard until it is dropped.
 pub(crate) struct Server {
     url: PathBuf,
@@ -88,12 +96,13 @@ pub(crate) fn serve(agent: Arc<Agent>) -> Result<Option<Server>> {
     let url = dashboard_url(&agent.args.state);
     door.write_url(&url)?;
     announce(bound, &url);
+    let room = agent.rooms.dashboard.clone();
     let routes = routes(agent, door);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (stop, stopped) = oneshot::channel::<()>();
     let thread = std::thread::Builder::new().name("dashboard".into()).spawn(move || {
         runtime.block_on(async move {
-            let served = async { axum::serve(Limited::new(listener)?, routes).await };
+            let served = async { axum::serve(Limited::new(listener, room)?, routes).await };
             tokio::select! {
                 Err(error) = served => {
                     tracing::error!(%error, "the dashboard is not served any more");

@@ -5,6 +5,7 @@ mod istio;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::Router;
@@ -26,10 +27,19 @@ use beeway_dataplane::MapUse;
 use beeway_proxy::{Flags, Stats};
 
 use super::Agent;
+use super::limited::{CONNECTIONS, Limited, Room};
 use super::outlets::Outlets;
 
 /// Bounds of the histogram of verdicts, seconds.
 const VERDICT_BOUNDS: [f64; 9] = [250e-9, 500e-9, 1e-6, 2e-6, 4e-6, 8e-6, 16e-6, 64e-6, f64::MAX];
+
+/// Longer than a scraper waits before it asks again: Prometheus does after a minute by default.
+const SILENCE: Duration = Duration::from_secs(90);
+
+/// The places for connections of scrapers.
+pub(super) fn room() -> Arc<Room> {
+    Room::new("metrics", SILENCE)
+}
 
 /// Serves metrics until it is dropped.
 pub(crate) struct Server {
@@ -55,6 +65,7 @@ pub(crate) fn serve(agent: Arc<Agent>) -> Result<Server> {
         .with_context(|| format!("serve metrics on {address} (choose another with --metrics)"))?;
     listener.set_nonblocking(true)?;
     let bound = listener.local_addr()?;
+    let room = agent.rooms.metrics.clone();
     let mut own = Registry::with_prefix("beeway");
     own.register_collector(Box::new(Reader(agent.clone())));
     let mut standard = Registry::with_prefix("istio");
@@ -65,8 +76,7 @@ pub(crate) fn serve(agent: Arc<Agent>) -> Result<Server> {
     let (stop, stopped) = oneshot::channel::<()>();
     let thread = std::thread::Builder::new().name("metrics".into()).spawn(move || {
         runtime.block_on(async move {
-            let served =
-                async { axum::serve(tokio::net::TcpListener::from_std(listener)?, routes).await };
+            let served = async { axum::serve(Limited::new(listener, room)?, routes).await };
             tokio::select! {
                 Err(error) = served => tracing::error!(%error, "metrics are not served any more"),
                 _ = stopped => {}
@@ -191,6 +201,7 @@ impl Collector for Reader {
         let (name, help) = ("series_cut", "Requests counted under no series of their own");
         counter(&mut encoder, name, help, agent.telemetry.cut())?;
         outlets(&mut encoder, &agent.outlets)?;
+        ports(&mut encoder, [&agent.rooms.metrics, &agent.rooms.dashboard])?;
         self.kernel(&mut encoder)
     }
 }
@@ -288,6 +299,23 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+/// Connections to the agent's own ports.
+fn ports(encoder: &mut DescriptorEncoder<'_>, rooms: [&Room; 2]) -> Result<(), std::fmt::Error> {
+    let of = |room: &Room| [("port", room.port())];
+    let (name, help) = ("port_connections", "Connections to a port of the agent, now");
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for room in rooms {
+        ConstGauge::new(room.used() as u64).encode(metric.encode_family(&of(room))?)?;
+    }
+    let (name, help) = ("port_full", "Times that a port had no place left, and others waited");
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for room in rooms {
+        ConstCounter::new(room.full()).encode(metric.encode_family(&of(room))?)?;
+    }
+    let (name, help) = ("port_connections_limit", "Most connections to one of these ports");
+    gauge(encoder, name, help, CONNECTIONS as u64)
 }
 
 /// What became of lines of the access log, and of spans.

@@ -13,7 +13,7 @@ use beeway_telemetry::latency::BUCKETS;
 use beeway_telemetry::{Flow, Names, Party, Verdict};
 use rustc_hash::FxHashMap;
 
-use super::ledger::{flags, verdict};
+use super::ledger::{flags, service_of_kind, verdict};
 use super::recorder::trace_context;
 
 const _: () = assert!(LATENCY_BUCKETS == BUCKETS);
@@ -36,7 +36,8 @@ impl Latencies {
             });
             let grown: Vec<(u16, u64)> = grown.collect();
             if !grown.is_empty() {
-                let (source, service) = (names.party(key.source), names.service(key.service));
+                let source = names.party(key.source);
+                let service = service_of_kind(key.kind, key.service, names);
                 tick.latencies.push(Durations { source, service, buckets: grown });
                 self.0.insert(key, counts);
             } else if full && self.0.remove(&key).is_some() {
@@ -103,7 +104,7 @@ pub(super) fn flow_of(told: Told, since: SystemTime, names: &Names, mesh: &Mesh)
         inbound: told.kind == TrafficKind::Visit,
         source: names.party(told.caller),
         source_address: told.source.map_or(told.caller, |source| source.ip()),
-        service: names.service(told.service),
+        service: service_of_kind(told.kind, told.service, names),
         service_address: told.service,
         destination: told.endpoint.map_or_else(Party::unknown, |at| names.party(at.ip())),
         endpoint: told.endpoint,

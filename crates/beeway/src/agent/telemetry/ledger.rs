@@ -3,6 +3,7 @@
 //! were when the agent starts again, however it ended: sums that were not given names yet are still
 //! there, and those that were are known from the file.
 
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use beeway_dataplane::Dataplane;
 use beeway_dataplane::traffic::{TrafficKey, TrafficKind, TrafficSum};
 use beeway_telemetry::graph::Tick;
 use beeway_telemetry::totals::{SavedTotals, Series, Tally, Totals};
-use beeway_telemetry::{Names, Party, Verdict};
+use beeway_telemetry::{Names, Party, ServiceName, Verdict};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
@@ -184,7 +185,7 @@ fn series_of_kernel(key: &TrafficKey, names: &Names) -> Option<Series> {
     Some(Series {
         inbound: key.kind == TrafficKind::Visit,
         source: names.party(key.source),
-        service: names.service(key.service),
+        service: service_of_kind(key.kind, key.service, names),
         destination: key.endpoint.map_or_else(Party::unknown, |ip| names.party(ip)),
         protocol: if connection { "tcp" } else { "http" }.into(),
         code: key.status,
@@ -193,6 +194,18 @@ fn series_of_kernel(key: &TrafficKey, names: &Names) -> Option<Series> {
         lane: key.lane().into(),
         verdict,
     })
+}
+
+/// What was asked for: where it came in, that is only known by the endpoint.
+pub(super) fn service_of_kind(
+    kind: TrafficKind,
+    address: SocketAddr,
+    names: &Names,
+) -> Arc<ServiceName> {
+    match kind {
+        TrafficKind::Visit => names.entered(address),
+        TrafficKind::Request | TrafficKind::Connection => names.service(address),
+    }
 }
 
 fn series_of_proxy(kind: &Kind, names: &Names) -> Series {

@@ -195,10 +195,7 @@ impl Telemetry {
     /// Requests and connections that were counted and not told of one by one, because there were too
     /// many, since the maps were made; `None`: the kernel does not say.
     pub(crate) fn untold(&self) -> Option<u64> {
-        let counters = self.dataplane.counts().ok()?.counters.into_iter();
-        let untold =
-            counters.filter(|(name, _)| ["records_thinned", "records_lost"].contains(name));
-        let kernel: u64 = untold.map(|(_, count)| count).sum();
+        let kernel = self.dataplane.untold().ok()?;
         Some(kernel + self.lost() + self.thinned.load(Ordering::Relaxed))
     }
 
