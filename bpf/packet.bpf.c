@@ -67,7 +67,7 @@ static __always_inline bool cut_off(struct __sk_buff *skb, struct conn *conn)
 	conn->framing.phase = PHASE_DEAD;
 	if (!conn->told)
 		conn->told = tell_of_policy(tcp_sock_of(skb), EVENT_LEFT, &conn->source,
-					    &conn->endpoint, &conn->caller);
+					    &conn->endpoint, &conn->caller, 0);
 	return false;
 }
 

@@ -120,6 +120,7 @@ struct visit {
 	u64 answered;		/* when bytes of its answer left last; 0: none have */
 	u64 bytes;		/* of it, that have come */
 	u64 answer_bytes;	/* that have left */
+	u64 bucket;		/* id of the one that had no token for it; 0: none, or policies forbid it */
 	u32 answer;		/* sequence number at which its answer begins */
 	u32 left;		/* and behind what has left of it */
 	u32 open;		/* who counts it makes this 0 */
