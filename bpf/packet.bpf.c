@@ -67,7 +67,7 @@ static __always_inline bool cut_off(struct __sk_buff *skb, struct conn *conn)
 	conn->framing.phase = PHASE_DEAD;
 	if (!conn->told)
 		conn->told = tell_of_policy(tcp_sock_of(skb), EVENT_LEFT, &conn->source,
-					    &conn->endpoint, &conn->caller);
+					    &conn->endpoint, &conn->caller, 0);
 	return false;
 }
 
@@ -155,16 +155,25 @@ static __always_inline bool is_reset(struct __sk_buff *skb)
 	return at && header[13] & RST && skb->len == at + (header[12] >> 4) * 4;
 }
 
-/* Where a packet's bytes are, and the first one's sequence number; 0: there are none. */
+/* Where a packet's bytes are, and the first one's sequence number; 0: there are none. The headers of
+ * what TCP has sent or is about to take are in one piece. */
 static __always_inline u32 find_bytes(struct __sk_buff *skb, u32 *seq)
 {
-	u8 header[TCP_BYTES];
-	u32 at = read_tcp(skb, header);
+	u8 *ip = (u8 *)(long)skb->data, *end = (u8 *)(long)skb->data_end, *tcp = ip + 40;
+	u32 at = 40;
 
-	if (!at)
+	if (ip + 40 > end)
 		return 0;
-	at += (header[12] >> 4) * 4;
-	*seq = bpf_ntohl(*(u32 *)&header[4]);
+	if (ip[0] >> 4 == 4) {
+		at = (ip[0] & 15) * 4;
+		tcp = ip + at;
+	} else if (ip[6] != IPPROTO_TCP) {
+		return 0;
+	}
+	if (tcp + TCP_BYTES > end)
+		return 0;
+	*seq = bpf_ntohl(*(u32 *)(tcp + 4));
+	at += (tcp[12] >> 4) * 4;
 	return skb->len > at ? at : 0;
 }
 
@@ -260,7 +269,7 @@ static __always_inline bool waits_for_proxy(struct conn *conn)
 static __always_inline void see_answer(struct __sk_buff *skb, struct conn *conn)
 {
 	struct asking *a = &conn->asking;
-	u32 seq, at = find_bytes(skb, &seq);
+	u32 seq = 0, at = find_bytes(skb, &seq);
 
 	if (!at)
 		return;
@@ -279,7 +288,7 @@ int packet_in(struct __sk_buff *skb)
 
 	if (!conn || conn->side == SIDE_SERVER)
 		return may_enter(skb);
-	if (conn->asking.open && conn->protocol == PROTOCOL_HTTP)
+	if (conn->protocol == PROTOCOL_HTTP && conn->asking.open)
 		see_answer(skb, conn);
 	if (!has_detours(conn))
 		return is_allowed(skb, conn);

@@ -78,9 +78,10 @@ int on_receive(struct __sk_buff *skb)
 	u64 cookie = bpf_get_socket_cookie(skb), at = (u64)bpf_cast_to_kern_ctx(skb);
 	const struct tcp_sock *tcp = KERNEL_AT(tcp_sock, KERNEL_AT(sk_buff, at)->sk);
 	const struct tcp_skb_cb *segment = segment_at(at);
-	struct visit *visit = bpf_map_lookup_elem(&visits, &cookie);
+	/* a client's socket, or an accepted one */
+	struct answers *a = bpf_map_lookup_elem(&answers, &cookie);
+	struct visit *visit = a ? NULL : bpf_map_lookup_elem(&visits, &cookie);
 	u32 again = repeated(tcp, segment, visit);
-	struct answers *a;
 
 	if (again && again < skb->len) {
 		add(COUNT_REPEATED_BYTES, again);
@@ -92,7 +93,6 @@ int on_receive(struct __sk_buff *skb)
 		visit->known = 1;
 		return on_visit(skb, visit, tcp, cookie);
 	}
-	a = bpf_map_lookup_elem(&answers, &cookie);
 	if (a)
 		follow_answers(a, skb, skb->len, load_skb);
 	return SK_PASS;

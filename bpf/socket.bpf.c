@@ -193,21 +193,6 @@ struct request {
 	u8 pad[2];
 };
 
-/* Learns of the other end once it is known. */
-static __always_inline void find_peer(struct conn *conn)
-{
-	u64 cookie = conn->cookie;
-	struct link *link;
-
-	if (conn->peer)
-		return;
-	link = bpf_map_lookup_elem(&links, &cookie);
-	if (link) {
-		conn->peer = link->server.cookie;
-		conn->peer_sock = link->server.sock;
-	}
-}
-
 static __always_inline bool fits_whole(struct sk_msg_md *msg)
 {
 	struct tcp_sock *tcp = tcp_of(msg);
@@ -283,7 +268,7 @@ examine(struct sk_msg_md *msg, struct conn *conn, struct generation *g, struct r
 	}
 	/* of what it gets the proxy tells */
 	if (lane != LANE_DETOUR || !has_proxy())
-		conn->sampled = sample(conn, s, length);
+		conn->sampled = sample(conn, s, length, lane == LANE_NATIVE);
 	release_scratch(s);
 	r->reason = reason;
 	if (reason)
@@ -388,7 +373,6 @@ native_request(struct sk_msg_md *msg, struct conn *conn, struct request *r)
 {
 	u32 lane;
 
-	find_peer(conn);
 	note_native(msg, conn, r->certain, r->bare);
 	lane = send_on(msg, conn, r->span, msg->size);
 	begin_asking(conn, lane, r->reason, r->span);
@@ -402,7 +386,8 @@ static __always_inline int on_head(struct sk_msg_md *msg, struct conn *conn)
 
 	if (!g)
 		return refuse(conn, REASON_NO_SERVICE);
-	/* what its answer was is known now, as far as it ever will be */
+	find_peer(conn);
+	/* what came of the one before is known now, as far as it ever will be */
 	settle(conn);
 	conn->now = bpf_ktime_get_ns();
 	conn->sampled = 0;

@@ -4,6 +4,7 @@
 mod bed;
 mod calls;
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -20,6 +21,17 @@ const ALL: &str = "\
   headers: {request: {set: {x-by: detour}}}
   route: [{destination: {host: web, subset: v1}}]
 - route: [{destination: {host: web, subset: v1}}]
+";
+
+const NO_ADMIN: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no-admin, namespace: default}
+spec:
+  selector: {matchLabels: {app: web}}
+  action: DENY
+  rules:
+  - to: [{operation: {paths: [/admin*]}}]
 ";
 
 const HOUR: &str = "tokens_per_fill: 1, fill_interval: 3600s";
@@ -86,7 +98,11 @@ fn apply(bed: &Bed, name: &str, text: &str) -> Result<()> {
 
 /// How many of some requests on one connection are answered 200; the others must be 429.
 fn passed(place: &impl Place, to: &str, path: &str, requests: usize) -> Result<usize> {
-    let mut raw = RawClient::connect(place, to.parse()?)?;
+    pass(&mut RawClient::connect(place, to.parse()?)?, path, requests)
+}
+
+/// The same on a connection that stands.
+fn pass(raw: &mut RawClient, path: &str, requests: usize) -> Result<usize> {
     let mut passed = 0;
     for _ in 0..requests {
         let response = raw.get("web", path, &[])?;
@@ -137,6 +153,38 @@ fn requests_past_a_limit_are_answered_where_they_are_sent() -> Result<()> {
             ensure!(Instant::now() < end, "the limit stays");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn who_comes_from_outside_is_counted_where_he_comes_in() -> Result<()> {
+    let mut bed = Bed::new("outside", SHORTCUT, ALL)?;
+    bed.record_requests()?;
+    apply(&bed, "limit.yaml", &filter(&limit(10, HOUR, "")))?;
+    let ends = [SocketAddr::from((bed.v1.ip4(), 8080)), SocketAddr::from((bed.v1.ip6(), 8080))];
+    // one bucket, whichever address of the pod is called
+    let mut passed = 0;
+    for end in ends {
+        let mut raw = RawClient::connect_in(&bed.client, end, false)?;
+        passed += pass(&mut raw, "/", 15)?;
+        // one that is refused takes its body along
+        let post = "POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 5\r\n\r\nhello";
+        ensure!(raw.request(post)?.status == 429);
+    }
+    assert_eq!(passed, 10);
+    assert_eq!(bed.requests("native", "visit")?, 10);
+    assert_eq!(bed.requests("answered", "rate_limited")?, 22);
+    assert_eq!(bed.recorded_paths().len(), 10, "the application hears of no other");
+    // the same bucket as for who is in the mesh, and no tokens for what policies forbid
+    assert_eq!(self::passed(&bed.client, &ends[0].to_string(), "/", 2)?, 0);
+    apply(&bed, "limit.yaml", &filter(&limit(3, HOUR, "")))?;
+    apply(&bed, "policy.yaml", NO_ADMIN)?;
+    let mut raw = RawClient::connect_in(&bed.client, ends[0], false)?;
+    assert_eq!(raw.get("web", "/admin", &[])?.status, 403);
+    assert_eq!(pass(&mut raw, "/", 5)?, 3);
+    // what nobody can count is not let in
+    raw.send("GET / HTTP/1.1\r\nHost: web\r\n\r\nGET / HTTP/1.1\r\nHost: web\r\n\r\n")?;
+    assert_eq!(raw.recv_until_close()?.1, "ECONNRESET");
     Ok(())
 }
 

@@ -442,7 +442,8 @@ enum event_kind {
 	EVENT_HELD = 2,		/* one is held: it shall lead to the proxy */
 	EVENT_LEFT = 3,		/* policies forbid a live connection, which leaves here */
 	EVENT_CAME = 4,		/* the same, of one that was accepted here */
-	EVENT_DENIED = 5,	/* a request on one that was accepted here is to be answered 403 */
+	EVENT_DENIED = 5,	/* a request on one that was accepted here is to be answered: 403, or what
+				 * `bucket` says */
 };
 
 /* The other fields are those of events of policies. */
@@ -454,6 +455,7 @@ struct event {
 	struct address remote;
 	struct address caller;	/* an address by which the caller is known */
 	unsigned int pad;
+	unsigned long long bucket;	/* id of the one that had no token for a request; 0: none */
 };
 
 /* --- what is told of traffic ---------------------------------------------------------------- */

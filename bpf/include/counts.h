@@ -21,13 +21,13 @@ struct asking {
 	u8 lane;
 	u8 reason;
 	u8 sampled;		/* it is in `samples` */
-	u8 pad[3];
+	u8 pad[11];
 };
 
-/* Records of a CPU's present window. */
+/* Records of a CPU's present window: of what goes to its endpoint, and of what does not. */
 struct budget {
 	u64 window;
-	u64 used;
+	u32 used[2];
 };
 
 MAP {

@@ -162,6 +162,15 @@ static __always_inline bool is_guarded(struct generation *g, const struct arriva
 	return at && (guard->network || guard->connections || guard->carriers || guard->requests);
 }
 
+/* Whether it matters what requests to an endpoint are: policies or limits are about them. */
+static __always_inline bool asks_requests(struct generation *g, const struct address *to)
+{
+	u32 called = find_workload(g, to), at = called ? AT(g, workload, called)->guard : 0;
+	struct guard *guard = AT(g, guard, at);
+
+	return at && (guard->requests || guard->limits);
+}
+
 /* Where the proxy cannot announce its own connections, nobody's are looked for. */
 static __always_inline bool guards_inlets(void)
 {
@@ -179,8 +188,8 @@ static __always_inline bool is_judged_by_request(struct generation *g, const str
 	return f && f->protocol == PROTOCOL_HTTP;
 }
 
-/* Lets on_receive() judge the requests of who came in, if policies ask about them and nobody else
- * does. False: the connection is judged as a whole. */
+/* Lets on_receive() judge the requests of who came in, if policies or limits are about who is called and
+ * nobody else judges them. False: the connection is judged as a whole. */
 static __always_inline bool begin_visit(struct bpf_sock_ops *ctx, const struct arrival *a)
 {
 	struct generation *g = current_generation();
@@ -189,7 +198,9 @@ static __always_inline bool begin_visit(struct bpf_sock_ops *ctx, const struct a
 
 	if (!g || !g->guarded || !guards_inlets())
 		return false;
-	if (!is_guarded(g, a) || !is_judged_by_request(g, &a->to))
+	if (!is_guarded(g, a) && !asks_requests(g, &a->to))
+		return false;
+	if (!is_judged_by_request(g, &a->to))
 		return false;
 	if (is_judged_there(g, find_workload(g, &a->from)))
 		return false;
@@ -229,7 +240,7 @@ static __always_inline void note_inlet(struct bpf_sock_ops *ctx)
 /* Tells the agent of what policies forbid on a live connection. False when it was not told. */
 static __always_inline bool
 tell_of_policy(const struct tcp_sock *tcp, enum event_kind kind, const struct address *local,
-	       const struct address *remote, const struct address *caller)
+	       const struct address *remote, const struct address *caller, u64 bucket)
 {
 	struct event *event;
 
@@ -248,6 +259,7 @@ tell_of_policy(const struct tcp_sock *tcp, enum event_kind kind, const struct ad
 	event->remote = *remote;
 	event->caller = *caller;
 	event->pad = 0;
+	event->bucket = bucket;
 	bpf_ringbuf_submit(event, 0);
 	return true;
 }
@@ -358,8 +370,8 @@ static __always_inline bool conclude(struct generation *g, struct __sk_buff *skb
 	if (pass || inlet->told || !sk)
 		return pass;
 	inlet->told = inlet->outgoing ?
-		      tell_of_policy(bpf_skc_to_tcp_sock(sk), EVENT_LEFT, &a->from, &a->to, &a->from) :
-		      tell_of_policy(bpf_skc_to_tcp_sock(sk), EVENT_CAME, &a->to, &a->from, &a->from);
+		      tell_of_policy(bpf_skc_to_tcp_sock(sk), EVENT_LEFT, &a->from, &a->to, &a->from, 0) :
+		      tell_of_policy(bpf_skc_to_tcp_sock(sk), EVENT_CAME, &a->to, &a->from, &a->from, 0);
 	return pass;
 }
 

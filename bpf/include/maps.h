@@ -14,38 +14,51 @@ struct framing {
 	u8 pad[5];
 };
 
-/* A connection, as the program that sees its sends knows it. */
+/*
+ * A connection, as the program that sees its sends knows it. Packets are looked at on the CPU on which
+ * the other end sends them, so what is written with each request lies apart from what packets only
+ * read: in each of three pieces, of which the first begins 8 bytes into a cache line.
+ */
 struct conn {
 	u64 cookie;
 	u64 sock;		/* kernel address of this end, once it stands */
 	u64 peer;		/* cookie of the other end when it is on this host, else 0 */
 	u64 peer_sock;		/* kernel address of the other end, checked against the cookie */
-	u64 detoured;		/* bytes handed to the proxy */
-	u64 mark;		/* progress() when the last native request was sent */
+	u8 side;
+	u8 protocol;
+	u8 followed;		/* its native answers are, in `answers` */
+	u8 noted;		/* it has, or had, a record in `flows` */
+	u8 direct;		/* all that it sends goes by WAY_DIRECT */
+	u8 told;		/* the agent knows that policies forbid it now */
+	u8 alone;		/* the other end is not in the mesh on this host, and will not be */
+	u8 pad;
+	u64 generation;		/* of the policies that a connection which is not HTTP was judged by */
 	struct address source;
 	struct address caller;	/* who connects: an address by which it is known */
 	struct address service;	/* what the application asked for */
 	struct address endpoint;/* what it got */
+
+	/* what sends write, and packets out of here read */
+	struct framing framing;
+	struct framing before;	/* as it was before the last message */
+	u32 judged;		/* sequence number up to which TCP's bytes were judged */
 	u32 asked;		/* requests handed to the proxy */
 	u32 native;		/* requests that the endpoint was given */
+	u8 lane;		/* of the request under way */
+	u8 paid;		/* the request that was sent last has taken its tokens */
+	u8 sampled;		/* the head judged last is in `samples` */
+	u8 fill;
 	u32 expected;		/* write_seq once TCP has taken the last message */
 	u32 sent;		/* bytes of that message; 0: it did not go by TCP */
-	u32 ahead;		/* bytes by bus since no answer by detour was owed */
-	u32 judged;		/* sequence number up to which TCP's bytes were judged */
-	u64 generation;		/* of the policies that a connection which is not HTTP was judged by */
-	u64 now;		/* CLOCK_MONOTONIC, ns: when the head judged last was sent */
+
+	/* what packets write too */
 	struct asking asking;
-	struct framing framing;
-	struct framing before;	/* as it was before that message */
-	u8 side;
-	u8 protocol;
-	u8 lane;		/* of the request under way */
-	u8 followed;		/* its native answers are, in `answers` */
-	u8 noted;		/* it has, or had, a record in `flows` */
-	u8 direct;		/* all that it sends goes by WAY_DIRECT */
-	u8 paid;		/* the request that was sent last has taken its tokens */
-	u8 told;		/* the agent knows that policies forbid it now */
-	u8 sampled;		/* the head judged last is in `samples` */
+
+	u64 detoured;		/* bytes handed to the proxy */
+	u64 mark;		/* progress() when the last native request was sent */
+	u64 now;		/* CLOCK_MONOTONIC, ns: when the head judged last was sent */
+	u32 ahead;		/* bytes by bus since no answer by detour was owed */
+	u32 rest;
 };
 
 #define LINE_BYTES 64	/* of a line kept until its end comes; a power of two */
@@ -107,6 +120,7 @@ struct visit {
 	u64 answered;		/* when bytes of its answer left last; 0: none have */
 	u64 bytes;		/* of it, that have come */
 	u64 answer_bytes;	/* that have left */
+	u64 bucket;		/* id of the one that had no token for it; 0: none, or policies forbid it */
 	u32 answer;		/* sequence number at which its answer begins */
 	u32 left;		/* and behind what has left of it */
 	u32 open;		/* who counts it makes this 0 */
@@ -242,7 +256,7 @@ struct settings {
 	u32 inlets;		/* who comes in is judged */
 	u32 positions;		/* copied_seq counts what TCP brought, and nothing else */
 	u32 telemetry;		/* requests are counted by who asks whom */
-	u32 records;		/* most requests told of one by one, a CPU and RECORD_WINDOW */
+	u32 records;		/* records of each kind a CPU may begin in RECORD_WINDOW */
 };
 
 /* One slot: an array of one struct generation. The loader supplies the inner map's shape. */

@@ -153,9 +153,13 @@ static __always_inline bool is_called(const struct traffic_key *key)
 	       key->reason == REASON_RATE_LIMITED;
 }
 
-/* Whether this CPU may begin a record in the present window; one that it may not is counted. */
-static __always_inline bool take_record(const struct settings *set, u64 now)
+/*
+ * Whether this CPU may begin a record in the present window; one that it may not is counted. What does
+ * not go to its endpoint (denied, answered, refused) is rare and wanted: the others leave it room.
+ */
+static __always_inline bool take_record(const struct settings *set, u64 now, bool forwarded)
 {
+	u32 *used, kind = !forwarded;
 	u32 zero = 0;
 	struct budget *b = bpf_map_lookup_elem(&budgets, &zero);
 
@@ -163,10 +167,13 @@ static __always_inline bool take_record(const struct settings *set, u64 now)
 		return false;
 	if (b->window != now >> RECORD_WINDOW) {
 		b->window = now >> RECORD_WINDOW;
-		b->used = 0;
+		b->used[0] = b->used[1] = 0;
 	}
+	/* the verifier does not know that a bool is 0 or 1 */
+	barrier_var(kind);
+	used = &b->used[kind & 1];
 	/* programs of one CPU that interrupt one another may begin one more */
-	if (b->used++ < set->records)
+	if ((*used)++ < set->records)
 		return true;
 	add(COUNT_RECORDS_THINNED, 1);
 	return false;
@@ -200,12 +207,13 @@ static __always_inline bool keep_head(struct record *record, struct scratch *s, 
 }
 
 /* Keeps what the head of a socket's request says, judged since `at`, if it is to be told of. */
-static __always_inline bool keep_sample(u64 cookie, u64 at, struct scratch *s, u32 length)
+static __always_inline bool
+keep_sample(u64 cookie, u64 at, struct scratch *s, u32 length, bool forwarded)
 {
 	struct settings *set = telemetry_settings();
 	struct record *record;
 
-	if (!set || !take_record(set, at))
+	if (!set || !take_record(set, at, forwarded))
 		return false;
 	if (bpf_map_update_elem(&samples, &cookie, &no_record, BPF_ANY))
 		return false;
@@ -218,9 +226,9 @@ static __always_inline bool keep_sample(u64 cookie, u64 at, struct scratch *s, u
 }
 
 /* The same for a client's request. */
-__weak __noinline int sample(struct conn *conn, struct scratch *s, u32 length)
+__weak __noinline int sample(struct conn *conn, struct scratch *s, u32 length, bool forwarded)
 {
-	return conn && s && keep_sample(conn->cookie, conn->now, s, length);
+	return conn && s && keep_sample(conn->cookie, conn->now, s, length, forwarded);
 }
 
 /* The record of a request that is over and whose head was kept; NULL: it is lost. */
@@ -276,7 +284,7 @@ new_record(const struct settings *set, const struct traffic_key *key, u64 now)
 {
 	struct record *record;
 
-	if (!take_record(set, now))
+	if (!take_record(set, now, key->lane <= LANE_SHORTCUT))
 		return NULL;
 	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
 	if (!record) {
@@ -348,7 +356,6 @@ static __always_inline u64 received_by(const struct tcp_sock *tcp)
 	return tcp->bytes_received - (tcp->inet_conn.icsk_inet.sk.sk_shutdown & 1);
 }
 
-/* The other end may have come to be known after the request was sent. */
 static __always_inline struct link *link_of(struct conn *conn)
 {
 	u64 cookie = conn->cookie;
@@ -360,6 +367,25 @@ static __always_inline struct link *link_of(struct conn *conn)
 static __always_inline const struct tcp_sock *own_sock(const struct conn *conn)
 {
 	return KERNEL_AT(tcp_sock, conn->sock);
+}
+
+/*
+ * Learns of the other end once it is known. It stands before it answers, so where bytes have come and
+ * nothing is known of it, nothing ever will be.
+ */
+static __always_inline void find_peer(struct conn *conn)
+{
+	struct link *link;
+
+	if (conn->peer || conn->alone)
+		return;
+	link = link_of(conn);
+	if (link) {
+		conn->peer = link->server.cookie;
+		conn->peer_sock = link->server.sock;
+	} else if (own_sock(conn)->bytes_received) {
+		conn->alone = 1;
+	}
 }
 
 /* Counts the request under way, of which there will not be more. */
@@ -379,7 +405,9 @@ __weak __noinline int settle(struct conn *conn)
 	key.status = a->status;
 	last = a->answered;
 	bytes = received_by(own_sock(conn)) - a->received;
-	l = link_of(conn);
+	/* it may have come to be known after the request was sent */
+	find_peer(conn);
+	l = conn->peer ? link_of(conn) : NULL;
 	if (l) {
 		bytes += l->answered_bytes - a->shortcut;
 		if (l->status >= 200)

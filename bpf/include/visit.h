@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0) */
 /*
  * Judges the requests of who comes in and is judged nowhere else, where they are received: a request
- * that policies forbid is taken out of the stream, the application does not wake up, and the agent
- * lets the socket that received it send the answer. (To turn the request into its answer here would
- * make the kernel take the answer's length for that of what was read.) What cannot be judged here, because a head comes in several
- * segments, or two requests in one, or it is not plain HTTP/1.1, ends the connection: there is no
- * way from here to userspace.
+ * that policies forbid, or for which a limit has no token, is taken out of the stream, the application
+ * does not wake up, and the agent lets the socket that received it send the answer. (To turn the request
+ * into its answer here would make the kernel take the answer's length for that of what was read.) What
+ * cannot be judged here, because a head comes in several segments, or two requests in one, or it is not
+ * plain HTTP/1.1, ends the connection: there is no way from here to userspace.
  */
 #ifndef BEEWAY_VISIT_H
 #define BEEWAY_VISIT_H
 
 #include "inlet.h"
+#include "limits.h"
 #include "visit_traffic.h"
 #include "http.h"
 #include "body.h"
@@ -18,6 +19,25 @@
 #define VISIT_STEPS 512	/* of framing in one segment */
 
 enum visit_verdict { VISIT_PASS, VISIT_DENIED, VISIT_REFUSED };
+
+/* Takes the tokens of a request that policies let in; visit->bucket, if a limit has none for it. Limits that
+ * only userspace could tell to be about it do not hold for it. */
+static __always_inline void
+limit_visit(struct generation *g, struct visit *visit, struct scratch *s, struct head *h)
+{
+	struct verdict *v = &s->verdict;
+	u32 refused;
+
+	find_limits(g, s, h, v);
+	if (!v->limited)
+		return;
+	refused = spend(g, v->limits, v->limited, &visit->called, &visit->caller);
+	if (!refused)
+		return;
+	visit->bucket = AT(g, rate_limit, refused)->id;
+	visit->status = AT(g, answer, AT(g, rate_limit, refused)->answer)->status;
+	visit->denied = 1;
+}
 
 /* Judges the request whose head begins s->head[0..length]; s->offset is where its body begins. */
 __weak __noinline int judge_visit(struct visit *visit, struct scratch *s, u32 length)
@@ -37,7 +57,11 @@ __weak __noinline int judge_visit(struct visit *visit, struct scratch *s, u32 le
 	access = judge_request(g, s, &h, v);
 	expect_body(&visit->framing, &h);
 	s->offset = h.length;
+	visit->bucket = 0;
+	visit->status = 403;
 	visit->denied = access != ACCESS_PASS;
+	if (!visit->denied && v->guard)
+		limit_visit(g, visit, s, &h);
 	if (!visit->denied)
 		return VISIT_PASS;
 	tell_visit(visit, s, h.length);
@@ -94,7 +118,7 @@ walk_visit(struct __sk_buff *skb, struct visit *visit, struct scratch *s)
 static __always_inline bool
 tell_of_visit(const struct visit *visit, const struct tcp_sock *tcp, enum event_kind kind)
 {
-	return tell_of_policy(tcp, kind, &visit->called, &visit->caller, &visit->caller);
+	return tell_of_policy(tcp, kind, &visit->called, &visit->caller, &visit->caller, visit->bucket);
 }
 
 /* Nothing more of it is read, and the agent resets it. */
@@ -108,19 +132,12 @@ static __always_inline int refuse_visit(struct visit *visit, const struct tcp_so
 	return SK_DROP;
 }
 
-/* Whether policies ask about requests to who is called. */
+/* Whether it matters what is asked of who is called. */
 static __always_inline bool asks_visits(const struct visit *visit)
 {
 	struct generation *g = current_generation();
-	u32 called, guard;
 
-	if (!g)
-		return true;
-	if (!g->guarded)
-		return false;
-	called = find_workload(g, &visit->called);
-	guard = called ? AT(g, workload, called)->guard : 0;
-	return guard && AT(g, guard, guard)->requests;
+	return !g || (g->guarded && asks_requests(g, &visit->called));
 }
 
 /* A segment of a connection whose requests are judged here. */
@@ -159,7 +176,7 @@ on_visit(struct __sk_buff *skb, struct visit *visit, const struct tcp_sock *tcp,
 	if (!understood || (said == VISIT_DENIED && !tell_of_visit(visit, tcp, EVENT_DENIED)))
 		return refuse_visit(visit, tcp);
 	if (begins && visit->denied)
-		count_visit(visit, LANE_ANSWERED, REASON_DENIED, 403);
+		count_visit(visit, LANE_ANSWERED, why_denied(visit), visit->status);
 	visit->bytes += skb->len;
 	/* nor is the body of a request that is answered read */
 	return visit->denied ? SK_DROP : SK_PASS;

@@ -30,11 +30,17 @@ static __always_inline void name_record(struct record *record, const struct visi
 	record->service = record->endpoint = visit->called;
 }
 
-/* Tells of a request that is denied. */
+/* Why a request is not let in. */
+static __always_inline u32 why_denied(const struct visit *visit)
+{
+	return visit->bucket ? REASON_RATE_LIMITED : REASON_DENIED;
+}
+
+/* Tells of a request that is not let in. */
 static __always_inline void tell_visit(const struct visit *visit, struct scratch *s, u32 length)
 {
 	struct traffic_key key = {
-		.kind = TRAFFIC_VISIT, .lane = LANE_ANSWERED, .reason = REASON_DENIED,
+		.kind = TRAFFIC_VISIT, .lane = LANE_ANSWERED, .reason = why_denied(visit),
 	};
 	struct settings *set = telemetry_settings();
 	struct record *record;
@@ -43,7 +49,7 @@ static __always_inline void tell_visit(const struct visit *visit, struct scratch
 	if (!record)
 		return;
 	name_record(record, visit);
-	record->status = 403;
+	record->status = visit->status;
 	keep_head(record, s, length);
 	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
 }
@@ -89,7 +95,7 @@ __weak __noinline int settle_visit(struct visit *visit, u64 cookie)
 /* Keeps what the head of a request says, if it is to be told of. */
 __weak __noinline int sample_visit(struct visit *visit, u64 cookie, struct scratch *s, u32 length)
 {
-	return visit && s && keep_sample(cookie, visit->at, s, length);
+	return visit && s && keep_sample(cookie, visit->at, s, length, true);
 }
 
 /* A request is let in. What the socket has been given to send is before its answer. */

@@ -304,6 +304,45 @@ fn what_is_not_told_of_one_by_one_is_told_as_a_number() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn what_was_denied_is_told_at_once_under_load_too() -> Result<()> {
+    const SENT: u64 = 40_000;
+    let mut scene = Scene::new("rare")?;
+    scene.without_access_log()?;
+    let denied = |path: &str| -> Result<()> {
+        let mut raw = RawClient::connect(&scene.bed.client, DIRECT.parse()?)?;
+        assert_eq!(raw.get("v1", path, &[])?.status, 403);
+        let last = scene.flows(&["--last", "1", "--verdict", "denied"])?;
+        assert_eq!(last.first().context(path.to_owned())?["path"], path, "{last:?}");
+        Ok(())
+    };
+    denied("/admin/before")?;
+    let many = Load::new(format!("http://{DIRECT}/many"), SENT).connections(8);
+    std::thread::scope(|threads| -> Result<()> {
+        let load = threads.spawn(|| many.run(&scene.bed.client));
+        while !load.is_finished() {
+            denied("/admin/during")?;
+        }
+        let report = load.join().expect("no panic")?;
+        assert_eq!((report.requests, report.errors), (SENT, 0), "{report:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn what_was_denied_is_kept_among_more_than_are() -> Result<()> {
+    let scene = Scene::new("kept")?;
+    let mut raw = RawClient::connect(&scene.bed.client, DIRECT.parse()?)?;
+    assert_eq!(raw.get("v1", "/admin/before", &[])?.status, 403);
+    let report = Load::new(format!("http://{DIRECT}/many"), 6000).run(&scene.bed.client)?;
+    assert_eq!((report.requests, report.errors), (6000, 0), "{report:?}");
+    kit::wait_for("4096 others are kept", || {
+        Ok(scene.flows(&["--last", "5000", "--path", "/many"])?.len() == 4096)
+    })?;
+    assert_eq!(scene.flows(&["--path", "/admin/before"])?.len(), 1);
+    Ok(())
+}
+
 /// Listeners are bounded; one that leaves makes room.
 fn seats(scene: &Scene) -> Result<()> {
     let mut listeners = Vec::new();

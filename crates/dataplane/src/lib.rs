@@ -380,9 +380,14 @@ pub enum Event {
     Held(u64),
     /// Policies forbid a live connection. It need not have detours.
     Forbidden(Forbidden),
-    /// Policies forbid a request on an accepted connection: [`tables::denied_answer`] is to be sent by its
-    /// socket.
-    Denied(Forbidden),
+    /// A request on an accepted connection is not let in: its socket is to send an answer.
+    Denied {
+        /// The connection.
+        on: Forbidden,
+        /// The bucket that had no token for it ([`tables::limited_answer`]); `None`: policies forbid it
+        /// ([`tables::denied_answer`]).
+        bucket: Option<u64>,
+    },
 }
 
 /// A reader of [`Event`]s.
@@ -415,7 +420,10 @@ fn parse_event(bytes: &[u8]) -> Option<Event> {
         abi::event_kind::EVENT_LEFT | abi::event_kind::EVENT_CAME => {
             Some(Event::Forbidden(Forbidden::of(&event)))
         }
-        abi::event_kind::EVENT_DENIED => Some(Event::Denied(Forbidden::of(&event))),
+        abi::event_kind::EVENT_DENIED => Some(Event::Denied {
+            on: Forbidden::of(&event),
+            bucket: (event.bucket > 0).then_some(event.bucket),
+        }),
         _ => None,
     }
 }

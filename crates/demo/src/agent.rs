@@ -85,6 +85,16 @@ impl Agent {
         serde_json::from_str(&text).context("the agent's status")
     }
 
+    /// What a command of `beeway` says of it.
+    pub fn tell(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(&self.binary);
+        command.args(arguments).arg("--state").arg(&self.state).stdin(Stdio::null());
+        let output = command.output().context("run beeway")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "beeway {}: {said}", arguments.join(" "));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// Requests by lane, since the kernel programs were first loaded.
     pub fn lanes(&self) -> Result<Lanes> {
         let status = self.status()?;

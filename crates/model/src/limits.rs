@@ -100,6 +100,14 @@ impl Mesh {
     }
 }
 
+impl Mesh {
+    /// The limit that a bucket belongs to.
+    pub fn rate_limit_with(&self, bucket: u64) -> Option<&RateLimit> {
+        let mut limits = self.limits.iter().flat_map(|of| of.ports.values().chain(&of.others));
+        limits.find(|limit| limit.special.iter().chain(&limit.usual).any(|own| own.id == bucket))
+    }
+}
+
 impl Workload {
     /// The address by which its buckets are known, as an endpoint and as a caller: its first one.
     pub fn bucket_address(&self) -> Option<IpAddr> {

@@ -288,7 +288,7 @@ impl Listener {
             }
             Event::Held(_) => {}
             Event::Forbidden(forbidden) => return self.enforcer.reset(forbidden),
-            Event::Denied(denied) => return self.enforcer.answer(denied),
+            Event::Denied { on, bucket } => return self.enforcer.answer(on, bucket),
         }
         tell(&self.proxy, &self.order, event);
     }
@@ -316,6 +316,6 @@ fn tell(proxy: &Mutex<Option<Proxy>>, order: &Sender<Order>, event: Event) {
             let _ = order.send(Order::Divert(cookie));
         }
         // its listener sees to it
-        Event::Forbidden(_) | Event::Denied(_) => {}
+        Event::Forbidden(_) | Event::Denied { .. } => {}
     }
 }

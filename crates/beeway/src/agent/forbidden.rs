@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use anyhow::{Context, Result};
+use beeway_dataplane::tables;
 use beeway_dataplane::{Dataplane, Forbidden, Namespaces, Purpose, WorkerSockets};
 use beeway_model::access::{Call, Party, evaluate};
 use beeway_model::{Mesh, Transport};
@@ -23,7 +24,8 @@ const WAITING: usize = 1024;
 /// Does what policies ask for, as the kernel tells it.
 pub(super) struct Enforcer {
     dataplane: Arc<Dataplane>,
-    /// What a denied request is answered.
+    mesh: watch::Receiver<Arc<Mesh>>,
+    /// What a request that policies forbid is answered.
     denied: Vec<u8>,
     /// To answer by.
     sockets: Option<WorkerSockets>,
@@ -39,11 +41,12 @@ impl Enforcer {
         telemetry: Arc<Telemetry>,
     ) -> std::io::Result<Enforcer> {
         let (resets, orders) = sync_channel(WAITING);
+        let current = mesh.clone();
         std::thread::Builder::new()
             .name("resets".into())
-            .spawn(move || carry_out(&mesh, &orders, &telemetry))?;
-        let denied = beeway_dataplane::tables::denied_answer();
-        Ok(Enforcer { dataplane, denied, sockets: None, resets })
+            .spawn(move || carry_out(&current, &orders, &telemetry))?;
+        let denied = tables::denied_answer();
+        Ok(Enforcer { dataplane, mesh, denied, sockets: None, resets })
     }
 
     /// Resets a connection, some time soon.
@@ -54,16 +57,24 @@ impl Enforcer {
         }
     }
 
-    /// Answers a denied request by the socket that received it. A client that does not read what it is
-    /// answered is reset: nothing waits for it.
-    pub(super) fn answer(&mut self, denied: Forbidden) {
-        if let Err(error) = self.try_answer(&denied) {
-            tracing::debug!(%error, "a denied request gets no answer");
-            self.reset(denied);
+    /// Answers a request that is not let in, by the socket that received it: policies forbid it, or a
+    /// bucket has no token for it. A client that does not read what it is answered is reset: nothing waits
+    /// for it.
+    pub(super) fn answer(&mut self, on: Forbidden, bucket: Option<u64>) {
+        let answer = bucket.map_or_else(|| Some(self.denied.clone()), |id| self.limited(id));
+        let answered = answer.context("there is no answer").and_then(|a| self.send(&on, &a));
+        if let Err(error) = answered {
+            tracing::debug!(%error, "a request that is not let in gets no answer");
+            self.reset(on);
         }
     }
 
-    fn try_answer(&mut self, denied: &Forbidden) -> Result<()> {
+    /// What the limit with this bucket answers; `None`: it has gone, or its answer is too long.
+    fn limited(&self, bucket: u64) -> Option<Vec<u8>> {
+        self.mesh.borrow().rate_limit_with(bucket).and_then(tables::limited_answer)
+    }
+
+    fn send(&mut self, on: &Forbidden, answer: &[u8]) -> Result<()> {
         if self.sockets.is_none() {
             let sockets = self.dataplane.open_injector(Purpose::Denials)?;
             sockets.injector.set_nonblocking(true)?;
@@ -71,13 +82,13 @@ impl Enforcer {
         }
         let mut injector = &self.sockets.as_ref().expect("it was opened").injector;
         let frame = Frame {
-            length: self.denied.len() as u32,
+            length: answer.len() as u32,
             kind: KIND_DATA,
             flags: FLAG_OUT,
-            cookie: denied.cookie,
+            cookie: on.cookie,
             ..Frame::default()
         };
-        injector.write_all(&[frame.as_bytes(), &self.denied].concat()).context("write the answer")
+        injector.write_all(&[frame.as_bytes(), answer].concat()).context("write the answer")
     }
 }
 

@@ -47,7 +47,7 @@ pub(crate) fn line(event: Event) -> Option<String> {
         Event::Closed(cookie) => Some(format!("closed {cookie}\n")),
         Event::Held(cookie) => Some(format!("held {cookie}\n")),
         // whoever hears of it sees to it
-        Event::Forbidden(_) | Event::Denied(_) => None,
+        Event::Forbidden(_) | Event::Denied { .. } => None,
     }
 }
 

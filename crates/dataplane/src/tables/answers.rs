@@ -26,7 +26,11 @@ pub(super) fn answer(status: u16, body: &str) -> Result<Vec<u32>, Unfit> {
 
 /// The bytes of the response to a denied request, for who gives it in the kernel's place.
 pub fn denied_answer() -> Vec<u8> {
-    let words = answer(403, DENIED).expect("a short answer fits");
+    text_of(&answer(403, DENIED).expect("a short answer fits"))
+}
+
+/// The bytes of a response.
+pub(super) fn text_of(words: &[u32]) -> Vec<u8> {
     words[abi::answer::WORDS as usize..].iter().flat_map(|word| word.to_ne_bytes()).collect()
 }
 

@@ -3,7 +3,7 @@
 use beeway_model::limits::{RATE_LIMITED, RATE_LIMITED_HEADER};
 use beeway_model::{Action, Bucket, Mesh, RateLimit, RateLimiter, Rule, Workload};
 
-use super::answers;
+use super::answers::{self, Unfit};
 use super::heap::Heap;
 use super::records::Record;
 use crate::abi;
@@ -106,7 +106,17 @@ fn rule(bucket: &Bucket) -> Rule {
 
 /// 0: it is longer than the kernel's may be.
 fn answer(heap: &mut Heap, limit: &RateLimit) -> u32 {
+    encode(limit).map_or(0, |words| heap.intern(words))
+}
+
+fn encode(limit: &RateLimit) -> Result<Vec<u32>, Unfit> {
     let fields = limit.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let fields = std::iter::once(RATE_LIMITED_HEADER).chain(fields);
-    answers::answer_with(limit.status, RATE_LIMITED, fields).map_or(0, |words| heap.intern(words))
+    answers::answer_with(limit.status, RATE_LIMITED, fields)
+}
+
+/// The bytes of the response to a request for which there is no token, for who gives it in the kernel's
+/// place; `None`: it is longer than such an answer may be.
+pub fn limited_answer(limit: &RateLimit) -> Option<Vec<u8>> {
+    encode(limit).ok().map(|words| answers::text_of(&words))
 }

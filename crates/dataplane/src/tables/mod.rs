@@ -18,6 +18,7 @@ use heap::{Heap, Slots};
 use identity::{Identities, People};
 
 pub use answers::denied_answer;
+pub use limits::limited_answer;
 
 mod access;
 mod access_rules;

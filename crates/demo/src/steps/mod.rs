@@ -62,7 +62,7 @@ pub fn all(shop: &mut Shop, screen: &Screen) -> Result<()> {
 }
 
 fn tell_requests(screen: &Screen, lanes: &Lanes, served: &[(&str, u64)]) {
-    screen.line(&format!("   {:<16}{:>10}", "steps 1 to 5", "requests"));
+    screen.line(&format!("   {:<16}{:>10}", "steps 1 to 6", "requests"));
     for (lane, what) in LANES {
         let requests = lanes.get(lane);
         if requests > 0 || lane != "refused" {

@@ -1,6 +1,6 @@
 //! Step 6: what there is to see.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use beeway_testbed::curl;
 
 use super::{LANES, lanes_taken};
@@ -10,7 +10,7 @@ use crate::shop::Shop;
 /// How often it is looked whether all is counted: a request that nothing follows is after a second.
 const LOOKS: u32 = 40;
 
-/// Every request was counted once.
+/// Every request was counted once, and single ones are told of.
 pub fn see(shop: &mut Shop, screen: &Screen) -> Result<()> {
     screen.heading("6  Every request is counted once, in Istio's terms");
     let lanes = shop.agent.lanes()?;
@@ -33,6 +33,11 @@ pub fn see(shop: &mut Shop, screen: &Screen) -> Result<()> {
         thousands(sum),
         lanes_taken(&lanes)
     ));
+    shop.connect("intruder", "reviews")?.get("reviews", "/reviews/0", &[])?;
+    let told = shop.agent.tell(&["flows", "--last", "1", "--status", "403"])?;
+    let line = told.lines().last().context("`beeway flows` tells of no request that got 403")?;
+    screen.ok("`beeway flows --status 403` tells who asked, what, and what came of it:");
+    screen.line(&format!("     {line}"));
     Ok(())
 }
 

@@ -4,12 +4,12 @@
 //! One thread puts it together: once a second it collects what was counted, and at once what is told
 //! of single requests. Whoever wants to see takes a [`Snapshot`], or listens to flows.
 
+mod kept;
 mod kernel;
 mod ledger;
 mod recorder;
 mod tallies;
 
-use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -31,6 +31,7 @@ use tokio::sync::{broadcast, watch};
 
 use super::outlets::Outlets;
 use crate::status::{ledger_file, tallies_file};
+use kept::Kept;
 use kernel::Latencies;
 use ledger::Ledger;
 use recorder::{Stopwatch, flow_of};
@@ -47,11 +48,9 @@ const LISTEN: Duration = Duration::from_millis(100);
 /// How often what was counted is written down. It is lost in no case (see [`ledger`]).
 const SAVE: Duration = Duration::from_secs(10);
 
-/// Flows that are kept for who asks what has just been.
-const KEPT: usize = 4096;
-
-/// Requests told of one by one a second and CPU, unless all are asked for.
-pub(super) const TOLD: u32 = 1000;
+/// Requests that go to their endpoints and are told of one by one, a second and CPU, unless all are asked
+/// for; as many of those that do not.
+pub(super) const TOLD: u32 = 250;
 
 /// Flows that one who listens may be behind; what is more is lost to him, and he is told.
 const BEHIND: usize = 8192;
@@ -62,7 +61,9 @@ pub(crate) struct Telemetry {
     tallies: Arc<Tallies>,
     durations: Arc<Stopwatch>,
     seen: Mutex<Seen>,
-    kept: Mutex<VecDeque<Arc<Flow>>>,
+    kept: Mutex<Kept>,
+    /// How often the kernel's records were looked for.
+    looks: watch::Sender<u64>,
     flows: broadcast::Sender<Arc<Flow>>,
     verdicts: Mutex<Histogram>,
     outlets: Outlets,
@@ -107,6 +108,7 @@ impl Telemetry {
             durations: witness.durations(),
             seen: Mutex::new(seen),
             kept: Mutex::default(),
+            looks: watch::Sender::new(0),
             flows: broadcast::channel(BEHIND).0,
             verdicts: Mutex::default(),
             outlets,
@@ -166,14 +168,23 @@ impl Telemetry {
 
     /// The newest flows, oldest first.
     pub(crate) fn kept(&self) -> Vec<Arc<Flow>> {
-        self.kept.lock().expect("no panic while locked").iter().cloned().collect()
+        self.kept.lock().expect("no panic while locked").in_order()
     }
 
     /// The newest flows, oldest first, and all that come after them.
     pub(crate) fn watch(&self) -> (Vec<Arc<Flow>>, broadcast::Receiver<Arc<Flow>>) {
         // whoever publishes holds this while it does both
         let kept = self.kept.lock().expect("no panic while locked");
-        (kept.iter().cloned().collect(), self.flows.subscribe())
+        (kept.in_order(), self.flows.subscribe())
+    }
+
+    /// Waits until everything that the kernel has told up to now is among the flows.
+    pub(crate) async fn catch_up(&self) {
+        let mut looks = self.looks.subscribe();
+        // the look under way may have been over the queue already
+        let enough = *looks.borrow() + 2;
+        // no look comes while this agent rests
+        let _ = tokio::time::timeout(5 * LISTEN, looks.wait_for(|looks| *looks >= enough)).await;
     }
 
     /// Records of the proxy that were not put together: there were too many.
@@ -231,15 +242,19 @@ impl Telemetry {
                 std::thread::sleep(TICK);
                 Vec::new()
             });
-            if told.is_empty() {
-                continue;
+            if !told.is_empty() {
+                self.publish_told(told);
             }
-            let since = kernel::clock();
-            let (names, mesh) = self.names();
-            self.note_verdicts(&told);
-            for told in told {
-                self.publish(kernel::flow_of(told, since, &names, &mesh));
-            }
+            self.looks.send_modify(|looks| *looks += 1);
+        }
+    }
+
+    fn publish_told(&self, told: Vec<Told>) {
+        let since = kernel::clock();
+        let (names, mesh) = self.names();
+        self.note_verdicts(&told);
+        for told in told {
+            self.publish(kernel::flow_of(told, since, &names, &mesh));
         }
     }
 
@@ -269,10 +284,7 @@ impl Telemetry {
         let flow = Arc::new(flow);
         self.outlets.write(&flow);
         let mut kept = self.kept.lock().expect("no panic while locked");
-        if kept.len() >= KEPT {
-            kept.pop_front();
-        }
-        kept.push_back(flow.clone());
+        kept.push(flow.clone());
         // nobody need listen
         let _ = self.flows.send(flow);
     }
