@@ -73,8 +73,39 @@ static __always_inline void connected(struct bpf_sock_ops *ctx)
 		return;
 	if (!enrol(ctx, conn->cookie))
 		return;
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_RTT_CB_FLAG);
 	get_ends(ctx, &local, &remote);
 	announce(ctx, sk, conn->cookie, &local, &remote);
+}
+
+/* Whether nothing waits in the queue that is given up with a socket's place in the map. */
+static __always_inline bool is_drained(const struct tcp_sock *tcp)
+{
+	const struct sk_psock *psock = psock_of(tcp);
+
+	return !psock->msg_tot_len && !psock->ingress_skb.qlen && tcp->rcv_nxt == tcp->copied_seq;
+}
+
+/*
+ * The endpoint has acknowledged something that was sent. It stands, so what is not known of it now never
+ * will be: without a place in the map the connection costs what TCP costs.
+ */
+static __always_inline void acknowledged(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct conn *conn = sk ? bpf_sk_storage_get(&conns, sk, 0, 0) : NULL;
+	struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : NULL;
+	u64 cookie;
+
+	if (!conn || !tcp || conn->side != SIDE_PROXY)
+		return;
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags & ~BPF_SOCK_OPS_RTT_CB_FLAG);
+	cookie = conn->cookie;
+	if (bpf_map_lookup_elem(&links, &cookie) || !is_drained(tcp))
+		return;
+	conn->side = SIDE_ALONE;
+	if (!bpf_map_delete_elem(&sockets, &cookie))
+		add(COUNT_RELEASED, 1);
 }
 
 static __always_inline void closed(struct bpf_sock_ops *ctx)
@@ -106,6 +137,8 @@ int on_upstream(struct bpf_sock_ops *ctx)
 		connecting(ctx);
 	else if (ctx->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
 		connected(ctx);
+	else if (ctx->op == BPF_SOCK_OPS_RTT_CB)
+		acknowledged(ctx);
 	else if (ctx->op == BPF_SOCK_OPS_STATE_CB && ctx->args[1] == STATE_CLOSE)
 		closed(ctx);
 	return 1;

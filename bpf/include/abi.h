@@ -119,6 +119,8 @@ enum counter {
 	COUNT_LATENCIES_LOST,	/* durations for whose histogram there was no room */
 	COUNT_RECORDS_THINNED,	/* requests that are not told of one by one: there were many */
 	COUNT_RECORDS_LOST,	/* those that did not fit the ring buffer, or `samples` */
+	COUNT_RELEASED,		/* connections of the proxy that were left to TCP again: their other end
+				 * is not in the mesh on this host */
 	COUNTERS,
 };
 

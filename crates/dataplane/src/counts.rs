@@ -41,7 +41,7 @@ pub const REASONS: [&str; 27] = [
 ];
 
 /// Names of `enum counter`, in its order.
-pub const COUNTERS: [&str; 24] = [
+pub const COUNTERS: [&str; 25] = [
     "connections",
     "connections_refused",
     "datagrams",
@@ -66,6 +66,7 @@ pub const COUNTERS: [&str; 24] = [
     "latencies_lost",
     "records_thinned",
     "records_lost",
+    "sockets_released",
 ];
 
 const _: () = assert!(LANES.len() == abi::lane::LANES.0 as usize);
