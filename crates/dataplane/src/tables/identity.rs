@@ -102,7 +102,7 @@ impl<'a> Identities<'a> {
         let mut known: FxHashMap<Traits<'a>, u32> = FxHashMap::default();
         let mut list = vec![Identity::World, Identity::Host, Identity::RemoteNode];
         debug_assert_eq!(list.len(), WORKLOADS);
-        let mut number = |workload: &'a Arc<Workload>| {
+        let number = |workload: &'a Arc<Workload>| {
             let mut find = || {
                 *known.entry(Traits::of(workload, &keys)).or_insert_with(|| {
                     list.push(Identity::Workload(workload));
@@ -114,8 +114,7 @@ impl<'a> Identities<'a> {
                 None => find(),
             }
         };
-        let mut numbers: Vec<u32> =
-            mesh.workloads.iter().map(|workload| number(workload)).collect();
+        let mut numbers: Vec<u32> = mesh.workloads.iter().map(number).collect();
         in_order(&mut list, &mut numbers, &keys);
         let mut of_namespace: FxHashMap<&str, Vec<u32>> = FxHashMap::default();
         for (number, identity) in list.iter().enumerate() {

@@ -25,6 +25,7 @@ mod answers;
 mod automaton;
 mod balance;
 mod compose;
+mod frontends;
 mod groups;
 pub mod head;
 mod heap;
@@ -169,7 +170,7 @@ fn assemble(
     let members = balance::push_members(&mut heap, mesh)?;
     let workloads = identity::push_workloads(&mut heap, mesh, identities, guards)?;
     let ports = table::drafts(&mut heap, mesh, identities, &mut notices);
-    let frontends = balance::push_frontends(&mut heap, &mut clusters, &ports, &mut notices)?;
+    let frontends = frontends::push_frontends(&mut heap, &mut clusters, &ports, &mut notices)?;
     heap.check()?;
     let drafts = ports.into_values().collect();
     table::place_all(&mut heap, &mut clusters, drafts, heap::HEAP_WORDS, &mut notices);
