@@ -28,7 +28,7 @@ pub(crate) struct Catalog {
 }
 
 /// A service on its way into the mesh.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Listed {
     pub place: Place,
     pub namespace: String,
@@ -44,17 +44,15 @@ pub(crate) struct Listed {
 }
 
 /// A port of a [`Listed`] service.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Port {
     pub name: String,
     pub number: u16,
     pub transport: Transport,
     /// What `appProtocol` or the port's name says.
     pub hint: Option<Protocol>,
-    /// Until it has a cluster.
-    pub backings: Vec<Backing>,
-    /// Whose labels subsets select by, in order of the cluster's endpoints.
-    behind: Vec<Option<Arc<Workload>>>,
+    /// Who stands behind it.
+    pub backings: Backings,
     pub cluster: ClusterId,
     pub rules: Option<Vec<Rule>>,
     pub stream_rules: Vec<StreamRule>,
@@ -67,6 +65,40 @@ pub(crate) struct Port {
 pub(crate) struct Backing {
     pub endpoint: Endpoint,
     pub workload: Option<Arc<Workload>>,
+}
+
+/// The endpoints of a port in order of their addresses, each once.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Backings {
+    endpoints: Arc<[Endpoint]>,
+    /// Whose labels subsets select by, in the same order.
+    behind: Arc<[Option<Arc<Workload>>]>,
+}
+
+impl Backings {
+    /// Of several at one address the first holds. The weights of a cluster must add up to less than
+    /// 2³² (see `beeway_model::mesh::scale`).
+    pub(crate) fn of(
+        mut list: Vec<Backing>,
+        place: &Place,
+        port: u16,
+        problems: &mut Vec<Problem>,
+    ) -> Self {
+        list.sort_by_key(|b| b.endpoint.address);
+        list.dedup_by_key(|b| b.endpoint.address);
+        let total: u64 = list.iter().map(|b| u64::from(b.endpoint.weight)).sum();
+        if total > u64::from(u32::MAX) {
+            let reason = format!(
+                "the weights behind port {port} add up to more than {}; all count as 1",
+                u32::MAX
+            );
+            problems.push(place.error("spec", reason));
+            list.iter_mut().for_each(|b| b.endpoint.weight = 1);
+        }
+        let (endpoints, behind): (Vec<_>, Vec<_>) =
+            list.into_iter().map(|b| (b.endpoint, b.workload)).unzip();
+        Self { endpoints: endpoints.into(), behind: behind.into() }
+    }
 }
 
 impl Backing {
@@ -90,8 +122,7 @@ impl Port {
             number,
             transport,
             hint: None,
-            backings: Vec::new(),
-            behind: Vec::new(),
+            backings: Backings::default(),
             cluster: ClusterId(0),
             rules: None,
             stream_rules: Vec::new(),
@@ -173,13 +204,7 @@ impl Catalog {
         self.report_shared_frontends(&listed, problems);
         for at in 0..listed.ports.len() {
             let (number, transport) = (listed.ports[at].number, listed.ports[at].transport);
-            let port = &mut listed.ports[at];
-            port.backings.sort_by_key(|b| b.endpoint.address);
-            port.backings.dedup_by_key(|b| b.endpoint.address);
-            bound_weights(&listed.place, port, problems);
-            let backings = std::mem::take(&mut port.backings).into_iter();
-            let (endpoints, behind) = backings.map(|b| (b.endpoint, b.workload)).unzip();
-            port.behind = behind;
+            let endpoints = listed.ports[at].backings.endpoints.clone();
             let name = listed.cluster_name(number, transport, None);
             listed.ports[at].cluster = self.of_port(&listed.ports[at], name, endpoints);
         }
@@ -252,7 +277,8 @@ impl Catalog {
     ) {
         let listed = std::mem::take(&mut self.services[service].ports);
         for port in &listed {
-            let whole = self.clusters[port.cluster.0].endpoints.iter().zip(&port.behind);
+            let Backings { endpoints, behind } = &port.backings;
+            let whole = endpoints.iter().zip(&**behind);
             let chosen = whole.filter(|(_, workload)| {
                 let own = workload.as_ref().map(|workload| &workload.labels);
                 labels.iter().all(|(key, value)| own.and_then(|own| own.get(key)) == Some(value))
@@ -266,7 +292,7 @@ impl Catalog {
     }
 
     /// A cluster of endpoints of a port.
-    fn of_port(&mut self, port: &Port, name: String, endpoints: Vec<Endpoint>) -> ClusterId {
+    fn of_port(&mut self, port: &Port, name: String, endpoints: Arc<[Endpoint]>) -> ClusterId {
         let id = self.cluster(name, port.spoken(), endpoints);
         if port.hint.is_none() {
             self.unsaid.insert(id);
@@ -326,11 +352,16 @@ impl Catalog {
         let name = cluster_name(host, port, subset);
         match self.by_name.get(&name) {
             Some(id) => *id,
-            None => self.cluster(name, Protocol::Http, Vec::new()),
+            None => self.cluster(name, Protocol::Http, Arc::default()),
         }
     }
 
-    fn cluster(&mut self, name: String, protocol: Protocol, endpoints: Vec<Endpoint>) -> ClusterId {
+    fn cluster(
+        &mut self,
+        name: String,
+        protocol: Protocol,
+        endpoints: Arc<[Endpoint]>,
+    ) -> ClusterId {
         let id = ClusterId(self.clusters.len());
         if let Some(known) = self.by_name.get(&name) {
             return *known;
@@ -423,18 +454,4 @@ fn translated(
         }
     }
     Some(rules)
-}
-
-/// The weights of a cluster must add up to less than 2³² (see `beeway_model::mesh::scale`).
-fn bound_weights(place: &Place, port: &mut Port, problems: &mut Vec<Problem>) {
-    let total: u64 = port.backings.iter().map(|b| u64::from(b.endpoint.weight)).sum();
-    if total > u64::from(u32::MAX) {
-        let reason = format!(
-            "the weights behind port {} add up to more than {}; all count as 1",
-            port.number,
-            u32::MAX
-        );
-        problems.push(place.error("spec", reason));
-        port.backings.iter_mut().for_each(|b| b.endpoint.weight = 1);
-    }
 }

@@ -17,7 +17,6 @@ pub fn read_dir(dir: &Path) -> io::Result<Vec<(PathBuf, String)>> {
 pub(crate) fn list(dir: &Path) -> io::Result<Vec<(PathBuf, Stamp)>> {
     let mut files = Vec::new();
     collect(dir, MAX_DEPTH, &mut files)?;
-    files.sort_by(|(a, _), (b, _)| a.cmp(b));
     Ok(files)
 }
 
@@ -58,11 +57,19 @@ impl Stamp {
 /// Links may form a ring.
 const MAX_DEPTH: usize = 16;
 
+/// Those of a directory in order of their names: that is the order of paths.
 fn collect(dir: &Path, depth: usize, files: &mut Vec<(PathBuf, Stamp)>) -> io::Result<()> {
-    for entry in fs::read_dir(dir).map_err(|error| naming(dir, &error))? {
-        let path = entry.map_err(|error| naming(dir, &error))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with('.') {
+    let entries = fs::read_dir(dir).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+    let entries = entries.map_err(|error| naming(dir, &error))?;
+    let mut named: Vec<_> = entries.iter().map(|entry| (entry.file_name(), entry)).collect();
+    named.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    for (name, entry) in named {
+        let path = entry.path();
+        if name.as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        if depth > 0 && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect(&path, depth - 1, files)?;
             continue;
         }
         // Follows links: the files of a mounted ConfigMap are some.

@@ -101,6 +101,7 @@ impl Instances {
         }
         list.sort_by(|(a, _), (b, _)| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         let mut instances = Self::default();
+        instances.by_address.reserve(list.len());
         for (index, (instance, place)) in list.iter().enumerate() {
             for address in instance.addresses.iter().filter(|_| instance.own_addresses) {
                 let first = *instances.by_address.entry(*address).or_insert(index);
@@ -132,7 +133,7 @@ impl Instances {
     }
 
     /// Where the instances of a namespace are in the list.
-    fn within(&self, namespace: &str) -> Range<usize> {
+    pub(crate) fn within(&self, namespace: &str) -> Range<usize> {
         let first = self.list.partition_point(|instance| *instance.namespace < *namespace);
         let count = self.list[first..].partition_point(|instance| instance.namespace == namespace);
         first..first + count
@@ -178,6 +179,11 @@ impl Instances {
         let all = if namespaces.is_none() { 0..self.list.len() } else { 0..0 };
         let candidates = some.chain(all).map(|index| &*self.list[index]);
         candidates.filter(|instance| labels.holds(&instance.labels))
+    }
+
+    /// The index of the instance that owns an address.
+    pub(crate) fn owner(&self, address: IpAddr) -> Option<usize> {
+        self.by_address.get(&address).copied()
     }
 
     /// The instance that owns an address.

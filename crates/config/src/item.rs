@@ -25,7 +25,11 @@ use crate::{envoy_filter, gateway, istio, kafka, rate_limit, telemetry};
 
 /// Where an object was written, and what it is called in problems.
 #[derive(Debug, Clone)]
-pub(crate) struct Place {
+pub(crate) struct Place(Arc<Told>);
+
+/// What a [`Place`] knows.
+#[derive(Debug, Clone)]
+struct Told {
     /// Empty until the document's file is known.
     file: Arc<Path>,
     /// Lines of the file before the document.
@@ -55,6 +59,12 @@ pub(crate) struct Written<T> {
     pub body: T,
 }
 
+impl<T> Clone for Object<T> {
+    fn clone(&self) -> Self {
+        Self::new(self.place.clone(), &self.written)
+    }
+}
+
 impl<T> Deref for Object<T> {
     type Target = Written<T>;
 
@@ -68,7 +78,7 @@ impl<T> Deref for Object<T> {
 #[derive(Debug)]
 pub(crate) struct Item {
     /// `None`: it is no object of a kind that is read, and there are only problems.
-    pub identity: Option<Identity>,
+    pub identity: Option<Arc<Identity>>,
     pub place: Place,
     /// Group, kind, namespace and name have nothing to do with these.
     pub problems: Vec<Problem>,
@@ -122,12 +132,17 @@ impl<T> Object<T> {
     pub(crate) fn new(place: Place, written: &Arc<Written<T>>) -> Self {
         Self { place, written: written.clone() }
     }
+
+    /// Whether both are one and the same, at one place.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.written, &other.written) && self.place.is(&other.place)
+    }
 }
 
 impl Place {
     /// What the object is called: `VirtualService default/reviews`.
     pub(crate) fn label(&self) -> &str {
-        &self.label
+        &self.0.label
     }
 
     /// Something asked for at this path is not done.
@@ -146,35 +161,51 @@ impl Place {
     }
 
     fn problem(&self, severity: Severity, path: &str, reason: String) -> Problem {
-        let line = Some(self.before + self.node.line_of(path));
-        let object = (!self.label.is_empty()).then(|| self.label.to_string());
-        Problem { severity, file: self.file.to_path_buf(), line, object, reason }
+        let line = Some(self.0.before + self.0.node.line_of(path));
+        let object = (!self.0.label.is_empty()).then(|| self.0.label.to_string());
+        Problem { severity, file: self.0.file.to_path_buf(), line, object, reason }
     }
 
     /// The line of the file for one of the document.
     pub(crate) fn line(&self, line: usize) -> usize {
-        self.before + line
+        self.0.before + line
     }
 
     /// File and line.
     pub(crate) fn position(&self) -> String {
-        format!("{}:{}", self.file.display(), self.before + self.node.line)
+        format!("{}:{}", self.0.file.display(), self.0.before + self.0.node.line)
     }
 
     /// The same place in a file, behind that many lines.
     pub(crate) fn within(&self, file: &Arc<Path>, before: usize) -> Self {
-        Self { file: file.clone(), before, ..self.clone() }
+        let Told { label, node, .. } = &*self.0;
+        let (label, node) = (label.clone(), node.clone());
+        Self(Arc::new(Told { file: file.clone(), before, label, node }))
+    }
+
+    /// Whether both are one and the same.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// A problem of the document as one of the file.
+    pub(crate) fn found(&self, problem: &Problem) -> Problem {
+        Problem {
+            file: self.0.file.to_path_buf(),
+            line: problem.line.map(|line| self.0.before + line),
+            ..problem.clone()
+        }
     }
 
     /// What is written there.
     pub(crate) fn node(&self) -> &Node {
-        &self.node
+        &self.0.node
     }
 
     /// A place in no file yet, with what it is called in problems.
     pub(crate) fn of(node: Node, label: &str) -> Self {
         let file = Arc::from(Path::new(""));
-        Self { file, before: 0, label: Arc::from(label), node: Arc::new(node) }
+        Self(Arc::new(Told { file, before: 0, label: Arc::from(label), node: Arc::new(node) }))
     }
 }
 
@@ -240,8 +271,7 @@ fn item(node: Node, group: String, version: &str, kind: String) -> Item {
     if let Some(policy) = policy_item::Kind::of(&group, &kind) {
         return policy_item::read(policy, node, version, None);
     }
-    let mut place = Place::of(node, "");
-    let metadata = place.node.get("metadata");
+    let metadata = node.get("metadata");
     let name = metadata.and_then(|m| m.text("name")).unwrap_or_default().to_owned();
     let cluster_wide = group.is_empty() && matches!(&*kind, "Namespace" | "Node");
     let namespace = match metadata.and_then(|m| m.text("namespace")) {
@@ -249,10 +279,11 @@ fn item(node: Node, group: String, version: &str, kind: String) -> Item {
         Some(namespace) if !namespace.is_empty() => namespace.to_owned(),
         _ => "default".to_owned(),
     };
-    place.label = match cluster_wide {
-        true => format!("{kind} {name}").into(),
-        false => format!("{kind} {namespace}/{name}").into(),
+    let label = match cluster_wide {
+        true => format!("{kind} {name}"),
+        false => format!("{kind} {namespace}/{name}"),
     };
+    let place = Place::of(node, &label);
     let versions: &[&str] = match &*group {
         "networking.istio.io" => &ISTIO_VERSIONS,
         "gateway.networking.k8s.io" => &GATEWAY_VERSIONS,
@@ -284,7 +315,7 @@ fn item(node: Node, group: String, version: &str, kind: String) -> Item {
     }
     let typed = reader.typed();
     let problems = reader.problems;
-    Item { identity: Some(identity), place, problems, typed }
+    Item { identity: Some(Arc::new(identity)), place, problems, typed }
 }
 
 struct Reader<'a> {
@@ -330,7 +361,7 @@ impl Reader<'_> {
 
     /// An EnvoyFilter, which must do nothing but limit rates.
     fn rate_limit(&mut self) -> Option<Arc<Written<envoy_filter::Spec>>> {
-        if let Some((path, what)) = envoy_filter::something_else(&self.place.node) {
+        if let Some((path, what)) = envoy_filter::something_else(self.place.node()) {
             let outcome = rate_limit::NOT_APPLIED;
             let reason = format!("{what}: only local rate limits are supported; {outcome}");
             self.problems.push(self.place.error(&path, reason));
@@ -345,7 +376,7 @@ impl Reader<'_> {
 
     /// Stands for a policy that cannot be read.
     fn closed(&mut self) -> Arc<Written<kafka::Spec>> {
-        let spec = kafka::closed(&self.place.node);
+        let spec = kafka::closed(self.place.node());
         self.problems.push(kafka::closed_problem(self.place, &spec));
         Arc::new(Written {
             namespace: self.identity.namespace.clone(),
@@ -364,10 +395,10 @@ impl Reader<'_> {
     fn read<T: DeserializeOwned>(&mut self) -> Option<Written<T>> {
         let place = self.place;
         let metadata = place
-            .node
+            .node()
             .get("metadata")
             .map_or_else(|| Ok((ObjectMeta::default(), Vec::new())), decode::<ObjectMeta>);
-        let (metadata, body, unread) = match (metadata, decode::<T>(&place.node)) {
+        let (metadata, body, unread) = match (metadata, decode::<T>(place.node())) {
             (Ok((metadata, _)), Ok((body, unread))) => (metadata, body, unread),
             (Err(misfit), _) | (_, Err(misfit)) => {
                 let mut problem = place.error("", format!("{}; it is not applied", misfit.reason));

@@ -106,12 +106,13 @@ pub fn check(files: &[(PathBuf, String)], options: &Options) -> Loaded {
 
 fn mesh(
     objects: &Objects,
+    kept: &mut services::Kept,
     options: &Options,
     thorough: bool,
     mut problems: Vec<Problem>,
 ) -> Loaded {
     let instances = instance::Instances::of(objects, &mut problems);
-    let mut catalog = services::catalog(objects, &instances, options, &mut problems);
+    let mut catalog = services::catalog(objects, &instances, kept, options, &mut problems);
     subsets::apply(objects, &mut catalog, &mut problems);
     virtual_service::attach(objects, &mut catalog, &mut problems);
     gateway_route::attach(objects, &mut catalog, &mut problems);
@@ -128,7 +129,7 @@ fn mesh(
     }
     mesh.access = policies.into_iter().map(|listed| listed.policy).collect();
     mesh.limits = rate_limit::limiters(objects, &mesh, &mut problems);
-    beeway_model::access::add_direct(&mut mesh);
+    beeway_model::access::add_direct(&mut mesh, |address| instances.owner(address));
     mesh.kafka = kafka::policies(objects, &mesh, &mut problems);
     problems.sort_by(|a, b| {
         (&a.file, a.line, a.severity, &a.object, &a.reason)

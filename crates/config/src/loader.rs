@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use rustc_hash::FxHashMap;
+
 use crate::directory::{self, Stamp};
-use crate::item::{self, Item};
+use crate::item::{self, Identity, Item, Place};
 use crate::objects::Collector;
+use crate::services::Kept;
 use crate::{Loaded, Options, document, mesh};
 
 /// Reads configurations. Each is what [`load`](crate::load) would make of the same files; but the
@@ -21,6 +24,12 @@ pub struct Loader {
     pub(crate) thorough: bool,
     /// In order.
     files: Vec<File>,
+    /// All objects by what no two should have in common, and how many have it.
+    known: FxHashMap<Arc<Identity>, usize>,
+    /// How many objects there are.
+    count: usize,
+    /// What services became.
+    services: Kept,
     /// Of files whose text cannot have changed while theirs is the same.
     stamps: HashMap<PathBuf, Stamp>,
 }
@@ -38,6 +47,8 @@ struct Document {
     before: usize,
     text: Arc<str>,
     items: Arc<[Item]>,
+    /// Where each of them is.
+    places: Arc<[Place]>,
 }
 
 impl Loader {
@@ -87,39 +98,73 @@ impl Loader {
                 (other, text) => {
                     changed = true;
                     let text = text.expect("a file that is trusted is known");
-                    File::read(&path, text, other)
+                    other.iter().for_each(|file| self.leave(file));
+                    let file = File::read(&path, text, other);
+                    self.enter(&file);
+                    file
                 }
             };
             self.files.push(file);
         }
+        before.values().for_each(|file| self.leave(file));
         changed
     }
 
     /// What the files make.
-    fn mesh(&self) -> Loaded {
-        let mut collector = Collector::default();
-        for file in &self.files {
-            for document in &file.documents {
-                collector.document(&file.name, document.before, &document.items);
-            }
+    fn mesh(&mut self) -> Loaded {
+        let mut collector = Collector::new(self.count == self.known.len());
+        for document in self.files.iter().flat_map(|file| &file.documents) {
+            collector.document(&document.items, &document.places);
         }
         let (objects, problems) = collector.finish();
-        mesh(&objects, &self.options, self.thorough, problems)
+        mesh(&objects, &mut self.services, &self.options, self.thorough, problems)
+    }
+
+    /// Counts the objects of a file.
+    fn enter(&mut self, file: &File) {
+        for identity in file.identities() {
+            self.count += 1;
+            *self.known.entry(identity.clone()).or_default() += 1;
+        }
+    }
+
+    /// Counts them no more.
+    fn leave(&mut self, file: &File) {
+        for identity in file.identities() {
+            self.count -= 1;
+            if let Some(count) = self.known.get_mut(identity) {
+                *count -= 1;
+                if *count == 0 {
+                    self.known.remove(identity);
+                }
+            }
+        }
     }
 }
 
 impl File {
     fn read(path: &Path, text: String, before: Option<File>) -> Self {
-        let kept = before.into_iter().flat_map(|file| file.documents).map(|d| (d.text, d.items));
-        let kept: HashMap<Arc<str>, Arc<[Item]>> = kept.collect();
+        let name: Arc<Path> = path.into();
+        let kept = before.into_iter().flat_map(|file| file.documents);
+        let kept: HashMap<Arc<str>, Document> = kept.map(|d| (d.text.clone(), d)).collect();
         let documents = document::cut(&text).into_iter().map(|(before, piece)| {
-            let (text, items) = match kept.get_key_value(piece) {
-                Some((text, items)) => (text.clone(), items.clone()),
+            let kept = kept.get(piece);
+            let (text, items) = match kept {
+                Some(kept) => (kept.text.clone(), kept.items.clone()),
                 None => (piece.into(), item::read(piece).into()),
             };
-            Document { before, text, items }
+            let places = match kept.filter(|kept| kept.before == before) {
+                Some(kept) => kept.places.clone(),
+                None => items.iter().map(|item| item.place.within(&name, before)).collect(),
+            };
+            Document { before, text, items, places }
         });
         let documents = documents.collect();
-        Self { name: path.into(), text, documents }
+        Self { name, text, documents }
+    }
+
+    fn identities(&self) -> impl Iterator<Item = &Arc<Identity>> {
+        let items = self.documents.iter().flat_map(|document| document.items.iter());
+        items.filter_map(|item| item.identity.as_ref())
     }
 }

@@ -1,6 +1,5 @@
 //! Items of all files → objects: which of two with one name stands, and in which order they go.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
@@ -41,39 +40,40 @@ pub(crate) struct Objects {
 }
 
 /// Takes in the items of all files, in the order of files and documents.
-#[derive(Default)]
 pub(crate) struct Collector<'a> {
     objects: Objects,
-    /// The one that stands, its file, and the lines before its document.
-    seen: FxHashMap<&'a Identity, (&'a Item, &'a Arc<Path>, usize)>,
+    /// No two have one identity: none is looked for.
+    all_differ: bool,
+    /// Where the one is that stands.
+    seen: FxHashMap<&'a Identity, &'a Place>,
     problems: Vec<Problem>,
 }
 
 impl<'a> Collector<'a> {
-    /// Takes in the items of one document, behind that many lines of its file.
-    pub(crate) fn document(&mut self, file: &'a Arc<Path>, before: usize, items: &'a [Item]) {
-        for item in items {
-            let place = item.place.within(file, before);
-            if let Some(identity) = &item.identity {
-                if let Some((first, file, before)) = self.seen.get(identity) {
-                    let first = first.place.within(file, *before).position();
+    pub(crate) fn new(all_differ: bool) -> Self {
+        let (objects, seen, problems) = (Objects::default(), FxHashMap::default(), Vec::new());
+        Self { objects, all_differ, seen, problems }
+    }
+
+    /// Takes in the items of one document, and where they are.
+    pub(crate) fn document(&mut self, items: &'a [Item], places: &'a [Place]) {
+        for (item, place) in items.iter().zip(places) {
+            if let Some(identity) = item.identity.as_deref().filter(|_| !self.all_differ) {
+                if let Some(first) = self.seen.get(identity) {
+                    let first = first.position();
                     let reason =
                         format!("defined before at {first}; that one stands, this one is ignored");
                     self.problems.push(place.error("", reason));
                     if let Some(Typed::KafkaPolicy(written)) = &item.typed {
-                        self.close(place, written);
+                        self.close(place.clone(), written);
                     }
                     continue;
                 }
-                self.seen.insert(identity, (item, file, before));
+                self.seen.insert(identity, place);
             }
-            self.problems.extend(item.problems.iter().map(|problem| Problem {
-                file: file.to_path_buf(),
-                line: problem.line.map(|line| before + line),
-                ..problem.clone()
-            }));
+            self.problems.extend(item.problems.iter().map(|problem| place.found(problem)));
             if let Some(typed) = &item.typed {
-                self.objects.add(place, typed);
+                self.objects.add(place.clone(), typed);
             }
         }
     }

@@ -126,7 +126,7 @@ pub(crate) fn read(kind: Kind, node: Node, version: &str, fault: Option<Fault>) 
     });
     let identity = namespace.clone().filter(|_| !name.is_empty()).map(|namespace| {
         let (group, kind) = (group.to_owned(), word.to_owned());
-        Identity { group, kind, namespace, name: name.clone() }
+        Arc::new(Identity { group, kind, namespace, name: name.clone() })
     });
     let place = Place::of(node, &label);
     let annotations = metadata.annotations.unwrap_or_default();

@@ -105,10 +105,9 @@ fn report(place: &Place, limiter: &RateLimiter, mesh: &Mesh, problems: &mut Vec<
 fn endpoint_ports(mesh: &Mesh, limiter: &RateLimiter, port: u16) -> BTreeSet<u16> {
     let selected = mesh.workloads.iter().filter(|workload| limiter.selects(workload));
     let addresses: BTreeSet<_> = selected.flat_map(|workload| &workload.addresses).collect();
-    let services = mesh.services.iter().filter(|service| !service.is_direct());
-    let ports = services.filter_map(|service| service.port(port, Transport::Tcp));
+    let ports = mesh.services.iter().filter_map(|service| service.port(port, Transport::Tcp));
     let http = ports.filter(|port| matches!(port.protocol, Protocol::Http | Protocol::Http2));
-    let endpoints = http.flat_map(|port| &mesh.cluster(port.cluster).endpoints);
+    let endpoints = http.flat_map(|port| mesh.endpoints(port.cluster));
     let here = endpoints.filter(|endpoint| addresses.contains(&endpoint.address.ip()));
     here.map(|endpoint| endpoint.address.port()).collect()
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use beeway_model::Transport;
 
-use crate::catalog::{Backing, Listed, Port};
+use crate::catalog::{Backing, Backings, Listed, Port};
 use crate::instance::{Instance, Instances, of_entry};
 use crate::istio;
 use crate::objects::Object;
@@ -54,9 +54,11 @@ pub(crate) fn listed(
         let transport = if udp { Transport::Udp } else { Transport::Tcp };
         let mut listed = Port::new(port.name.clone(), port.number, transport);
         listed.hint = hint(port.number, transport, &port.name, Some(&port.protocol));
-        listed.backings = chosen.iter().flat_map(|i| backings(i, port)).collect();
+        let behind = chosen.iter().flat_map(|i| backings(i, port)).collect();
+        listed.backings = Backings::of(behind, place, port.number, problems);
         listed
     });
+    let ports = ports.collect();
     Some(Listed {
         place: place.clone(),
         namespace: entry.namespace.clone(),
@@ -65,7 +67,7 @@ pub(crate) fn listed(
         full_hosts: hosts.len(),
         hosts,
         addresses: if taken { addresses(entry, problems) } else { Vec::new() },
-        ports: ports.collect(),
+        ports,
     })
 }
 

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use beeway_model::{Protocol, Transport};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use rustc_hash::FxHashMap;
 
 use crate::Options;
-use crate::catalog::{Backing, Catalog, Listed, Port};
+use crate::catalog::{Backing, Backings, Catalog, Listed, Port};
 use crate::instance::{Instance, InstanceKind, Instances};
 use crate::objects::{Object, Objects};
 use crate::problem::Problem;
@@ -17,10 +19,53 @@ use crate::service_entry;
 
 type Slices<'a> = BTreeMap<(&'a str, &'a str), Vec<&'a Object<EndpointSlice>>>;
 
+/// What the services of namespaces became, as long as they and all that can stand behind them are
+/// the same. It depends on nothing else, unless there are EndpointSlices. For one set of options.
+#[derive(Debug, Default)]
+pub(crate) struct Kept(FxHashMap<String, Made>);
+
+/// What the services of a namespace became, and of what.
+#[derive(Debug)]
+struct Made {
+    services: Vec<Object<core::Service>>,
+    instances: Vec<Arc<Instance>>,
+    listed: Vec<Listed>,
+    problems: Vec<Problem>,
+}
+
+impl Made {
+    fn of(
+        namespace: &str,
+        services: &[(&Object<core::Service>, Vec<&Object<EndpointSlice>>)],
+        before: Option<Made>,
+        instances: &Instances,
+        options: &Options,
+    ) -> Made {
+        let within = &instances.list[instances.within(namespace)];
+        let same = |before: &Made| {
+            let same = services.iter().zip(&before.services);
+            services.len() == before.services.len()
+                && within.len() == before.instances.len()
+                && same.into_iter().all(|((now, slices), then)| now.is(then) && slices.is_empty())
+                && within.iter().zip(&before.instances).all(|(now, then)| Arc::ptr_eq(now, then))
+        };
+        if let Some(before) = before.filter(same) {
+            return before;
+        }
+        let (mut listed, mut problems) = (Vec::new(), Vec::new());
+        for (service, slices) in services {
+            listed.extend(of_service(service, slices, instances, options, &mut problems));
+        }
+        let services = services.iter().map(|(service, _)| (*service).clone()).collect();
+        Made { services, instances: within.to_vec(), listed, problems }
+    }
+}
+
 /// Every service of the configuration.
 pub(crate) fn catalog(
     objects: &Objects,
     instances: &Instances,
+    kept: &mut Kept,
     options: &Options,
     problems: &mut Vec<Problem>,
 ) -> Catalog {
@@ -37,11 +82,24 @@ pub(crate) fn catalog(
         }
     }
     let mut listed: Vec<Listed> = Vec::new();
-    for service in &objects.services {
-        let key = (service.namespace.as_str(), service.name.as_str());
-        let slices = slices.get(&key).map_or(&[][..], Vec::as_slice);
-        listed.extend(of_service(service, slices, instances, options, problems));
+    let mut now = FxHashMap::default();
+    for services in objects.services.chunk_by(|a, b| a.namespace == b.namespace) {
+        let namespace = &services[0].namespace;
+        let of = services.iter().map(|service| {
+            let key = (namespace.as_str(), service.name.as_str());
+            (service, slices.remove(&key).unwrap_or_default())
+        });
+        let of: Vec<_> = of.collect();
+        let before = kept.0.remove(namespace);
+        let made = Made::of(namespace, &of, before, instances, options);
+        problems.extend_from_slice(&made.problems);
+        listed.extend_from_slice(&made.listed);
+        // of slices, because endpoints in them may be anybody's
+        if of.iter().all(|(_, slices)| slices.is_empty()) {
+            now.insert(namespace.clone(), made);
+        }
     }
+    kept.0 = now;
     for entry in &objects.service_entries {
         listed.extend(service_entry::listed(entry, instances, problems));
     }
@@ -89,10 +147,11 @@ fn of_service(
         };
         let mut listed = Port::new(port.name.clone().unwrap_or_default(), number, transport);
         listed.hint = hint(number, transport, &listed.name, port.app_protocol.as_deref());
-        listed.backings = of_port(service, spec, port, number, slices, instances, problems);
+        let mut behind = of_port(service, spec, port, number, slices, instances, problems);
         if let (true, Some(node)) = (local, &options.node) {
-            listed.backings.retain(|b| b.endpoint.node.as_deref() == Some(node));
+            behind.retain(|b| b.endpoint.node.as_deref() == Some(node));
         }
+        listed.backings = Backings::of(behind, place, number, problems);
         ports.push(listed);
     }
     let (namespace, name) = (&service.namespace, &service.name);

@@ -186,7 +186,7 @@ fn access(mesh: &Mesh, (from, to, port): (&str, &str, u16), asked: &str) -> Acce
     let address = (to.parse::<std::net::IpAddr>().unwrap(), port).into();
     let before = mesh.services.iter().filter(|service| {
         let clusters = service.ports.iter().map(|port| mesh.cluster(port.cluster));
-        clusters.flat_map(|cluster| &cluster.endpoints).any(|e| e.address == address)
+        clusters.flat_map(|cluster| cluster.endpoints.iter()).any(|e| e.address == address)
     });
     let services: Vec<(&str, &str)> = before.map(|s| (&*s.namespace, &*s.name)).collect();
     let request = asked.split_once(' ').map(|(method, target)| Request {

@@ -107,9 +107,8 @@ impl Mesh {
     ) -> impl Iterator<Item = SocketAddr> + 'a {
         let backends = port.stream_rules.iter().flat_map(|rule| &rule.backends);
         let clusters = std::iter::once(port.cluster).chain(backends.filter_map(|b| b.cluster));
-        let endpoints = clusters
-            .filter(|_| port.transport == Transport::Tcp)
-            .flat_map(|id| &self.cluster(id).endpoints);
+        let endpoints =
+            clusters.filter(|_| port.transport == Transport::Tcp).flat_map(|id| self.endpoints(id));
         endpoints.map(|e| SocketAddr::new(e.address.ip().to_canonical(), e.address.port()))
     }
 }

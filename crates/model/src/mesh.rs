@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use crate::access::{AccessPolicy, Node, Provider};
+use crate::access::{AccessPolicy, Direct, Node, Provider};
 use crate::kafka::KafkaPolicy;
 use crate::limits::RateLimiter;
 use crate::route::Rule;
@@ -20,6 +20,8 @@ pub struct Mesh {
     pub services: Vec<Service>,
     /// Every set of endpoints that a service port or a route can choose; [`ClusterId`] indexes it.
     pub clusters: Vec<Cluster>,
+    /// Addresses of workloads that are services too, each with a cluster of its own.
+    pub direct: Vec<Direct>,
     /// Everything that can call or be called, in order of namespace and name.
     #[serde(serialize_with = "one_by_one")]
     pub workloads: Vec<Arc<Workload>>,
@@ -111,7 +113,8 @@ pub struct Cluster {
     /// What its endpoints speak.
     pub protocol: Protocol,
     /// Ready endpoints in address order. Empty: a request routed here is answered 503.
-    pub endpoints: Vec<Endpoint>,
+    #[serde(serialize_with = "each")]
+    pub endpoints: Arc<[Endpoint]>,
 }
 
 /// One ready address that serves a cluster.
@@ -152,6 +155,10 @@ fn one_by_one<S: Serializer>(list: &[Arc<Workload>], serializer: S) -> Result<S:
     serializer.collect_seq(list.iter().map(|workload| &**workload))
 }
 
+fn each<S: Serializer>(list: &[Endpoint], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(list)
+}
+
 /// Whether an address is one that the configuration made up, so that a workload without addresses
 /// of its own (in its node's network namespace) can be named: one of `100::/64` (RFC 6666), which
 /// no packet bears.
@@ -160,11 +167,6 @@ pub fn is_made_up(address: IpAddr) -> bool {
 }
 
 impl Mesh {
-    /// The cluster behind an id that this mesh gave out.
-    pub fn cluster(&self, id: ClusterId) -> &Cluster {
-        &self.clusters[id.0]
-    }
-
     /// The service port that owns a virtual address and port.
     pub fn frontend(
         &self,
@@ -172,7 +174,11 @@ impl Mesh {
         port: u16,
         transport: Transport,
     ) -> Option<(&Service, &ServicePort)> {
-        self.services.iter().filter(|s| s.addresses.contains(&address)).find_map(|service| {
+        let direct = self.direct_ports().filter(|(_, called, own)| {
+            called.address == SocketAddr::new(address, port) && own.transport == transport
+        });
+        let services = self.services.iter().filter(|s| s.addresses.contains(&address));
+        services.chain(direct.map(|(index, ..)| self.service(index))).find_map(|service| {
             let port = service.port(port, transport)?;
             Some((service, port))
         })
@@ -261,12 +267,12 @@ mod tests {
         let cluster = Cluster {
             name: "c".to_owned(),
             protocol: Protocol::Http,
-            endpoints: vec![
+            endpoints: Arc::new([
                 endpoint("10.0.0.1:80", "a", 1),
                 endpoint("[fd00::1]:80", "a", 1),
                 endpoint("10.0.0.2:80", "b", 1),
                 endpoint("10.0.0.3:80", "c", 2),
-            ],
+            ]),
         };
         let picked = |failed: &[&str]| {
             let failed: Vec<SocketAddr> =

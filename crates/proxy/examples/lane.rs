@@ -243,7 +243,7 @@ fn mesh(service: SocketAddr, address: SocketAddr) -> Mesh {
         clusters: vec![Cluster {
             protocol: Protocol::Http,
             name: "shop:80".into(),
-            endpoints: vec![endpoint],
+            endpoints: [endpoint].into(),
         }],
         workloads: vec![Arc::new(Workload {
             namespace: "default".into(),

@@ -41,6 +41,7 @@ pub(crate) struct Place {
 impl View {
     pub fn new(mesh: Arc<Mesh>) -> View {
         let mut frontends = FxHashMap::default();
+        frontends.reserve(mesh.services.len() + mesh.direct.len());
         for (index, service) in mesh.services.iter().enumerate() {
             for address in &service.addresses {
                 for (at, port) in service.ports.iter().enumerate() {
@@ -50,6 +51,12 @@ impl View {
                             .or_insert(Place { service: index, port: at });
                     }
                 }
+            }
+        }
+        for (service, called, port) in mesh.direct_ports() {
+            if port.transport == Transport::Tcp {
+                let at = (called.address.ip(), port.number);
+                frontends.entry(at).or_insert(Place { service, port: 0 });
             }
         }
         let mut workloads = FxHashMap::default();
@@ -76,7 +83,7 @@ impl View {
 
     /// The service port at a place that this view has named.
     pub fn port(&self, place: Place) -> &ServicePort {
-        &self.mesh.services[place.service].ports[place.port]
+        &self.mesh.service(place.service).ports[place.port]
     }
 
     /// The TCP service port at an address.

@@ -149,7 +149,7 @@ impl Names {
                 names.parties.entry(address.to_canonical()).or_insert_with(|| party.clone());
             }
         }
-        for service in &mesh.services {
+        for service in mesh.all_services() {
             for port in service.ports.iter().filter(|port| port.transport == Transport::Tcp) {
                 let name = Arc::new(ServiceName {
                     namespace: service.namespace.clone(),

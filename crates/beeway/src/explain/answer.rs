@@ -210,7 +210,7 @@ fn target(mesh: &Mesh, asked: &Asked<'_>, address: SocketAddr, share: f64) -> Ta
     let endpoint = mesh
         .clusters
         .iter()
-        .flat_map(|cluster| &cluster.endpoints)
+        .flat_map(|cluster| cluster.endpoints.iter())
         .find(|endpoint| endpoint.address == address);
     let node = endpoint.and_then(|endpoint| endpoint.node.as_ref());
     Target {

@@ -109,13 +109,13 @@ fn workload<'a>(mesh: &'a Mesh, from: &str) -> Result<&'a Workload> {
 
 fn service<'a>(mesh: &'a Mesh, url: &Url, namespace: &str) -> Result<&'a Service> {
     let found = match url.address() {
-        Some(ip) => mesh.services.iter().find(|service| service.addresses.contains(&ip)),
+        Some(ip) => mesh.all_services().find(|service| service.addresses.contains(&ip)),
         None => mesh.service_by_host(&url.host, namespace),
     };
     if let Some(service) = found {
         return Ok(service);
     }
-    let services = mesh.services.iter();
+    let services = mesh.all_services();
     if url.address().is_some() {
         let addresses = services.flat_map(|s| &s.addresses).map(|ip| ip.to_string());
         let names: Vec<String> = addresses.collect();

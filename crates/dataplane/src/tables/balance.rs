@@ -1,19 +1,17 @@
-//! Service addresses, clusters, endpoints and workloads: what connect() looks at.
+//! Clusters and endpoints: what connect() chooses from.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use beeway_model::{
-    Action, Backend, Cluster, ClusterId, Endpoint, Match, Mesh, PathMatch, Protocol, Rule,
-    ServicePort, StreamMatch, StreamRule, Transport,
+    Action, Backend, ClusterId, Endpoint, Match, Mesh, PathMatch, Protocol, Rule, ServicePort,
+    StreamMatch, StreamRule, Transport,
 };
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
 
-use super::access::named_services;
+use super::Error;
 use super::heap::{Heap, Slots, address_bytes, hash_address};
 use super::records::Record;
-use super::table::Draft;
-use super::{Error, Notice};
 use crate::abi;
 
 /// Which endpoints of a cluster a client can reach through a service address.
@@ -30,14 +28,14 @@ impl Family {
     }
 
     /// An IPv6 socket reaches IPv4 endpoints too, but only when there are no others.
-    fn endpoints(self, cluster: &Cluster) -> impl Iterator<Item = &Endpoint> + Clone {
+    fn endpoints(self, all: &[Endpoint]) -> impl Iterator<Item = &Endpoint> + Clone {
         let is = |endpoint: &Endpoint, wanted| Family::of(endpoint.address.ip()) == wanted;
         let wanted = match self {
-            Family::V6 if !cluster.endpoints.iter().any(|e| is(e, Family::V6)) => Family::V4,
+            Family::V6 if !all.iter().any(|e| is(e, Family::V6)) => Family::V4,
             family => family,
         };
         let fits = move |e: &&Endpoint| wanted == Family::All || is(e, wanted);
-        cluster.endpoints.iter().filter(fits)
+        all.iter().filter(fits)
     }
 }
 
@@ -52,6 +50,11 @@ pub(super) fn transport_number(transport: Transport) -> u8 {
 /// What a frontend's hash adds to that of its address.
 pub(super) fn frontend_extra(port: u16, transport: u8) -> u32 {
     u32::from(port) << 8 | u32::from(transport)
+}
+
+/// The number of a cluster in the tables; 0 is none.
+fn cluster_number(cluster: ClusterId) -> u32 {
+    cluster.0 as u32 + 1
 }
 
 /// What a member's hash adds to that of its address.
@@ -71,16 +74,20 @@ pub(super) struct PortId {
 /// Writes clusters, and remembers where.
 #[derive(Debug)]
 pub(super) struct Clusters<'a> {
-    mesh: &'a Mesh,
-    known: FxHashMap<(usize, Family), u32>,
+    pub mesh: &'a Mesh,
+    /// By cluster and family; 0: not written yet.
+    known: Vec<[u32; 3]>,
     /// Kafka brokers that policies select.
-    brokers: BTreeSet<SocketAddr>,
+    pub brokers: BTreeSet<SocketAddr>,
+    scratch: Vec<u32>,
 }
 
 impl<'a> Clusters<'a> {
     /// Of this mesh; none is written yet.
     pub fn new(mesh: &'a Mesh) -> Clusters<'a> {
-        Clusters { mesh, known: FxHashMap::default(), brokers: mesh.kafka_brokers() }
+        let known = vec![[0; 3]; mesh.clusters.len() + mesh.direct.len()];
+        let scratch = Vec::new();
+        Clusters { mesh, known, brokers: mesh.kafka_brokers(), scratch }
     }
 
     /// The `struct cluster` with all endpoints, whatever their family.
@@ -90,30 +97,40 @@ impl<'a> Clusters<'a> {
 
     /// Forgets what was written at `end` and behind it.
     pub fn forget(&mut self, end: usize) {
-        self.known.retain(|_, index| (*index as usize) < end);
+        let known = self.known.iter_mut().flatten();
+        known.filter(|index| **index as usize >= end).for_each(|index| *index = 0);
     }
 
     fn place(&mut self, heap: &mut Heap, cluster: usize, family: Family) -> u32 {
-        if let Some(index) = self.known.get(&(cluster, family)) {
-            return *index;
+        let known = self.known[cluster][family as usize];
+        if known > 0 {
+            return known;
         }
-        let endpoints = family.endpoints(&self.mesh.clusters[cluster]);
+        let endpoints = family.endpoints(self.mesh.endpoints(ClusterId(cluster)));
         let weight = |endpoint: &Endpoint| u64::from(endpoint.weight.max(1));
         // Draws are mapped onto 32 bits; larger sums lose bits that no draw can show.
         let sum: u64 = endpoints.clone().map(weight).sum();
         let shift = if sum > u64::from(u32::MAX) { 33 - sum.leading_zeros() } else { 0 };
         let (mut count, mut total) = (0, 0);
-        let mut words = Vec::new();
+        let mut words = std::mem::take(&mut self.scratch);
+        words.clear();
         for endpoint in endpoints {
             count += 1;
             total += (weight(endpoint) >> shift).max(1) as u32;
             endpoint_record(endpoint.address, total).push_to(&mut words);
         }
-        let endpoints = if words.is_empty() { 0 } else { heap.intern(words) };
-        let record = abi::cluster { id: cluster as u32 + 1, endpoints, count, total };
+        let endpoints = match words.len() {
+            0 => 0,
+            // nobody else has the same
+            _ if cluster >= self.mesh.clusters.len() => heap.push_aligned(&words),
+            _ => heap.intern(&words),
+        };
+        self.scratch = words;
+        let record =
+            abi::cluster { id: cluster_number(ClusterId(cluster)), endpoints, count, total };
         // its number is in it, so no other is equal
-        let index = heap.push_aligned(&record.words());
-        self.known.insert((cluster, family), index);
+        let index = heap.push_record(&record);
+        self.known[cluster][family as usize] = index;
         index
     }
 
@@ -127,7 +144,7 @@ impl<'a> Clusters<'a> {
         let mut up_to = 0;
         for backend in backends {
             let Some(cluster) = backend.cluster.filter(|_| backend.weight > 0) else { continue };
-            let endpoints = Family::of(address).endpoints(self.mesh.cluster(cluster));
+            let endpoints = Family::of(address).endpoints(self.mesh.endpoints(cluster));
             let sum: u128 = endpoints.clone().map(|e| u128::from(e.weight.max(1))).sum();
             let mut weight = 0;
             for endpoint in endpoints {
@@ -151,13 +168,13 @@ impl<'a> Clusters<'a> {
 
     /// What the kernel takes the bytes for, and what connect() chooses from: endpoints that this
     /// address leads to.
-    fn for_address(
+    pub fn for_address(
         &mut self,
         heap: &mut Heap,
         port: &ServicePort,
         address: IpAddr,
     ) -> (abi::protocol, u32) {
-        let cluster = match way(port, self.mesh.cluster(port.cluster), address) {
+        let cluster = match way(port, self.mesh.endpoints(port.cluster), address) {
             _ if self.leads_to_brokers(port) || self.is_limited(port) => {
                 return (abi::protocol::PROTOCOL_PROXY, 0);
             }
@@ -174,7 +191,7 @@ impl<'a> Clusters<'a> {
 
     /// Whether a port may lead to a broker that policies select. (What is HTTP is no Kafka: requests
     /// are understood as such, or go nowhere.)
-    fn leads_to_brokers(&self, port: &ServicePort) -> bool {
+    pub fn leads_to_brokers(&self, port: &ServicePort) -> bool {
         port.protocol != Protocol::Http
             && !self.brokers.is_empty()
             && self.mesh.tcp_endpoints(port).any(|endpoint| self.brokers.contains(&endpoint))
@@ -196,8 +213,12 @@ impl<'a> Clusters<'a> {
     fn likely(&mut self, heap: &mut Heap, port: &ServicePort, address: IpAddr) -> u32 {
         let family = Family::of(address);
         let mesh = self.mesh;
-        let serves = |id: &ClusterId| family.endpoints(mesh.cluster(*id)).next().is_some();
-        match likely_clusters(port).into_iter().find(serves) {
+        let serves = |id: &ClusterId| family.endpoints(mesh.endpoints(*id)).next().is_some();
+        let likely = match &port.rules {
+            None => Some(port.cluster).filter(serves),
+            Some(rules) => likely_clusters(port.cluster, rules).into_iter().find(serves),
+        };
+        match likely {
             Some(id) => self.place(heap, id.0, family),
             None => self.place(heap, port.cluster.0, Family::All),
         }
@@ -216,13 +237,14 @@ enum Way<'a> {
 
 /// What is to be done with connections to an address of a port. The caller and the name in its
 /// ClientHello are not known when it connects.
-fn way<'a>(port: &'a ServicePort, cluster: &Cluster, address: IpAddr) -> Way<'a> {
+fn way<'a>(port: &'a ServicePort, endpoints: &[Endpoint], address: IpAddr) -> Way<'a> {
     match port.protocol {
         _ if port.transport != Transport::Tcp => return Way::Likely,
         Protocol::Http => return Way::Likely,
         // one connection carries many requests, each for an endpoint of its own
         Protocol::Http2
-            if port.rules.is_some() || Family::of(address).endpoints(cluster).nth(1).is_some() =>
+            if port.rules.is_some()
+                || Family::of(address).endpoints(endpoints).nth(1).is_some() =>
         {
             return Way::Proxy;
         }
@@ -254,11 +276,10 @@ fn endpoint_record(address: SocketAddr, up_to: u32) -> abi::endpoint {
 
 /// The clusters that requests to a port most likely want, best first: where the rule for "all
 /// other requests" leads, then the port's own endpoints, then whatever the rules name.
-fn likely_clusters(port: &ServicePort) -> Vec<ClusterId> {
-    let rules = port.rules.as_deref().unwrap_or_default();
+fn likely_clusters(own: ClusterId, rules: &[Rule]) -> Vec<ClusterId> {
     let usual = rules.iter().find(|rule| is_for_the_rest(rule));
     let mut likely = usual.map(backends).unwrap_or_default();
-    likely.push(port.cluster);
+    likely.push(own);
     likely.extend(rules.iter().flat_map(backends));
     likely
 }
@@ -287,91 +308,29 @@ fn is_for_the_rest(rule: &Rule) -> bool {
 
 /// Which endpoint is in which cluster.
 pub(super) fn push_members(heap: &mut Heap, mesh: &Mesh) -> Result<Slots, Error> {
-    let all = mesh.clusters.iter().map(|cluster| cluster.endpoints.len()).sum();
-    let mut entries = Vec::with_capacity(all);
+    let all: usize = mesh.clusters.iter().map(|cluster| cluster.endpoints.len()).sum();
+    let mut entries = Vec::with_capacity(all + mesh.direct.len());
+    let mut push = |ip: [u8; 16], port: u16, cluster: u32| {
+        let hash = hash_address(&ip, member_extra(port, cluster));
+        entries.push((hash, abi::member { ip, port: port.into(), cluster }));
+    };
+    let at = |endpoint: &Endpoint| {
+        (address_bytes(endpoint.address.ip().to_canonical()), endpoint.address.port())
+    };
     let mut seen = FxHashSet::default();
     for (cluster, number) in mesh.clusters.iter().zip(1..) {
         seen.clear();
-        for endpoint in &cluster.endpoints {
-            let ip = address_bytes(endpoint.address.ip().to_canonical());
-            let port = endpoint.address.port();
-            if seen.insert((ip, port)) {
-                let hash = hash_address(&ip, member_extra(port, number));
-                let port = u32::from(port);
-                entries.push((hash, abi::member { ip, port, cluster: number }));
-            }
-        }
+        let once = cluster.endpoints.iter().map(at).filter(|at| seen.insert(*at));
+        once.for_each(|(ip, port)| push(ip, port, number));
+    }
+    for (_, endpoint, port) in mesh.direct_ports() {
+        push(
+            address_bytes(endpoint.address.ip().to_canonical()),
+            port.number,
+            cluster_number(port.cluster),
+        );
     }
     heap.push_table(&entries)
-}
-
-/// Service addresses; of several claims to one the first holds, as [`Mesh::frontend`] says.
-pub(super) fn push_frontends<'a>(
-    heap: &mut Heap,
-    clusters: &mut Clusters<'a>,
-    tables: &BTreeMap<PortId, Draft>,
-    notices: &mut Vec<Notice>,
-) -> Result<Slots, Error> {
-    let mesh = clusters.mesh;
-    let named = named_services(mesh);
-    let mut owners: FxHashMap<([u8; 16], u16, u8), usize> = FxHashMap::default();
-    owners.reserve(mesh.services.len());
-    let mut entries = Vec::with_capacity(mesh.services.len());
-    for (service_index, service) in mesh.services.iter().enumerate() {
-        let named = named.contains(&(service.namespace.as_str(), service.name.as_str()));
-        for (port_index, port) in service.ports.iter().enumerate() {
-            let id = PortId { service: service_index, port: port_index };
-            if port.number == 0 {
-                let reason = "port 0 cannot be connected to and is left out".to_owned();
-                notices.push(Notice::new(mesh, id, reason));
-                continue;
-            }
-            let transport = transport_number(port.transport);
-            for address in &service.addresses {
-                let ip = address_bytes(address.to_canonical());
-                let key = (ip, port.number, transport);
-                let owner = *owners.entry(key).or_insert(service_index);
-                if owner != service_index {
-                    let owner = &mesh.services[owner];
-                    let owner = format!("{}/{}", owner.namespace, owner.name);
-                    let reason = format!("{address} belongs to {owner}, which keeps it");
-                    notices.push(Notice::new(mesh, id, reason));
-                    continue;
-                }
-                let hash = hash_address(&ip, frontend_extra(port.number, transport));
-                let (protocol, cluster) = clusters.for_address(heap, port, *address);
-                let frontend = abi::frontend {
-                    ip,
-                    port: port.number,
-                    transport,
-                    protocol: protocol.0 as u8,
-                    cluster,
-                    table: tables.get(&id).map_or(0, |draft| draft.place),
-                    guarded: (named || clusters.leads_to_brokers(port)).into(),
-                };
-                entries.push((hash, frontend));
-            }
-        }
-    }
-    entries.extend(brokers(&clusters.brokers, |key| owners.contains_key(key)));
-    heap.push_table(&entries)
-}
-
-/// Brokers that policies select are judged by their own addresses too, which clients learn from one
-/// of them.
-fn brokers(
-    brokers: &BTreeSet<SocketAddr>,
-    owned: impl Fn(&([u8; 16], u16, u8)) -> bool,
-) -> impl Iterator<Item = (u32, abi::frontend)> {
-    let transport = transport_number(Transport::Tcp);
-    let keys = brokers.iter().map(move |at| (address_bytes(at.ip()), at.port(), transport));
-    keys.filter(move |key| !owned(key)).map(|(ip, port, transport)| {
-        let protocol = abi::protocol::PROTOCOL_PROXY.0 as u8;
-        let guarded = 1;
-        let frontend =
-            abi::frontend { ip, port, transport, protocol, guarded, ..Default::default() };
-        (hash_address(&ip, frontend_extra(port, transport)), frontend)
-    })
 }
 
 /// Whether requests of a port are judged in the kernel.
@@ -383,7 +342,9 @@ pub(super) fn is_judged(port: &ServicePort) -> bool {
 mod tests {
     use std::sync::Arc;
 
-    use beeway_model::{Backend, HeaderMatch, KafkaPolicy, Service, StringMatch, Workload};
+    use beeway_model::{
+        Backend, Cluster, HeaderMatch, KafkaPolicy, Service, StringMatch, Workload,
+    };
 
     use super::*;
     use crate::tables::interpret::{is_for_proxy, pick_endpoint};
@@ -493,7 +454,7 @@ mod tests {
     #[test]
     fn weights_past_32_bits_keep_their_proportion() {
         let mut mesh = mesh(&[&["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"]], None);
-        for endpoint in &mut mesh.clusters[0].endpoints {
+        for endpoint in Arc::make_mut(&mut mesh.clusters[0].endpoints) {
             endpoint.weight = u32::MAX;
         }
         let tables = compile(&mesh, 1).unwrap();

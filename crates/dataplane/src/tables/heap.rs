@@ -1,8 +1,11 @@
 //! The heap of a generation while it grows, and the hash tables in it.
 
+use std::hash::BuildHasher;
 use std::net::IpAddr;
+use std::ops::Range;
 
-use rustc_hash::FxHashMap;
+use hashbrown::HashTable;
+use rustc_hash::FxBuildHasher;
 
 use super::Error;
 use super::answers;
@@ -60,7 +63,12 @@ pub(super) struct Slots {
 #[derive(Debug)]
 pub(super) struct Heap {
     words: Vec<u32>,
-    known: FxHashMap<Vec<u32>, u32>,
+    /// Where words are that will be found, by their hash.
+    known: HashTable<Range<u32>>,
+}
+
+fn hash_words(words: &[u32]) -> u64 {
+    FxBuildHasher.hash_one(words)
 }
 
 /// A state of the heap to return to.
@@ -84,7 +92,14 @@ impl Heap {
 
     /// With these words, none of which will be found.
     pub fn behind(words: Vec<u32>) -> Heap {
-        Heap { words, known: FxHashMap::default() }
+        Heap { words, known: HashTable::new() }
+    }
+
+    /// Makes room in memory for that many words more, in so many pieces.
+    pub fn expect(&mut self, words: usize, pieces: usize) {
+        self.words.reserve(words);
+        let own = |at: &Range<u32>| &self.words[at.start as usize..at.end as usize];
+        self.known.reserve(pieces, |at| hash_words(own(at)));
     }
 
     /// The word at an index.
@@ -111,21 +126,38 @@ impl Heap {
 
     /// Finds equal words that were interned before, or appends them at an even index, so that
     /// records with 64-bit numbers are aligned (the heap begins at a multiple of eight).
-    pub fn intern(&mut self, words: Vec<u32>) -> u32 {
-        if let Some(index) = self.known.get(&words) {
-            return *index;
+    pub fn intern(&mut self, words: impl AsRef<[u32]>) -> u32 {
+        let words = words.as_ref();
+        let hash = hash_words(words);
+        let own = |at: &Range<u32>| &self.words[at.start as usize..at.end as usize];
+        if let Some(known) = self.known.find(hash, |at| own(at) == words) {
+            return known.start;
         }
-        let index = self.push_aligned(&words);
-        self.known.insert(words, index);
+        let index = self.push_aligned(words);
+        let own = |at: &Range<u32>| &self.words[at.start as usize..at.end as usize];
+        let place = index..index + words.len() as u32;
+        self.known.insert_unique(hash, place, |at| hash_words(own(at)));
         index
     }
 
     /// Appends words at an even index.
     pub fn push_aligned(&mut self, words: &[u32]) -> u32 {
+        self.align();
+        self.push(words)
+    }
+
+    /// Appends a record at an even index.
+    pub fn push_record(&mut self, record: &impl Record) -> u32 {
+        self.align();
+        let index = self.words.len() as u32;
+        record.push_to(&mut self.words);
+        index
+    }
+
+    fn align(&mut self) {
         if self.words.len() % 2 == 1 {
             self.words.push(0);
         }
-        self.push(words)
     }
 
     /// Overwrites words.
@@ -142,7 +174,7 @@ impl Heap {
     /// Forgets everything appended since the mark.
     pub fn roll_back(&mut self, mark: &Mark) {
         self.words.truncate(mark.0);
-        self.known.retain(|_, index| (*index as usize) < mark.0);
+        self.known.retain(|known| (known.start as usize) < mark.0);
     }
 
     /// Fails when more is in use than a generation holds.
@@ -185,11 +217,21 @@ impl Heap {
 /// near when most slots are taken.
 fn place(hashes: impl Iterator<Item = u32>, size: usize) -> Option<Vec<u32>> {
     let mask = size as u32 - 1;
-    let mut homes: Vec<(u32, u32)> = hashes.map(|hash| hash & mask).zip(0..).collect();
-    homes.sort_unstable();
+    let homes: Vec<u32> = hashes.map(|hash| hash & mask).collect();
+    // sorted by counting: how many have an earlier home, and then the indices in that order
+    let mut before = vec![0u32; size + 1];
+    homes.iter().for_each(|home| before[*home as usize + 1] += 1);
+    (0..size).for_each(|home| before[home + 1] += before[home]);
+    let mut order = vec![0u32; homes.len()];
+    for (home, index) in homes.iter().zip(0u32..) {
+        let at = &mut before[*home as usize];
+        order[*at as usize] = index;
+        *at += 1;
+    }
     let mut taken = vec![false; size];
     let mut found = vec![0; homes.len()];
-    for (home, index) in homes {
+    for index in order {
+        let home = homes[index as usize];
         let slot = (0..PROBES).map(|i| (home + i) & mask).find(|slot| !taken[*slot as usize])?;
         taken[slot as usize] = true;
         found[index as usize] = slot;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use beeway_model::access::{Field, Identity, IdentityMatch, Scope};
 use beeway_model::{Mesh, Workload};
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 
 use super::Error;
 use super::access::Guards;
@@ -34,11 +34,14 @@ pub(super) struct Identities<'a> {
 #[derive(Debug)]
 pub(super) struct People {
     keys: Vec<String>,
+    /// One for each number.
     workloads: Vec<Arc<Workload>>,
+    /// All, and their numbers.
+    all: Vec<(Arc<Workload>, u32)>,
 }
 
 /// What tells workloads apart.
-#[derive(PartialEq, Eq, Hash)]
+#[derive(PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Traits<'a> {
     namespace: &'a str,
     service_account: &'a str,
@@ -56,20 +59,63 @@ impl<'a> Traits<'a> {
     }
 }
 
+/// What is known of workloads from another time, to be asked in their order.
+struct Before<'p> {
+    /// Those that have not been passed.
+    rest: &'p [(Arc<Workload>, u32)],
+    /// The numbers of now by those of then.
+    now: Vec<Option<u32>>,
+}
+
+impl<'p> Before<'p> {
+    fn new(all: &'p [(Arc<Workload>, u32)]) -> Before<'p> {
+        let most = all.iter().map(|(_, number)| *number as usize + 1).max();
+        Before { rest: all, now: vec![None; most.unwrap_or_default()] }
+    }
+
+    /// The number, if there is one yet, of those who were like this same workload.
+    fn number(&mut self, workload: &Arc<Workload>) -> Option<&mut Option<u32>> {
+        fn name(workload: &Workload) -> (&str, &str) {
+            (&workload.namespace, &workload.name)
+        }
+        while let [(first, number), rest @ ..] = self.rest {
+            if Arc::ptr_eq(first, workload) {
+                self.rest = rest;
+                return Some(&mut self.now[*number as usize]);
+            }
+            if name(first) > name(workload) {
+                break;
+            }
+            self.rest = rest;
+        }
+        None
+    }
+}
+
 impl<'a> Identities<'a> {
-    /// Of all that a mesh has.
-    pub fn new(mesh: &'a Mesh) -> Identities<'a> {
+    /// Of all that a mesh has. Who was there before, and shared a number with somebody, still does,
+    /// as long as the same is asked for: that need not be looked at again.
+    pub fn new(mesh: &'a Mesh, before: Option<&People>) -> Identities<'a> {
         let keys = label_keys(mesh);
+        let before = before.filter(|before| keys.iter().eq(&before.keys));
+        let mut before = Before::new(before.map_or(&[], |people| &people.all));
         let mut known: FxHashMap<Traits<'a>, u32> = FxHashMap::default();
         let mut list = vec![Identity::World, Identity::Host, Identity::RemoteNode];
         debug_assert_eq!(list.len(), WORKLOADS);
-        let mut number = |workload: &'a Workload| {
-            *known.entry(Traits::of(workload, &keys)).or_insert_with(|| {
-                list.push(Identity::Workload(workload));
-                list.len() as u32 - 1
-            })
+        let number = |workload: &'a Arc<Workload>| {
+            let mut find = || {
+                *known.entry(Traits::of(workload, &keys)).or_insert_with(|| {
+                    list.push(Identity::Workload(workload));
+                    list.len() as u32 - 1
+                })
+            };
+            match before.number(workload) {
+                Some(now) => *now.get_or_insert_with(find),
+                None => find(),
+            }
         };
-        let numbers = mesh.workloads.iter().map(|workload| number(workload)).collect();
+        let mut numbers: Vec<u32> = mesh.workloads.iter().map(number).collect();
+        in_order(&mut list, &mut numbers, &keys);
         let mut of_namespace: FxHashMap<&str, Vec<u32>> = FxHashMap::default();
         for (number, identity) in list.iter().enumerate() {
             if let Identity::Workload(workload) = identity {
@@ -86,7 +132,8 @@ impl<'a> Identities<'a> {
             first[*number as usize].get_or_insert_with(|| workload.clone());
         }
         let keys = self.keys.iter().map(|key| (*key).to_owned()).collect();
-        People { keys, workloads: first.into_iter().flatten().collect() }
+        let all = mesh.workloads.iter().cloned().zip(self.numbers.iter().copied()).collect();
+        People { keys, workloads: first.into_iter().flatten().collect(), all }
     }
 
     /// Whether the same tells the same number of them apart, each like the one before.
@@ -153,6 +200,22 @@ impl<'a> Identities<'a> {
     }
 }
 
+/// Numbers workloads in the order of what tells them apart: so a workload that becomes like others
+/// changes no other's number.
+fn in_order<'a>(list: &mut [Identity<'a>], numbers: &mut [u32], keys: &BTreeSet<&str>) {
+    let workloads = list.iter().enumerate().filter_map(|(at, i)| Some((at, i.workload()?)));
+    let mut sorted: Vec<(Traits<'a>, usize)> =
+        workloads.map(|(at, workload)| (Traits::of(workload, keys), at)).collect();
+    sorted.sort();
+    let before = list.to_vec();
+    let mut now = vec![0; list.len()];
+    for ((_, at), number) in sorted.iter().zip(WORKLOADS..) {
+        now[*at] = number as u32;
+        list[number] = before[*at];
+    }
+    numbers.iter_mut().for_each(|number| *number = now[*number as usize]);
+}
+
 /// Who owns an address; of several the first, as [`Mesh::identity_at`] says.
 pub(super) fn push_workloads(
     heap: &mut Heap,
@@ -160,8 +223,9 @@ pub(super) fn push_workloads(
     identities: &Identities<'_>,
     guards: &Guards,
 ) -> Result<Slots, Error> {
-    let mut seen = FxHashSet::default();
-    let mut entries = Vec::new();
+    let count = mesh.workloads.len() + mesh.nodes.len();
+    let mut seen = FxHashSet::with_capacity_and_hasher(count, FxBuildHasher);
+    let mut entries = Vec::with_capacity(count);
     let here = mesh.nodes.iter().find(|node| node.local).map(|node| &node.name);
     let mut own = |addresses: &[IpAddr], number: u32, (guard, leave): (u32, u32), remote: bool| {
         let mut first = 0;

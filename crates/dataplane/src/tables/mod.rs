@@ -26,6 +26,7 @@ mod answers;
 mod automaton;
 mod balance;
 mod compose;
+mod frontends;
 mod groups;
 pub mod head;
 mod heap;
@@ -66,7 +67,7 @@ pub struct Notice {
 
 impl Notice {
     fn new(mesh: &Mesh, id: PortId, reason: String) -> Notice {
-        let service = &mesh.services[id.service];
+        let service = mesh.service(id.service);
         let port = service.ports[id.port].number;
         Notice { service: format!("{}/{}:{port}", service.namespace, service.name), reason }
     }
@@ -127,18 +128,23 @@ const GUARDS_LIMIT: usize = heap::HEAP_WORDS / 2;
 impl Compiler {
     /// Compiles a mesh into generation `number`.
     pub fn compile(&mut self, mesh: &Mesh, number: u64) -> Result<Tables, Error> {
-        let identities = Identities::new(mesh);
+        let identities = Identities::new(mesh, self.kept.as_ref().map(|kept| &kept.people));
         let kept = self.kept.take();
         let kept = kept.filter(|kept| {
             (&kept.policies, &kept.limits) == (&mesh.access, &mesh.limits)
                 && identities.are_alike(&kept.people)
         });
-        let kept = self.kept.insert(kept.unwrap_or_else(|| Kept {
-            policies: mesh.access.clone(),
-            limits: mesh.limits.clone(),
-            people: identities.people(mesh),
-            guards: Guards::new(mesh, &identities, GUARDS_LIMIT),
-        }));
+        let people = identities.people(mesh);
+        let kept = match kept {
+            Some(kept) => Kept { people, ..kept },
+            None => Kept {
+                policies: mesh.access.clone(),
+                limits: mesh.limits.clone(),
+                people,
+                guards: Guards::new(mesh, &identities, GUARDS_LIMIT),
+            },
+        };
+        let kept = self.kept.insert(kept);
         match assemble(mesh, number, &identities, &kept.guards) {
             Err(Error::HeapFull { .. }) if !(mesh.access.is_empty() && mesh.limits.is_empty()) => {
                 assemble(mesh, number, &identities, &Guards::new(mesh, &identities, 0))
@@ -148,6 +154,9 @@ impl Compiler {
     }
 }
 
+/// Words that a cluster is likely to cost with all that leads there; memory is reserved for as many.
+const HEAP_PER_CLUSTER: usize = 64;
+
 fn assemble(
     mesh: &Mesh,
     number: u64,
@@ -155,12 +164,14 @@ fn assemble(
     guards: &Guards,
 ) -> Result<Tables, Error> {
     let mut heap = Heap::behind(guards.words.clone());
+    let clusters = mesh.clusters.len() + mesh.direct.len();
+    heap.expect(HEAP_PER_CLUSTER * clusters, clusters);
     let mut notices = guards.notices.clone();
     let mut clusters = Clusters::new(mesh);
     let members = balance::push_members(&mut heap, mesh)?;
     let workloads = identity::push_workloads(&mut heap, mesh, identities, guards)?;
     let ports = table::drafts(&mut heap, mesh, identities, &mut notices);
-    let frontends = balance::push_frontends(&mut heap, &mut clusters, &ports, &mut notices)?;
+    let frontends = frontends::push_frontends(&mut heap, &mut clusters, &ports, &mut notices)?;
     heap.check()?;
     let drafts = ports.into_values().collect();
     table::place_all(&mut heap, &mut clusters, drafts, heap::HEAP_WORDS, &mut notices);
@@ -173,8 +184,9 @@ fn assemble(
 fn count(mesh: &Mesh) -> Counts {
     let ports = mesh.services.iter().flat_map(|service| &service.ports);
     Counts {
-        services: mesh.services.iter().filter(|service| !service.is_direct()).count(),
-        endpoints: mesh.clusters.iter().map(|cluster| cluster.endpoints.len()).sum(),
+        services: mesh.services.len(),
+        endpoints: mesh.clusters.iter().map(|cluster| cluster.endpoints.len()).sum::<usize>()
+            + mesh.direct.len(),
         workloads: mesh.workloads.len(),
         rules: ports.map(|port| port.rules.as_ref().map_or(0, Vec::len)).sum(),
         policies: mesh.access.len(),

@@ -93,7 +93,7 @@ fn member(heap: &mut Heap, subject: abi::subject, bits: &[u32]) -> abi::predicat
     abi::predicate {
         subject: subject.0,
         comparison: abi::comparison::COMPARE_MEMBER.0,
-        value: if bits.is_empty() { 0 } else { heap.intern(bits.to_vec()) },
+        value: if bits.is_empty() { 0 } else { heap.intern(bits) },
         value_length: bits.len() as u32,
         ..Default::default()
     }

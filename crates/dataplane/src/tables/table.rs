@@ -318,6 +318,8 @@ fn push_deed(heap: &mut Heap, clusters: &mut Clusters<'_>, deed: &Deed) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use beeway_model::{
         Action, Cluster, ClusterId, Match, Mesh, Protocol, QueryMatch, Rule, Service, ServicePort,
         StringMatch, Transport,
@@ -347,8 +349,11 @@ mod tests {
             addresses: vec!["10.96.0.1".parse().unwrap()],
             ports: vec![port],
         };
-        let clusters =
-            vec![Cluster { protocol: Protocol::Http, name: String::new(), endpoints: Vec::new() }];
+        let clusters = vec![Cluster {
+            protocol: Protocol::Http,
+            name: String::new(),
+            endpoints: Arc::default(),
+        }];
         let mesh = Mesh { services: vec![service], clusters, ..Mesh::default() };
         crate::tables::compile(&mesh, 1).unwrap()
     }

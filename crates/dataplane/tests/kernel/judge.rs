@@ -171,7 +171,7 @@ impl<'a> Trial<'a> {
         match outcome {
             Outcome::Respond { status, .. } => ("answered", Some(*status)),
             Outcome::Redirect => ("detour", None),
-            Outcome::Forward(id) => match self.mesh.cluster(*id).endpoints.as_slice() {
+            Outcome::Forward(id) => match self.mesh.endpoints(*id) {
                 [] => ("answered", Some(503)),
                 some if some.iter().any(|e| e.address == endpoint) => ("native", None),
                 _ => ("detour", None),

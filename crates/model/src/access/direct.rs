@@ -1,12 +1,16 @@
 //! Calls straight to a workload's own address.
 //!
 //! Policies are about workloads, by whatever address they are called. Where they are about requests,
-//! the calls have to be judged one by one, as those to a service are. So the mesh gets services for
-//! such addresses, each with one endpoint: tables and proxy need not know of them.
+//! the calls have to be judged one by one, as those to a service are. So such an address is a service
+//! of the mesh, with one endpoint. There may be as many as there are pods, and most are never asked
+//! for: the mesh keeps where each stands, and makes a [`Service`] and a [`Cluster`] of it on demand.
 
 use std::net::IpAddr;
+use std::slice;
+use std::sync::{Arc, OnceLock};
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
+use serde::Serialize;
 
 use super::identity::LabelSelector;
 use super::policy::{Direction, Scope};
@@ -17,127 +21,187 @@ use crate::mesh::{
 /// What the names of such services begin with; Kubernetes has no blank in a name.
 const PREFIX: &str = "workload ";
 
-impl Service {
-    /// Whether it stands for a workload's own address.
-    pub fn is_direct(&self) -> bool {
-        self.name.starts_with(PREFIX)
+/// An endpoint that may be called by its address. As a service it comes behind [`Mesh::services`],
+/// and its cluster behind [`Mesh::clusters`], in the order of [`Mesh::direct`].
+#[derive(Debug, Clone, Serialize)]
+pub struct Direct {
+    /// Behind which service it stands, by its index.
+    pub service: usize,
+    /// The index of that one's port.
+    pub port: usize,
+    /// Its own index among the endpoints of the port's cluster.
+    pub endpoint: usize,
+    /// Who has the address, by the index in [`Mesh::workloads`].
+    pub workload: Option<usize>,
+    #[serde(skip)]
+    made: OnceLock<Box<(Service, Cluster)>>,
+}
+
+/// What was made of it follows from the rest.
+impl PartialEq for Direct {
+    fn eq(&self, other: &Direct) -> bool {
+        let places = |direct: &Direct| {
+            let Direct { service, port, endpoint, workload, made: _ } = direct;
+            (*service, *port, *endpoint, *workload)
+        };
+        places(self) == places(other)
     }
 }
 
-/// An endpoint that may be called by its address.
-struct Direct {
-    /// Behind which it stands.
-    service: usize,
-    /// It alone.
-    cluster: Cluster,
-    /// What stands for its address.
-    own: Service,
+impl Mesh {
+    /// The cluster behind an id that this mesh gave out.
+    pub fn cluster(&self, id: ClusterId) -> &Cluster {
+        match id.0.checked_sub(self.clusters.len()) {
+            None => &self.clusters[id.0],
+            Some(at) => &self.made(at).1,
+        }
+    }
+
+    /// The endpoints of [`Mesh::cluster`].
+    pub fn endpoints(&self, id: ClusterId) -> &[Endpoint] {
+        match id.0.checked_sub(self.clusters.len()) {
+            None => &self.clusters[id.0].endpoints,
+            Some(at) => slice::from_ref(self.called(&self.direct[at])),
+        }
+    }
+
+    /// The service of an index: those for addresses of workloads come behind the others.
+    pub fn service(&self, index: usize) -> &Service {
+        match index.checked_sub(self.services.len()) {
+            None => &self.services[index],
+            Some(at) => &self.made(at).0,
+        }
+    }
+
+    /// All services, those for addresses of workloads behind the others.
+    pub fn all_services(&self) -> impl Iterator<Item = &Service> {
+        self.services.iter().chain((0..self.direct.len()).map(|at| &self.made(at).0))
+    }
+
+    /// What may be called straight: the index of the service for it, its endpoint, and the one port.
+    pub fn direct_ports(&self) -> impl Iterator<Item = (usize, &Endpoint, ServicePort)> {
+        let of = |(at, direct)| {
+            (self.services.len() + at, self.called(direct), self.direct_port(at, direct))
+        };
+        self.direct.iter().enumerate().map(of)
+    }
+
+    /// Namespace and name of the service for something that may be called straight.
+    pub fn direct_name(&self, direct: &Direct) -> (&str, String) {
+        match direct.workload {
+            Some(index) => {
+                let workload = &self.workloads[index];
+                (&workload.namespace, [PREFIX, &workload.name].concat())
+            }
+            None => {
+                let address = self.called(direct).address.ip();
+                (&self.services[direct.service].namespace, format!("{PREFIX}{address}"))
+            }
+        }
+    }
+
+    fn called(&self, direct: &Direct) -> &Endpoint {
+        let port = &self.services[direct.service].ports[direct.port];
+        &self.clusters[port.cluster.0].endpoints[direct.endpoint]
+    }
+
+    fn direct_port(&self, at: usize, direct: &Direct) -> ServicePort {
+        let owner = &self.services[direct.service].ports[direct.port];
+        ServicePort {
+            name: String::new(),
+            number: self.called(direct).address.port(),
+            transport: owner.transport,
+            protocol: owner.protocol,
+            cluster: ClusterId(self.clusters.len() + at),
+            rules: None,
+            stream_rules: Vec::new(),
+        }
+    }
+
+    fn made(&self, at: usize) -> &(Service, Cluster) {
+        let direct = &self.direct[at];
+        direct.made.get_or_init(|| {
+            let (endpoint, port) = (self.called(direct), self.direct_port(at, direct));
+            let (namespace, name) = self.direct_name(direct);
+            let cluster = Cluster {
+                name: endpoint.address.to_string(),
+                protocol: port.protocol,
+                endpoints: Arc::new([endpoint.clone()]),
+            };
+            let service = Service {
+                namespace: namespace.to_owned(),
+                name,
+                hosts: Vec::new(),
+                addresses: vec![endpoint.address.ip()],
+                ports: vec![port],
+            };
+            Box::new((service, cluster))
+        })
+    }
 }
 
-/// Adds services for addresses of workloads that policies or limits are about. What a policy says of a service
-/// it says of calls straight to its endpoints too.
-pub fn add_direct(mesh: &mut Mesh) {
-    if mesh.access.is_empty() && mesh.limits.is_empty() {
-        return;
-    }
-    let found = find(mesh);
-    name_too(mesh, &found);
-    mesh.clusters.reserve(found.len());
-    mesh.services.reserve(found.len());
-    for Direct { cluster, mut own, .. } in found {
-        own.ports[0].cluster = ClusterId(mesh.clusters.len());
-        mesh.clusters.push(cluster);
-        mesh.services.push(own);
-    }
+/// Finds the addresses of workloads that policies or limits are about. What a policy says of a
+/// service it says of calls straight to its endpoints too. Services and clusters must be complete.
+/// `owner` says which workload has an address, by its index.
+pub fn add_direct(mesh: &mut Mesh, owner: impl Fn(IpAddr) -> Option<usize>) {
+    mesh.direct = match mesh.access.is_empty() && mesh.limits.is_empty() {
+        true => Vec::new(),
+        false => find(mesh, owner),
+    };
+    name_too(mesh);
 }
 
 /// Lets policies on a service name those of its endpoints.
-fn name_too(mesh: &mut Mesh, found: &[Direct]) {
-    let services = &mesh.services;
-    for policy in &mut mesh.access {
+fn name_too(mesh: &mut Mesh) {
+    let mut access = std::mem::take(&mut mesh.access);
+    for policy in &mut access {
         let Scope::Services(named) = &mut policy.scope else { continue };
-        let more = found.iter().filter(|direct| {
-            let service = &services[direct.service];
+        let more = mesh.direct.iter().filter(|direct| {
+            let service = &mesh.services[direct.service];
             named.iter().any(|(n, name)| *n == service.namespace && *name == service.name)
         });
-        let names = |direct: &Direct| (direct.own.namespace.clone(), direct.own.name.clone());
+        let names = |direct: &Direct| {
+            let (namespace, name) = mesh.direct_name(direct);
+            (namespace.to_owned(), name)
+        };
         let mut more: Vec<_> = more.map(names).collect();
         more.sort_unstable();
         more.dedup();
         named.extend(more);
     }
+    mesh.access = access;
 }
 
-fn find(mesh: &Mesh) -> Vec<Direct> {
+fn find(mesh: &Mesh, owner: impl Fn(IpAddr) -> Option<usize>) -> Vec<Direct> {
     let selectors = Selectors::of(mesh);
-    let mut owners: FxHashMap<IpAddr, &Workload> = FxHashMap::default();
-    owners.reserve(mesh.workloads.len());
-    for workload in &mesh.workloads {
-        workload.addresses.iter().for_each(|address| {
-            owners.entry(*address).or_insert(workload);
-        });
+    let mut taken = FxHashSet::with_capacity_and_hasher(mesh.workloads.len() * 2, FxBuildHasher);
+    for service in &mesh.services {
+        for address in &service.addresses {
+            let address = address.to_canonical();
+            taken.extend(service.ports.iter().map(|port| (address, port.number, port.transport)));
+        }
     }
-    let ports = |service: &'_ Service| -> Vec<(IpAddr, u16, Transport)> {
-        let of = |address: &IpAddr| {
-            let address = *address;
-            service.ports.iter().map(move |port| (address, port.number, port.transport))
-        };
-        service.addresses.iter().flat_map(of).collect()
-    };
-    let mut taken: FxHashSet<_> = mesh.services.iter().flat_map(ports).collect();
-    let mut found = Vec::new();
-    for (service, owner) in mesh.services.iter().enumerate() {
-        let named = selectors.name(owner);
-        for port in &owner.ports {
-            let http = matches!(port.protocol, Protocol::Http | Protocol::Http2);
-            if !named && (!http || port.transport != Transport::Tcp) {
+    let mut found = Vec::with_capacity(mesh.workloads.len());
+    for (service, value) in mesh.services.iter().enumerate() {
+        let named = selectors.name(value);
+        for (port, listed) in value.ports.iter().enumerate() {
+            let http = matches!(listed.protocol, Protocol::Http | Protocol::Http2);
+            if !named && (!http || listed.transport != Transport::Tcp) {
                 continue;
             }
-            for endpoint in &mesh.cluster(port.cluster).endpoints {
-                let address = endpoint.address;
-                let workload = owners.get(&address.ip()).copied();
-                let guarded = || workload.is_some_and(|workload| selectors.select(workload));
-                let free = (address.ip(), address.port(), port.transport);
-                if (named || guarded()) && taken.insert(free) {
-                    found.push(direct(service, owner, port, endpoint, workload));
+            for (endpoint, called) in mesh.cluster(listed.cluster).endpoints.iter().enumerate() {
+                let address = called.address;
+                let workload = owner(address.ip());
+                let guarded = || workload.is_some_and(|at| selectors.select(&mesh.workloads[at]));
+                let free = (address.ip().to_canonical(), address.port(), listed.transport);
+                if address.port() > 0 && (named || guarded()) && taken.insert(free) {
+                    let made = OnceLock::new();
+                    found.push(Direct { service, port, endpoint, workload, made });
                 }
             }
         }
     }
     found
-}
-
-fn direct(
-    service: usize,
-    owner: &Service,
-    port: &ServicePort,
-    endpoint: &Endpoint,
-    workload: Option<&Workload>,
-) -> Direct {
-    let (transport, protocol) = (port.transport, port.protocol);
-    let (namespace, name) = match workload {
-        Some(workload) => (&workload.namespace, [PREFIX, &workload.name].concat()),
-        None => (&owner.namespace, format!("{PREFIX}{}", endpoint.address.ip())),
-    };
-    let port = ServicePort {
-        name: String::new(),
-        number: endpoint.address.port(),
-        transport,
-        protocol,
-        // it has its place when it is added
-        cluster: ClusterId(usize::MAX),
-        rules: None,
-        stream_rules: Vec::new(),
-    };
-    let own = Service {
-        namespace: namespace.clone(),
-        name,
-        hosts: Vec::new(),
-        addresses: vec![endpoint.address.ip()],
-        ports: vec![port],
-    };
-    let (name, endpoints) = (endpoint.address.to_string(), vec![endpoint.clone()]);
-    Direct { service, cluster: Cluster { name, protocol, endpoints }, own }
 }
 
 /// Whom policies and limits are about.

@@ -53,7 +53,7 @@ impl Policies {
     pub fn new(mesh: &Mesh) -> Policies {
         Policies {
             workloads: mesh.workloads.iter().map(|_| OnceCell::new()).collect(),
-            services: mesh.services.iter().map(|_| OnceCell::new()).collect(),
+            services: vec![OnceCell::new(); mesh.services.len() + mesh.direct.len()],
         }
     }
 
@@ -77,7 +77,7 @@ impl Policies {
 
     fn of_service(&self, mesh: &Mesh, index: usize) -> &[usize] {
         self.services[index].get_or_init(|| {
-            let service = &mesh.services[index];
+            let service = mesh.service(index);
             list(mesh, |policy| match &policy.scope {
                 Scope::Services(services) => services.iter().any(|(namespace, name)| {
                     (namespace, name) == (&service.namespace, &service.name)
@@ -126,7 +126,7 @@ impl<'a> Prospect<'a> {
             return None;
         }
         let service = place.map(|place| {
-            let service = &mesh.services[place.service];
+            let service = mesh.service(place.service);
             (service.namespace.as_str(), service.name.as_str())
         });
         Some(Prospect { mesh, caller, called, port: endpoint.port(), service, policies: lists })

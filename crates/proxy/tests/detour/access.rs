@@ -199,9 +199,9 @@ fn two(policy: Policy, access: Vec<AccessPolicy>) -> Mesh {
     let mut rule = rule("/", forward(&[(0, 1)]));
     rule.policy = Some(policy.into());
     let mut mesh = mesh(&[web, api], Some(vec![rule]));
-    let mut other = mesh.clusters[1].endpoints[0].clone();
+    let [first, mut other] = [0, 1].map(|id: usize| mesh.clusters[id].endpoints[0].clone());
     other.workload = "api".to_owned();
-    mesh.clusters[0].endpoints.push(other);
+    mesh.clusters[0].endpoints = [first, other].into();
     mesh.workloads.push(serving("web", web.ip()).into());
     mesh.workloads.push(serving("api", api.ip()).into());
     mesh.access = access;

@@ -271,8 +271,9 @@ fn a_copy_does_not_take_the_place_of_its_request() {
     let retry = Retry { backoff: Duration::from_millis(1), ..Retry::default() };
     let policy = Policy { retry: Some(retry), ..mirroring(1) };
     let mut mesh = http2(address, policy);
-    let absent = Endpoint { weight: 1 << 20, ..mesh.clusters[0].endpoints[0].clone() };
-    mesh.clusters[0].endpoints.push(Endpoint { address: self::absent(), ..absent });
+    let there = mesh.clusters[0].endpoints[0].clone();
+    let absent = Endpoint { weight: 1 << 20, address: self::absent(), ..there.clone() };
+    mesh.clusters[0].endpoints = [there, absent].into();
     let mut kit = Kit::new(mesh);
     for cookie in 1..=3 {
         kit.request(cookie, "PUT / HTTP/1.1\r\nHost: shop\r\ncontent-length: 5\r\n\r\nhello");

@@ -349,18 +349,14 @@ pub fn mesh(endpoints: &[SocketAddr], rules: Option<Vec<Rule>>) -> Mesh {
     let cluster = |(index, address): (usize, &SocketAddr)| Cluster {
         protocol: Protocol::Http,
         name: format!("shop:80|{index}"),
-        endpoints: vec![Endpoint {
-            address: *address,
-            weight: 1,
-            workload: String::new(),
-            node: None,
-        }],
+        endpoints: [Endpoint { address: *address, weight: 1, workload: String::new(), node: None }]
+            .into(),
     };
     let mut clusters: Vec<Cluster> = endpoints.iter().enumerate().map(cluster).collect();
     clusters.push(Cluster {
         protocol: Protocol::Http,
         name: "empty:80".into(),
-        endpoints: Vec::new(),
+        endpoints: [].into(),
     });
     let port = ServicePort {
         stream_rules: Vec::new(),

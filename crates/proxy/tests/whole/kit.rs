@@ -165,12 +165,8 @@ pub fn mesh(protocol: Protocol, endpoints: &[SocketAddr], rules: Vec<StreamRule>
     let cluster = |(index, address): (usize, &SocketAddr)| Cluster {
         protocol,
         name: format!("shop:70|{index}"),
-        endpoints: vec![Endpoint {
-            address: *address,
-            weight: 1,
-            workload: String::new(),
-            node: None,
-        }],
+        endpoints: [Endpoint { address: *address, weight: 1, workload: String::new(), node: None }]
+            .into(),
     };
     let port = ServicePort {
         stream_rules: rules,

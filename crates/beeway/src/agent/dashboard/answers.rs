@@ -122,7 +122,7 @@ async fn names(State(answers): Asked) -> Json<Names> {
     let mesh = answers.agent.follower.mesh();
     let mesh = mesh.borrow();
     let workloads = mesh.workloads.iter().map(|w| format!("{}/{}", w.namespace, w.name));
-    let services = mesh.services.iter().flat_map(|service| {
+    let services = mesh.all_services().flat_map(|service| {
         let host = service.hosts.first().unwrap_or(&service.name);
         let ports = service.ports.iter().filter(|port| port.transport == Transport::Tcp);
         ports.map(move |port| format!("http://{host}:{}/", port.number))
