@@ -63,7 +63,7 @@ fn the_proxy_takes_the_shortcut_too() -> Result<()> {
         let skipped = bed.counter("shortcut_bytes")?;
         assert_eq!(skipped > 50 * 100, skips, "{skipped} bytes");
         // where it cannot, its connection is left to TCP
-        assert_eq!(bed.counter("sockets_released")?, u64::from(!skips));
+        assert_eq!(bed.counter("sockets_released")? > 0, !skips);
         let url = format!("http://{WEB}/bytes/20000000");
         let report = slurp(&bed.client, &url)?
             .args(["-H", "Host: web", "-H", "end-user: jason"])
