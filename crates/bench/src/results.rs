@@ -7,6 +7,9 @@ use crate::mesh::Lanes;
 use crate::variant::{Mode, Variant};
 use crate::{detour, pods, routes};
 
+/// Two variants that differ by little.
+pub const CLOSE: [Variant; 2] = [Variant::Native, Variant::Uncounted];
+
 /// One run of the bench.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Results {
@@ -18,6 +21,9 @@ pub struct Results {
     pub settings: Settings,
     /// Every measurement, in the order in which they were made.
     pub samples: Vec<Sample>,
+    /// More rounds of [`CLOSE`] alone, whose aim is narrower than what the rounds of all tell apart.
+    #[serde(default)]
+    pub close: Vec<Sample>,
     /// Connecting inside and outside the mesh, round by round.
     pub connects: Vec<ConnectRound>,
     /// Cost over the number of routes.

@@ -10,7 +10,7 @@ use beeway_testbed::WrkReport;
 use crate::bed::{self, Bed};
 use crate::cpu::{Snapshot, idle_baseline, kernel_threads, kernel_threads_since};
 use crate::mesh::Lanes;
-use crate::results::{ConnectRound, Results, Sample, Settings};
+use crate::results::{CLOSE, ConnectRound, Results, Sample, Settings};
 use crate::routes;
 use crate::variant::{BedKind, Mode, Variant};
 use crate::{check_stop, detour, envoy, machine, mesh};
@@ -82,6 +82,7 @@ pub fn nothing(plan: &Plan) -> Results {
             seconds: plan.seconds,
         },
         samples: Vec::new(),
+        close: Vec::new(),
         connects: Vec::new(),
         routes: None,
         detour: None,
@@ -101,7 +102,8 @@ pub fn run(plan: &Plan) -> Result<Results> {
     for mode in Mode::ALL {
         for connections in &plan.connections {
             for round in 0..plan.rounds {
-                measure_round(plan, &beds, (mode, *connections, round), &mut samples)?;
+                let cell = (mode, *connections, round);
+                measure_round(plan, &beds, &plan.variants, cell, &mut samples)?;
             }
             eprintln!(
                 "bench: {:>4} s: {connections} connections, {}",
@@ -114,7 +116,23 @@ pub fn run(plan: &Plan) -> Result<Results> {
         Some(bed) => measure_connects(plan, bed, beds.get(&BedKind::BeewayGuarded))?,
         None => Vec::new(),
     };
-    Ok(Results { samples, connects, ..nothing(plan) })
+    let close = measure_close(plan, &beds)?;
+    Ok(Results { samples, close, connects, ..nothing(plan) })
+}
+
+/// Four times as many rounds of the two variants of [`CLOSE`].
+fn measure_close(plan: &Plan, beds: &BTreeMap<BedKind, Bed>) -> Result<Vec<Sample>> {
+    let mut samples = Vec::new();
+    if CLOSE.iter().any(|variant| !plan.variants.contains(variant)) {
+        return Ok(samples);
+    }
+    for connections in &plan.connections {
+        for round in 0..4 * plan.rounds {
+            let cell = (Mode::KeepAlive, *connections, round);
+            measure_round(plan, beds, &CLOSE, cell, &mut samples)?;
+        }
+    }
+    Ok(samples)
 }
 
 fn bed_of(beds: &BTreeMap<BedKind, Bed>, variant: Variant) -> Result<&Bed> {
@@ -125,13 +143,14 @@ fn bed_of(beds: &BTreeMap<BedKind, Bed>, variant: Variant) -> Result<&Bed> {
 fn measure_round(
     plan: &Plan,
     beds: &BTreeMap<BedKind, Bed>,
+    variants: &[Variant],
     cell: (Mode, u32, u32),
     samples: &mut Vec<Sample>,
 ) -> Result<()> {
     let (mode, connections, round) = cell;
     let idle_busy = idle_baseline(REST)?;
-    let count = plan.variants.len();
-    for variant in plan.variants.iter().cycle().skip(round as usize % count).take(count) {
+    let count = variants.len();
+    for variant in variants.iter().cycle().skip(round as usize % count).take(count) {
         check_stop()?;
         let bed = bed_of(beds, *variant)?;
         let cell = Cell { variant: *variant, mode, connections, round };

@@ -1,6 +1,6 @@
 //! From raw results to medians, ratios and verdicts. Pure.
 
-use crate::results::{ConnectRound, Results, Sample};
+use crate::results::{CLOSE, ConnectRound, Results, Sample};
 use crate::variant::{Mode, Variant};
 use crate::{detour, pods, routes};
 
@@ -37,12 +37,12 @@ pub fn median(values: &[f64]) -> Option<f64> {
 
 /// The samples of one cell, by round; those that are not in their lane count for nothing.
 fn samples(
-    results: &Results,
+    all: &[Sample],
     variant: Variant,
     mode: Mode,
     connections: u32,
 ) -> impl Iterator<Item = &Sample> + Clone {
-    results.samples.iter().filter(move |sample| {
+    all.iter().filter(move |sample| {
         (sample.variant, sample.mode, sample.connections) == (variant, mode, connections)
             && sample.proven()
     })
@@ -50,7 +50,7 @@ fn samples(
 
 /// A cell, unless it was not measured.
 pub fn cell(results: &Results, variant: Variant, mode: Mode, connections: u32) -> Option<Cell> {
-    let all = samples(results, variant, mode, connections);
+    let all = samples(&results.samples, variant, mode, connections);
     let of = |value: fn(&Sample) -> f64| median(&all.clone().map(value).collect::<Vec<_>>());
     let cpus = all.clone().map(|sample| sample.busy.len()).min()?;
     let busy = |cpu: usize| median(&all.clone().map(|s| s.busy[cpu]).collect::<Vec<_>>());
@@ -73,9 +73,11 @@ pub fn ratio(
     mode: Mode,
     connections: u32,
 ) -> Option<f64> {
-    let ratios: Vec<f64> = samples(results, over, mode, connections)
+    let close = [over, under] == CLOSE && mode == Mode::KeepAlive && !results.close.is_empty();
+    let all = if close { &results.close } else { &results.samples };
+    let ratios: Vec<f64> = samples(all, over, mode, connections)
         .filter_map(|sample| {
-            let mut others = samples(results, under, mode, connections);
+            let mut others = samples(all, under, mode, connections);
             let other = others.find(|other| other.round == sample.round)?;
             (other.rps > 0.0).then(|| sample.rps / other.rps)
         })
@@ -316,11 +318,24 @@ pub mod tests {
                 sample(Variant::NoMesh, 2, 100.0),
                 sample(Variant::Native, 2, 90.0),
             ],
+            close: Vec::new(),
             connects: vec![round(22.0), round(21.5), round(40.0)],
             routes: None,
             detour: None,
             pods: None,
         }
+    }
+
+    #[test]
+    fn a_close_pair_has_rounds_of_its_own() {
+        let mut results = example();
+        let native = results.samples[1].clone();
+        let uncounted = Sample { variant: Variant::Uncounted, ..native.clone() };
+        results.samples.push(Sample { rps: 200.0, ..uncounted.clone() });
+        let pair = (Variant::Native, Variant::Uncounted);
+        assert_eq!(ratio(&results, pair, Mode::KeepAlive, 64), Some(98.0 / 200.0));
+        results.close = vec![native, uncounted];
+        assert_eq!(ratio(&results, pair, Mode::KeepAlive, 64), Some(1.0));
     }
 
     #[test]
