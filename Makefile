@@ -75,7 +75,7 @@ fuzz: root setup ## Try random configurations in the kernel, or FUZZ=http, FUZZ=
 	esac
 	BEEWAY_FUZZ=1 cargo test --locked $$what -- --nocapture
 
-bench: root build ## Measure against no mesh and other proxies into bench/results (22 minutes)
+bench: root build ## Measure against no mesh and other proxies into bench/results (some 20 minutes)
 	@.ci/packages bench
 	$(RELEASE)/beeway-bench run
 

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use bed::{Bed, LIMIT, Shape, WEB};
+use bed::{Bed, LIMIT, NO_ADMIN, Shape, WEB};
 use beeway_testbed::{Load, Place, RawClient, curl, grpc_server, http_server, spawn_ready};
 use calls::call;
 
@@ -21,17 +21,6 @@ const ALL: &str = "\
   headers: {request: {set: {x-by: detour}}}
   route: [{destination: {host: web, subset: v1}}]
 - route: [{destination: {host: web, subset: v1}}]
-";
-
-const NO_ADMIN: &str = "
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {name: no-admin, namespace: default}
-spec:
-  selector: {matchLabels: {app: web}}
-  action: DENY
-  rules:
-  - to: [{operation: {paths: [/admin*]}}]
 ";
 
 const HOUR: &str = "tokens_per_fill: 1, fill_interval: 3600s";

@@ -42,6 +42,14 @@ static __always_inline enum access both(enum access a, enum access b)
 	return a == ACCESS_UNSURE || b == ACCESS_UNSURE ? ACCESS_UNSURE : ACCESS_PASS;
 }
 
+/* What is about whoever is called at an address: struct guard; 0: nothing. */
+static __always_inline u32 guard_of(struct generation *g, const struct address *to)
+{
+	u32 called = find_workload(g, to);
+
+	return called ? AT(g, workload, called)->guard : 0;
+}
+
 /* What is asked about a connection besides the network's policies. */
 enum asked {
 	ASK_NETWORK,		/* nothing: its requests are judged one by one */
@@ -53,7 +61,7 @@ enum asked {
 __weak __noinline int
 judge_connection(struct generation *g, struct scratch *s, struct verdict *v, u32 asked)
 {
-	u32 caller, called, leave;
+	u32 caller, leave;
 	enum access access = ACCESS_PASS;
 	struct guard *guard;
 
@@ -65,8 +73,7 @@ judge_connection(struct generation *g, struct scratch *s, struct verdict *v, u32
 		v->guarded = 1;
 		access = group_says(g, leave, s, v);
 	}
-	called = find_workload(g, &v->endpoint);
-	v->guard = called ? AT(g, workload, called)->guard : 0;
+	v->guard = guard_of(g, &v->endpoint);
 	if (!v->guard)
 		return access;
 	v->guarded = 1;

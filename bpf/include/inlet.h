@@ -155,8 +155,7 @@ admits(struct generation *g, const struct arrival *a, bool by_request)
 /* Whether the workload that a packet is for asks who calls. Limits of the rate alone ask nobody. */
 static __always_inline bool is_guarded(struct generation *g, const struct arrival *a)
 {
-	u32 called = find_workload(g, &a->to);
-	u32 at = called ? AT(g, workload, called)->guard : 0;
+	u32 at = guard_of(g, &a->to);
 	struct guard *guard = AT(g, guard, at);
 
 	return at && (guard->network || guard->connections || guard->carriers || guard->requests);
@@ -165,7 +164,7 @@ static __always_inline bool is_guarded(struct generation *g, const struct arriva
 /* Whether it matters what requests to an endpoint are: policies or limits are about them. */
 static __always_inline bool asks_requests(struct generation *g, const struct address *to)
 {
-	u32 called = find_workload(g, to), at = called ? AT(g, workload, called)->guard : 0;
+	u32 at = guard_of(g, to);
 	struct guard *guard = AT(g, guard, at);
 
 	return at && (guard->requests || guard->limits);

@@ -17,7 +17,7 @@ struct framing {
 /*
  * A connection, as the program that sees its sends knows it. Packets are looked at on the CPU on which
  * the other end sends them, so what is written with each request lies apart from what packets only
- * read: in each of three pieces, of which the first begins 8 bytes into a cache line.
+ * read, and what packets write too has a cache line to itself: the record begins 8 bytes into one.
  */
 struct conn {
 	u64 cookie;
@@ -60,6 +60,9 @@ struct conn {
 	u32 ahead;		/* bytes by bus since no answer by detour was owed */
 	u32 rest;
 };
+
+_Static_assert(sizeof(struct asking) == 64, "a cache line");
+_Static_assert(__builtin_offsetof(struct conn, asking) % 64 == 56, "a cache line of its own");
 
 #define LINE_BYTES 64	/* of a line kept until its end comes; a power of two */
 

@@ -17,6 +17,18 @@ pub const LIMIT: Duration = Duration::from_secs(20);
 pub const WEB: &str = "10.96.0.10:80";
 pub const WEB6: &str = "[fd00:96::10]:80";
 
+/// Nobody may read what is below /admin of `web`.
+pub const NO_ADMIN: &str = "\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no-admin, namespace: default}
+spec:
+  selector: {matchLabels: {app: web}}
+  action: DENY
+  rules:
+  - to: [{operation: {paths: [/admin*]}}]
+";
+
 /// A node in the mesh: a client and two versions of `web`, routed by the rules of a test.
 pub struct Bed {
     pub node: Node,

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use beeway_testbed::{Output, Place, Process, RawClient};
 use serde_json::Value;
 
-use crate::bed::{self, Bed, LIMIT, Shape, WEB};
+use crate::bed::{self, Bed, LIMIT, NO_ADMIN, Shape, WEB};
 
 /// What the kernel answers, and what needs userspace.
 const RULES: &str = "\
@@ -22,17 +22,6 @@ const RULES: &str = "\
 - headers: {request: {set: {x-seen: \"yes\"}}}
   retries: {attempts: 0}
   route: [{destination: {host: web, subset: v1}}]
-";
-
-const NO_ADMIN: &str = "\
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {name: no-admin, namespace: default}
-spec:
-  selector: {matchLabels: {app: web}}
-  action: DENY
-  rules:
-  - to: [{operation: {paths: [/admin*]}}]
 ";
 
 pub struct Scene {

@@ -60,12 +60,12 @@ async fn flows(
         Ok(filter) => filter,
         Err(why) => return bad(why),
     };
-    // who asks after a request has come back expects to find it
-    flows.telemetry.catch_up().await;
     let Ok(seat) = flows.seats.try_acquire_owned() else {
         let why = format!("{LISTENERS} are told of flows already: end one of them\n");
         return (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
     };
+    // who asks after a request has come back expects to find it
+    flows.telemetry.catch_up().await;
     let listener = Listener::new(flows.telemetry, filter, &query, seat);
     let lines = stream::unfold(listener, async |mut listener| {
         let lines = listener.next().await?;
