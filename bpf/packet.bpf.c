@@ -34,22 +34,39 @@ static __always_inline bool has_detours(const struct conn *conn)
 	return conn && conn->noted && conn->side == SIDE_CLIENT;
 }
 
-/* Reads the header of a packet's TCP; the packet begins with that of IP. Where it is; 0: not known. */
-static __always_inline u32 read_tcp(struct __sk_buff *skb, u8 header[TCP_BYTES])
-{
-	u32 at = 40;
-	u8 ip[8];
+/* A packet of TCP, as far as it is looked at here. */
+struct segment {
+	u32 seq;		/* sequence number of its first byte */
+	u32 at;			/* where its bytes are */
+	u8 flags;
+};
 
-	if (bpf_skb_load_bytes(skb, 0, ip, sizeof(ip)))
-		return 0;
-	if (ip[0] >> 4 == 4)
+/* Reads a packet's headers; false where they are not plain: behind extension headers of IPv6 nothing is
+ * looked for. Those of what TCP has sent or is about to take are in one piece. */
+static __always_inline bool read_segment(struct __sk_buff *skb, struct segment *s)
+{
+	u8 *ip = (u8 *)(long)skb->data, *end = (u8 *)(long)skb->data_end, *tcp = ip + 40;
+	u32 at = 40;
+
+	if (ip + 40 > end)
+		return false;
+	if (ip[0] >> 4 == 4) {
 		at = (ip[0] & 15) * 4;
-	/* behind extension headers of IPv6 nothing is looked for */
-	else if (ip[6] != IPPROTO_TCP)
-		return 0;
-	if (bpf_skb_load_bytes(skb, at, header, TCP_BYTES))
-		return 0;
-	return at;
+		tcp = ip + at;
+	} else if (ip[6] != IPPROTO_TCP) {
+		return false;
+	}
+	if (tcp + TCP_BYTES > end)
+		return false;
+	s->seq = bpf_ntohl(*(u32 *)(tcp + 4));
+	s->at = at + (tcp[12] >> 4) * 4;
+	s->flags = tcp[13];
+	return true;
+}
+
+static __always_inline bool has_bytes(struct __sk_buff *skb, const struct segment *s)
+{
+	return skb->len > s->at;
 }
 
 static __always_inline struct tcp_sock *tcp_sock_of(struct __sk_buff *skb)
@@ -123,10 +140,9 @@ static __always_inline bool is_allowed(struct __sk_buff *skb, struct conn *conn)
 /* Whether a packet carries bytes, or may. */
 static __always_inline bool carries_bytes(struct __sk_buff *skb)
 {
-	u8 header[TCP_BYTES];
-	u32 at = read_tcp(skb, header);
+	struct segment s = {};
 
-	return !at || skb->len > at + (header[12] >> 4) * 4;
+	return !read_segment(skb, &s) || has_bytes(skb, &s);
 }
 
 /* Whether a client's connection that is judged request by request carries what nobody has judged. */
@@ -149,52 +165,29 @@ static __always_inline bool carries_unjudged(struct __sk_buff *skb, struct conn 
 /* Whether a packet says that a connection is over, and nothing else. */
 static __always_inline bool is_reset(struct __sk_buff *skb)
 {
-	u8 header[TCP_BYTES];
-	u32 at = read_tcp(skb, header);
+	struct segment s = {};
 
-	return at && header[13] & RST && skb->len == at + (header[12] >> 4) * 4;
-}
-
-/* Where a packet's bytes are, and the first one's sequence number; 0: there are none. The headers of
- * what TCP has sent or is about to take are in one piece. */
-static __always_inline u32 find_bytes(struct __sk_buff *skb, u32 *seq)
-{
-	u8 *ip = (u8 *)(long)skb->data, *end = (u8 *)(long)skb->data_end, *tcp = ip + 40;
-	u32 at = 40;
-
-	if (ip + 40 > end)
-		return 0;
-	if (ip[0] >> 4 == 4) {
-		at = (ip[0] & 15) * 4;
-		tcp = ip + at;
-	} else if (ip[6] != IPPROTO_TCP) {
-		return 0;
-	}
-	if (tcp + TCP_BYTES > end)
-		return 0;
-	*seq = bpf_ntohl(*(u32 *)(tcp + 4));
-	at += (tcp[12] >> 4) * 4;
-	return skb->len > at ? at : 0;
+	return read_segment(skb, &s) && s.flags & RST && !has_bytes(skb, &s);
 }
 
 #define CONTINUE_BYTES 25	/* "HTTP/1.1 100 Continue" and an empty line, as servers send it */
 
 /* Reads the status of an answer, if it begins with a packet's bytes and is not known yet. */
 static __always_inline void
-read_answer(struct __sk_buff *skb, u32 at, u32 seq, u16 *status, u32 *answer)
+read_answer(struct __sk_buff *skb, const struct segment *s, u16 *status, u32 *answer)
 {
 	u8 line[16];
 
-	if (*status >= 200 || seq != *answer || bpf_skb_load_bytes(skb, at, line, sizeof(line)))
+	if (*status >= 200 || s->seq != *answer || bpf_skb_load_bytes(skb, s->at, line, sizeof(line)))
 		return;
 	*status = status_in(line);
 	if (*status < 100 || *status >= 200)
 		return;
 	/* the answer is still to come */
-	if (skb->len > at + CONTINUE_BYTES &&
-	    !bpf_skb_load_bytes(skb, at + CONTINUE_BYTES, line, sizeof(line)))
+	if (skb->len > s->at + CONTINUE_BYTES &&
+	    !bpf_skb_load_bytes(skb, s->at + CONTINUE_BYTES, line, sizeof(line)))
 		*status = status_in(line);
-	*answer = seq + skb->len - at;
+	*answer = s->seq + skb->len - s->at;
 }
 
 /* Notes what a packet says of the answer to a request that was judged where it came in. */
@@ -202,8 +195,8 @@ static __always_inline void see_visit(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct inlet *inlet = sk ? bpf_sk_storage_get(&inlets, sk, 0, 0) : NULL;
+	struct segment s = {};
 	struct visit *visit;
-	u32 at, seq = 0;
 	u64 cookie;
 	s32 more;
 
@@ -211,13 +204,12 @@ static __always_inline void see_visit(struct __sk_buff *skb)
 		return;
 	cookie = bpf_get_socket_cookie(skb);
 	visit = bpf_map_lookup_elem(&visits, &cookie);
-	at = visit && visit->open ? find_bytes(skb, &seq) : 0;
-	if (!at)
+	if (!visit || !visit->open || !read_segment(skb, &s) || !has_bytes(skb, &s))
 		return;
-	read_answer(skb, at, seq, &visit->status, &visit->answer);
+	read_answer(skb, &s, &visit->status, &visit->answer);
 	visit->answered = bpf_ktime_get_ns();
 	/* what is sent again has left before */
-	more = seq + skb->len - at - visit->left;
+	more = s.seq + skb->len - s.at - visit->left;
 	if (more > 0) {
 		visit->answer_bytes += more;
 		visit->left += more;
@@ -250,10 +242,9 @@ int packet_out(struct __sk_buff *skb)
 /* Whether a packet carries bytes, or an end. */
 static __always_inline bool says_something(struct __sk_buff *skb)
 {
-	u8 header[TCP_BYTES];
-	u32 at = read_tcp(skb, header);
+	struct segment s = {};
 
-	return at && (header[13] & FIN_OR_RST || skb->len > at + (header[12] >> 4) * 4);
+	return read_segment(skb, &s) && (s.flags & FIN_OR_RST || has_bytes(skb, &s));
 }
 
 /* Whether the client waits for an answer by detour, and for nothing else. */
@@ -269,11 +260,11 @@ static __always_inline bool waits_for_proxy(struct conn *conn)
 static __always_inline void see_answer(struct __sk_buff *skb, struct conn *conn)
 {
 	struct asking *a = &conn->asking;
-	u32 seq = 0, at = find_bytes(skb, &seq);
+	struct segment s = {};
 
-	if (!at)
+	if (!read_segment(skb, &s) || !has_bytes(skb, &s))
 		return;
-	read_answer(skb, at, seq, &a->status, &a->answer);
+	read_answer(skb, &s, &a->status, &a->answer);
 	a->answered = bpf_ktime_get_ns();
 }
 

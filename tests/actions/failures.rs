@@ -3,7 +3,7 @@
 use anyhow::Result;
 use beeway_testbed::RawClient;
 
-use crate::scene::Scene;
+use crate::scene::{REFUSED, Scene};
 
 const RULES: &str = "\
 - match: [{uri: {prefix: /nobody}}]
@@ -21,17 +21,6 @@ const RULES: &str = "\
 - match: [{uri: {prefix: /ok}}]
   timeout: 10s
   route: [{destination: {host: web, subset: v1}}]
-";
-
-/// A service whose endpoints do not listen.
-const REFUSED: &str = "\
-apiVersion: v1
-kind: Service
-metadata: {name: refused, namespace: default}
-spec:
-  clusterIP: 10.96.0.30
-  selector: {app: web, version: v1}
-  ports: [{name: http, port: 80, targetPort: 8099}]
 ";
 
 #[test]

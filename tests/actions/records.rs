@@ -4,7 +4,7 @@ use anyhow::Result;
 use beeway_testbed::Place;
 use serde_json::Value;
 
-use crate::scene::{Scene, field};
+use crate::scene::{REFUSED, Scene, field};
 
 const RULES: &str = "\
 - match: [{uri: {prefix: /nobody}}]
@@ -32,17 +32,6 @@ const RULES: &str = "\
 - retries: {attempts: 0}
   timeout: 10s
   route: [{destination: {host: web, subset: v1}}]
-";
-
-/// A service whose endpoint does not listen.
-const REFUSED: &str = "\
-apiVersion: v1
-kind: Service
-metadata: {name: refused, namespace: default}
-spec:
-  clusterIP: 10.96.0.30
-  selector: {app: web, version: v1}
-  ports: [{name: http, port: 80, targetPort: 8099}]
 ";
 
 #[test]

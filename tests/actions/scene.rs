@@ -11,6 +11,17 @@ use crate::bed::{Bed, LIMIT, Shape, WEB};
 /// Virtual address of the service `api`, port 80: both versions, ruled by HTTPRoutes.
 pub const API: &str = "10.96.0.20:80";
 
+/// A service whose endpoint does not listen.
+pub const REFUSED: &str = "\
+apiVersion: v1
+kind: Service
+metadata: {name: refused, namespace: default}
+spec:
+  clusterIP: 10.96.0.30
+  selector: {app: web, version: v1}
+  ports: [{name: http, port: 80, targetPort: 8099}]
+";
+
 /// `api`, and the services that its routes lead to; `first` is v1 and `second` is v2.
 const SERVICES: &str = "\
 apiVersion: v1

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use beeway_config::Problem;
 use beeway_dataplane::MapUse;
 use beeway_dataplane::counts::RequestCount;
+use beeway_proxy::Stats;
 use serde::Serialize;
 
 /// The admin socket of the agent with this state directory.
@@ -72,7 +73,7 @@ pub struct Status {
     /// Where clients are led whose connections the userspace proxy takes as a whole.
     pub detour_addresses: Vec<SocketAddr>,
     /// What the userspace proxy has done and holds.
-    pub proxy: ProxyStatus,
+    pub proxy: Stats,
     /// Who is at home on this node.
     pub homes: HomesStatus,
     /// What is wrong with the configuration.
@@ -142,85 +143,4 @@ pub struct Generation {
     pub in_force_unix_ms: u64,
     /// How long that took, from reading the files to the switch, in milliseconds.
     pub took_ms: f64,
-}
-
-macro_rules! proxy_status {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// What the userspace proxy has done and holds.
-        #[derive(Debug, Clone, Serialize)]
-        pub struct ProxyStatus {
-            $($(#[$doc])* pub $name: u64,)*
-        }
-
-        impl From<&beeway_proxy::Stats> for ProxyStatus {
-            fn from(stats: &beeway_proxy::Stats) -> ProxyStatus {
-                ProxyStatus { $($name: stats.$name,)* }
-            }
-        }
-    };
-}
-
-proxy_status! {
-    /// Client connections held now.
-    open_streams,
-    /// Those of them that an HTTP server is at work for.
-    served_streams,
-    /// Connections to endpoints held now, in use or waiting for use.
-    upstream_connections,
-    /// Client connections that lead to the proxy itself, now.
-    direct_streams,
-    /// Streams whose client reads too slowly, now.
-    slow_readers,
-    /// Request heads that reached the router.
-    requests,
-    /// Those of them that were forwarded the short way, without an HTTP library.
-    plain,
-    /// Requests answered by the proxy itself.
-    answered,
-    /// Requests that failed between the proxy and an endpoint.
-    upstream_errors,
-    /// Payload bytes received from clients.
-    bytes_in,
-    /// Payload bytes injected.
-    bytes_out,
-    /// Connections not taken because there were too many.
-    streams_refused,
-    /// Connections aborted.
-    aborted,
-    /// Clients found gone.
-    clients_gone,
-    /// Tries after the first.
-    retries,
-    /// Copies sent to mirrors.
-    mirrored,
-    /// Copies not sent because there were too many under way.
-    mirrors_dropped,
-    /// Connections carried as a whole, now.
-    open_connections,
-    /// Connections taken to be carried as a whole.
-    connections,
-    /// Connections closed because the kernel did not lead them to the proxy.
-    connections_unknown,
-    /// Connections reset because there were too many.
-    connections_refused,
-    /// Connections reset because there was no endpoint for them, or none that took them.
-    connections_failed,
-    /// Connections reset because a policy forbids them: at once, or when the policy came.
-    connections_denied,
-    /// Requests, and copies for mirrors, that a policy forbids.
-    denied,
-    /// Questions to external authorizers.
-    authorizer_asked,
-    /// Those of them without an answer.
-    authorizer_failed,
-    /// Matches of AUDIT policies.
-    audited,
-    /// Matches of policies in dry run.
-    dry_run,
-    /// Requests to Kafka brokers that policies select.
-    kafka_requests,
-    /// Those of them that were refused.
-    kafka_refused,
-    /// Connections to such brokers that were closed for a request.
-    kafka_closed,
 }

@@ -59,9 +59,7 @@ impl Bed {
                 if kind == BedKind::BeewayGuarded {
                     files.push(mesh::policies());
                 }
-                let quiet = kind == BedKind::BeewayUncounted;
-                let flags: &[&str] = if quiet { &["--no-telemetry"] } else { &[] };
-                Some(Agent::start_with(&plan.agent, &node, folder.path(), &files, flags)?)
+                Some(Agent::start(&plan.agent, &node, folder.path(), &files)?)
             }
         };
         let proxies = match kind {
@@ -104,6 +102,11 @@ impl Bed {
     /// Envoys or the agent.
     fn proxies(&self) -> impl Iterator<Item = &Process> {
         self.proxies.iter().chain(self.agent.as_ref().map(Agent::process))
+    }
+
+    /// The state directory of its agent.
+    pub fn state(&self) -> Option<&Path> {
+        self.agent.as_ref().map(Agent::state)
     }
 
     /// Makes sure that the variant does what it is said to do before it is measured.
@@ -267,7 +270,6 @@ fn label(kind: BedKind) -> &'static str {
     match kind {
         BedKind::Plain => "plain",
         BedKind::Beeway => "beeway",
-        BedKind::BeewayUncounted => "uncounted",
         BedKind::BeewayGuarded => "guarded",
         BedKind::BeewayBothEnds => "shortcut",
         BedKind::Sidecars => "sidecars",

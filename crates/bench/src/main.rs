@@ -21,6 +21,7 @@ mod results;
 mod routes;
 mod run;
 mod summary;
+mod turns;
 mod variant;
 
 use std::net::SocketAddr;

@@ -94,17 +94,6 @@ impl Agent {
         folder: &Path,
         files: &[(String, String)],
     ) -> Result<Self> {
-        Self::start_with(binary, node, folder, files, &[])
-    }
-
-    /// The same, with further flags of `beeway run`.
-    pub fn start_with(
-        binary: &Path,
-        node: &Node,
-        folder: &Path,
-        files: &[(String, String)],
-        flags: &[&str],
-    ) -> Result<Self> {
         ensure!(
             binary.is_file(),
             "no agent at {}: cargo build --release -p beeway, or name it with --agent",
@@ -131,7 +120,6 @@ impl Agent {
             .arg("--state")
             .arg(&state)
             .args(["--metrics", "127.0.0.1:0", "--node", "bench"])
-            .args(flags)
             .plain()
             .spawn()?;
         // An agent that fails half-way is cleaned up too.
@@ -151,6 +139,11 @@ impl Agent {
     /// The directory of its configuration.
     pub fn config(&self) -> &Path {
         &self.config
+    }
+
+    /// Where it keeps what outlives it.
+    pub fn state(&self) -> &Path {
+        &self.state
     }
 
     /// Where a map of its kernel programs is pinned.

@@ -4,11 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::connect::Cost;
 use crate::mesh::Lanes;
+use crate::turns::Turns;
 use crate::variant::{Mode, Variant};
 use crate::{detour, pods, routes};
-
-/// Two variants that differ by little.
-pub const CLOSE: [Variant; 2] = [Variant::Native, Variant::Uncounted];
 
 /// One run of the bench.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,9 +19,9 @@ pub struct Results {
     pub settings: Settings,
     /// Every measurement, in the order in which they were made.
     pub samples: Vec<Sample>,
-    /// More rounds of [`CLOSE`] alone, whose aim is narrower than what the rounds of all tell apart.
+    /// Native with telemetry and without, in turns.
     #[serde(default)]
-    pub close: Vec<Sample>,
+    pub telemetry: Vec<Turns>,
     /// Connecting inside and outside the mesh, round by round.
     pub connects: Vec<ConnectRound>,
     /// Cost over the number of routes.

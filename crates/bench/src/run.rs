@@ -10,10 +10,10 @@ use beeway_testbed::WrkReport;
 use crate::bed::{self, Bed};
 use crate::cpu::{Snapshot, idle_baseline, kernel_threads, kernel_threads_since};
 use crate::mesh::Lanes;
-use crate::results::{CLOSE, ConnectRound, Results, Sample, Settings};
+use crate::results::{ConnectRound, Results, Sample, Settings};
 use crate::routes;
 use crate::variant::{BedKind, Mode, Variant};
-use crate::{check_stop, detour, envoy, machine, mesh};
+use crate::{check_stop, detour, envoy, machine, mesh, turns};
 
 /// How long the machine is watched at rest before each round.
 pub const REST: Duration = Duration::from_millis(500);
@@ -29,6 +29,8 @@ pub struct Plan {
     pub rounds: u32,
     /// Length of one measurement in seconds.
     pub seconds: u32,
+    /// How long telemetry is switched on and off, for each number of connections, in seconds.
+    pub turn_seconds: u32,
     /// How many rounds of connecting, and connections in each.
     pub connects: (u32, u32),
     /// What to measure over routes.
@@ -44,13 +46,14 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// 9 variants × 4 numbers × 2 modes × 5 rounds × 1 s: 9 minutes with what lies between.
+    /// 9 variants × 4 numbers × 2 modes × 5 rounds × 1 s: 9 minutes with what lies between, and 4 of turns.
     pub fn full() -> Self {
         Self {
             variants: Variant::ALL.to_vec(),
             connections: vec![1, 16, 64, 256],
             rounds: 5,
             seconds: 1,
+            turn_seconds: 60,
             connects: (21, 2000),
             routes: routes::Settings::full(),
             detour: detour::Settings::full(),
@@ -65,7 +68,17 @@ impl Plan {
         let connections = vec![1, 64];
         let (connects, routes) = ((5, 1000), routes::Settings::quick());
         let detour = detour::Settings::quick();
-        Self { connections, rounds: 3, connects, routes, detour, pod_rounds: 9, ..Self::full() }
+        let (rounds, turn_seconds, pod_rounds) = (3, 5, 9);
+        Self {
+            connections,
+            rounds,
+            turn_seconds,
+            connects,
+            routes,
+            detour,
+            pod_rounds,
+            ..Self::full()
+        }
     }
 }
 
@@ -82,7 +95,7 @@ pub fn nothing(plan: &Plan) -> Results {
             seconds: plan.seconds,
         },
         samples: Vec::new(),
-        close: Vec::new(),
+        telemetry: Vec::new(),
         connects: Vec::new(),
         routes: None,
         detour: None,
@@ -116,23 +129,11 @@ pub fn run(plan: &Plan) -> Result<Results> {
         Some(bed) => measure_connects(plan, bed, beds.get(&BedKind::BeewayGuarded))?,
         None => Vec::new(),
     };
-    let close = measure_close(plan, &beds)?;
-    Ok(Results { samples, close, connects, ..nothing(plan) })
-}
-
-/// Four times as many rounds of the two variants of [`CLOSE`].
-fn measure_close(plan: &Plan, beds: &BTreeMap<BedKind, Bed>) -> Result<Vec<Sample>> {
-    let mut samples = Vec::new();
-    if CLOSE.iter().any(|variant| !plan.variants.contains(variant)) {
-        return Ok(samples);
-    }
-    for connections in &plan.connections {
-        for round in 0..4 * plan.rounds {
-            let cell = (Mode::KeepAlive, *connections, round);
-            measure_round(plan, beds, &CLOSE, cell, &mut samples)?;
-        }
-    }
-    Ok(samples)
+    let telemetry = match beds.get(&BedKind::Beeway) {
+        Some(bed) => turns::measure(plan, bed).context("switch telemetry on and off")?,
+        None => Vec::new(),
+    };
+    Ok(Results { samples, telemetry, connects, ..nothing(plan) })
 }
 
 fn bed_of(beds: &BTreeMap<BedKind, Bed>, variant: Variant) -> Result<&Bed> {

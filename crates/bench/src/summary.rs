@@ -1,8 +1,8 @@
 //! From raw results to medians, ratios and verdicts. Pure.
 
-use crate::results::{CLOSE, ConnectRound, Results, Sample};
+use crate::results::{ConnectRound, Results, Sample};
 use crate::variant::{Mode, Variant};
-use crate::{detour, pods, routes};
+use crate::{detour, pods, routes, turns};
 
 /// A cell's medians over its rounds.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,8 +73,7 @@ pub fn ratio(
     mode: Mode,
     connections: u32,
 ) -> Option<f64> {
-    let close = [over, under] == CLOSE && mode == Mode::KeepAlive && !results.close.is_empty();
-    let all = if close { &results.close } else { &results.samples };
+    let all = &results.samples;
     let ratios: Vec<f64> = samples(all, over, mode, connections)
         .filter_map(|sample| {
             let mut others = samples(all, under, mode, connections);
@@ -110,9 +109,8 @@ pub struct Aim {
 }
 
 /// The aims of the project but for the cost of connecting.
-pub const AIMS: [Aim; 8] = [
+pub const AIMS: [Aim; 7] = [
     Aim { id: "native-no-mesh", pair: (Variant::Native, Variant::NoMesh), least: 0.97, at: None },
-    Aim { id: "telemetry", pair: (Variant::Native, Variant::Uncounted), least: 0.98, at: None },
     Aim { id: "guarded-no-mesh", pair: (Variant::Guarded, Variant::NoMesh), least: 0.97, at: None },
     Aim { id: "denied-no-mesh", pair: (Variant::Denied, Variant::NoMesh), least: 1.5, at: None },
     Aim {
@@ -167,6 +165,7 @@ pub fn verdicts(results: &Results) -> Vec<Verdict> {
     let lanes = AIMS.iter().map(|aim| judge(results, aim));
     lanes
         .chain([judge_connect(results), judge_policy(results)])
+        .chain([turns::verdict(&results.telemetry)])
         .chain(detour::summary::verdicts(results.detour.as_ref()))
         .chain(routes::summary::verdicts(results.routes.as_ref()))
         .chain([pods::verdict(results.pods.as_ref())])
@@ -318,24 +317,12 @@ pub mod tests {
                 sample(Variant::NoMesh, 2, 100.0),
                 sample(Variant::Native, 2, 90.0),
             ],
-            close: Vec::new(),
+            telemetry: Vec::new(),
             connects: vec![round(22.0), round(21.5), round(40.0)],
             routes: None,
             detour: None,
             pods: None,
         }
-    }
-
-    #[test]
-    fn a_close_pair_has_rounds_of_its_own() {
-        let mut results = example();
-        let native = results.samples[1].clone();
-        let uncounted = Sample { variant: Variant::Uncounted, ..native.clone() };
-        results.samples.push(Sample { rps: 200.0, ..uncounted.clone() });
-        let pair = (Variant::Native, Variant::Uncounted);
-        assert_eq!(ratio(&results, pair, Mode::KeepAlive, 64), Some(98.0 / 200.0));
-        results.close = vec![native, uncounted];
-        assert_eq!(ratio(&results, pair, Mode::KeepAlive, 64), Some(1.0));
     }
 
     #[test]
@@ -383,7 +370,7 @@ pub mod tests {
         assert_eq!(lanes[0], Some(true));
         assert_eq!(lanes[1..], [None; AIMS.len() - 1]);
         assert_eq!(others[..2], [Some(true), Some(true)], "of connecting");
-        assert_eq!(others[2..], [None; 11]);
+        assert_eq!(others[2..], [None; 12]);
         assert_eq!(policy_cost(&example()), Some(0.5));
         assert_eq!(connect_cost(&example()), Some((2.0, 2.0)));
     }

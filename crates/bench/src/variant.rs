@@ -22,8 +22,6 @@ pub enum Variant {
     NoMesh,
     /// Beeway with the client in the mesh and the server outside.
     Native,
-    /// The same by an agent that counts and tells nothing of traffic.
-    Uncounted,
     /// Beeway with both in the mesh: TCP is skipped.
     Shortcut,
     /// Beeway, and each request belongs elsewhere than its connection leads.
@@ -42,10 +40,9 @@ pub enum Variant {
 
 impl Variant {
     /// All of them, in the order of the tables.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 9] = [
         Self::NoMesh,
         Self::Native,
-        Self::Uncounted,
         Self::Shortcut,
         Self::Detour,
         Self::AnsweredHere,
@@ -60,7 +57,6 @@ impl Variant {
         match self {
             Self::NoMesh => "no mesh",
             Self::Native => "Beeway native",
-            Self::Uncounted => "Beeway native, telemetry off",
             Self::Shortcut => "Beeway shortcut",
             Self::Detour => "Beeway detour",
             Self::AnsweredHere => "Beeway answered here",
@@ -76,7 +72,6 @@ impl Variant {
         match self {
             Self::NoMesh => BedKind::Plain,
             Self::Native | Self::Detour | Self::AnsweredHere => BedKind::Beeway,
-            Self::Uncounted => BedKind::BeewayUncounted,
             Self::Shortcut => BedKind::BeewayBothEnds,
             Self::Guarded | Self::Denied => BedKind::BeewayGuarded,
             Self::SidecarPair => BedKind::Sidecars,
@@ -102,7 +97,7 @@ impl Variant {
     /// The lane that its requests must take; none without Beeway.
     pub fn lane(self) -> Option<&'static str> {
         match self {
-            Self::Native | Self::Uncounted | Self::Guarded => Some("native"),
+            Self::Native | Self::Guarded => Some("native"),
             Self::Shortcut => Some("shortcut"),
             Self::Detour => Some("detour"),
             Self::AnsweredHere | Self::Denied => Some("answered"),
@@ -127,8 +122,6 @@ pub enum BedKind {
     Plain,
     /// The agent, with the client in its cgroup.
     Beeway,
-    /// The same, without telemetry.
-    BeewayUncounted,
     /// The agent, with policies for the servers.
     BeewayGuarded,
     /// The agent, with the client and the servers in its cgroup.

@@ -122,6 +122,11 @@ pub(crate) fn read(requests: &MapHandle, counters: &MapHandle) -> Result<Counts>
     Ok(counts)
 }
 
+/// Requests of all lanes and reasons.
+pub(crate) fn all_requests(requests: &MapHandle) -> Result<u64> {
+    (0..requests.max_entries()).map(|index| sum(requests, index)).sum()
+}
+
 /// Requests and connections that were not told of one by one, since the maps were made.
 pub(crate) fn untold(counters: &MapHandle) -> Result<u64> {
     let (thinned, lost) = (abi::counter::COUNT_RECORDS_THINNED, abi::counter::COUNT_RECORDS_LOST);

@@ -4,14 +4,17 @@
 use std::io::Read;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::time::Duration;
 
 use libbpf_rs::{Iter, Link, MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::abi;
-use crate::counts::{LANES, REASONS};
+use crate::counts::{LANES, REASONS, all_requests};
 use crate::error::{Context, Result};
+use crate::load::{read_settings, write_settings};
+use crate::pins::Pins;
 use crate::run::run;
 
 /// Buckets of Envoy's histograms.
@@ -142,6 +145,40 @@ impl Telling {
             Telling::Some(n) => (1, (u64::from(n) * window / 1_000_000_000) as u32),
             Telling::All => (1, u32::MAX),
         }
+    }
+}
+
+/// Switches what an agent that runs counts and tells of traffic, from outside of it: for measurements.
+pub struct Switch {
+    settings: MapHandle,
+    requests: MapHandle,
+    on: (u32, u32),
+}
+
+impl Switch {
+    /// Of the agent with this state directory, which must have telemetry.
+    pub fn open(state: &Path) -> Result<Switch> {
+        let pins = Pins::of(state);
+        let open = |name: &str| {
+            let path = pins.map(name);
+            MapHandle::from_pinned_path(&path).context(|| format!("open {}", path.display()))
+        };
+        let (settings, requests) = (open("settings")?, open("requests")?);
+        let on = read_settings(&settings)?;
+        Ok(Switch { settings, requests, on: (on.telemetry, on.records) })
+    }
+
+    /// Counts and tells as the agent would, or not at all.
+    pub fn turn(&self, on: bool) -> Result<()> {
+        let mut settings = read_settings(&self.settings)?;
+        let (telemetry, records) = if on { self.on } else { Telling::Off.settings() };
+        (settings.telemetry, settings.records) = (telemetry, records);
+        write_settings(&self.settings, &settings)
+    }
+
+    /// Requests of all lanes, which are counted either way.
+    pub fn requests(&self) -> Result<u64> {
+        all_requests(&self.requests)
     }
 }
 

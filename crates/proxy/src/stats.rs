@@ -5,6 +5,8 @@ use std::ops::AddAssign;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::Serialize;
+
 use crate::record::Flags;
 
 const FLAGS: usize = Flags::ALL.len();
@@ -12,10 +14,11 @@ const FLAGS: usize = Flags::ALL.len();
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// What the proxy has done and holds.
-        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
         pub struct Stats {
             $($(#[$doc])* pub $name: u64,)*
             /// Requests that ended with each of [`Flags::ALL`].
+            #[serde(skip)]
             pub flags: [u64; FLAGS],
         }
 

@@ -11,7 +11,7 @@ use beeway_dataplane::counts::LANES;
 use super::Agent;
 use super::configuration::InForce;
 use super::socket;
-use crate::status::{Generation, ProxyStatus, Status, admin_socket};
+use crate::status::{Generation, Status, admin_socket};
 
 /// Serves `STATE/admin.sock`, mode 0600.
 pub(crate) fn serve(agent: Arc<Agent>) -> Result<()> {
@@ -48,7 +48,7 @@ pub(crate) fn status(agent: &Agent) -> Status {
         requests: counts.requests,
         counters: counts.counters.into_iter().map(|(name, n)| (name.to_owned(), n)).collect(),
         detour_addresses: agent.detour.listeners(),
-        proxy: ProxyStatus::from(&agent.detour.stats()),
+        proxy: agent.detour.stats(),
         homes: agent.homes.status(),
         problems: configuration.problems,
     }

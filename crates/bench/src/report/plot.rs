@@ -122,7 +122,6 @@ pub(super) fn color(variant: Variant) -> RGBColor {
     match variant {
         Variant::NoMesh => RGBColor(120, 120, 120),
         Variant::Native => RGBColor(230, 159, 0),
-        Variant::Uncounted => RGBColor(200, 130, 60),
         Variant::Shortcut => RGBColor(240, 200, 40),
         Variant::Detour => RGBColor(213, 94, 0),
         Variant::AnsweredHere => RGBColor(0, 158, 115),
