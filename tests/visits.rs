@@ -214,3 +214,23 @@ fn a_visit_follows_the_policies() -> Result<()> {
         Ok(visits.is_some_and(|visits| visits["used"] == 0))
     })
 }
+
+#[test]
+fn policies_that_only_report_change_nothing() -> Result<()> {
+    let bed = bed("visitaudit")?;
+    apply(&bed, &POLICY.replace("DENY", "AUDIT"))?;
+    let mut raw = outside(&bed, false)?;
+    for path in ["/open", "/admin", "/%61dmin", "/x/../admin"] {
+        assert_eq!(raw.get("web", path, &[])?.status, 200, "{path}");
+    }
+    assert_eq!(bed.requests("native", "visit")?, 4);
+    // nor need it be understood
+    let get = "GET /admin HTTP/1.1\r\nHost: web\r\n\r\n";
+    raw.dribble(get, 9, Duration::from_millis(5))?;
+    assert_eq!(raw.response()?.status, 200);
+    let mut raw = outside(&bed, false)?;
+    raw.send(&get.repeat(2))?;
+    assert_eq!((raw.response()?.status, raw.response()?.status), (200, 200));
+    assert_eq!(bed.requests("refused", "visit")?, 0);
+    Ok(())
+}

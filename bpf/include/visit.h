@@ -54,7 +54,7 @@ __weak __noinline int judge_visit(struct visit *visit, struct scratch *s, u32 le
 	v->source = v->caller = visit->caller;
 	v->endpoint = visit->called;
 	v->transport = IPPROTO_TCP;
-	access = judge_request(g, s, &h, v);
+	access = judge_request(g, s, &h, v, 1);
 	expect_body(&visit->framing, &h);
 	s->offset = h.length;
 	visit->bucket = 0;
@@ -132,12 +132,18 @@ static __always_inline int refuse_visit(struct visit *visit, const struct tcp_so
 	return SK_DROP;
 }
 
-/* Whether it matters what is asked of who is called. */
+/* Whether it matters what is asked of who is called: to those who only report it does not. */
 static __always_inline bool asks_visits(const struct visit *visit)
 {
 	struct generation *g = current_generation();
+	struct guard *guard;
+	u32 at;
 
-	return !g || (g->guarded && asks_requests(g, &visit->called));
+	if (!g || !g->guarded)
+		return !g;
+	at = guard_of(g, &visit->called);
+	guard = AT(g, guard, at);
+	return at && (guard->visits || guard->limits);
 }
 
 /* A segment of a connection whose requests are judged here. */
