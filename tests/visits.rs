@@ -66,9 +66,9 @@ fn each_request_is_judged_where_it_comes_in() -> Result<()> {
     }
     assert_eq!(bed.requests("answered", "denied")?, 2 * 41);
     assert_eq!(bed.requests("native", "visit")?, 2 * 22);
+    wait_until("the servers have told of all", || Ok(bed.recorded_paths().len() == 2 * 22))?;
     let seen = bed.recorded_paths();
     assert!(!seen.iter().any(|path| path.contains("dmin")), "{seen:?}");
-    assert_eq!(seen.len(), 2 * 22);
     Ok(())
 }
 
@@ -213,4 +213,24 @@ fn a_visit_follows_the_policies() -> Result<()> {
             status["maps"].as_array().into_iter().flatten().find(|m| m["name"] == "visits");
         Ok(visits.is_some_and(|visits| visits["used"] == 0))
     })
+}
+
+#[test]
+fn policies_that_only_report_change_nothing() -> Result<()> {
+    let bed = bed("visitaudit")?;
+    apply(&bed, &POLICY.replace("DENY", "AUDIT"))?;
+    let mut raw = outside(&bed, false)?;
+    for path in ["/open", "/admin", "/%61dmin", "/x/../admin"] {
+        assert_eq!(raw.get("web", path, &[])?.status, 200, "{path}");
+    }
+    assert_eq!(bed.requests("native", "visit")?, 4);
+    // nor need it be understood
+    let get = "GET /admin HTTP/1.1\r\nHost: web\r\n\r\n";
+    raw.dribble(get, 9, Duration::from_millis(5))?;
+    assert_eq!(raw.response()?.status, 200);
+    let mut raw = outside(&bed, false)?;
+    raw.send(&get.repeat(2))?;
+    assert_eq!((raw.response()?.status, raw.response()?.status), (200, 200));
+    assert_eq!(bed.requests("refused", "visit")?, 0);
+    Ok(())
 }

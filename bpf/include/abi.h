@@ -12,7 +12,7 @@
 #define BEEWAY_ABI_H
 
 enum limits {
-	ABI_VERSION = 15,	/* changes with any layout; pins of another version are not adopted */
+	ABI_VERSION = 16,	/* changes with any layout; pins of another version are not adopted */
 	HEAP_WORDS = 1 << 20,	/* 4 MiB a generation */
 	HEAP_SLACK = 64,	/* so that a record at the last index stays inside */
 	HEAD_BYTES = 8192,	/* request head that the kernel judges; larger ones detour */
@@ -217,6 +217,8 @@ struct guard {
 	unsigned int connections;	/* struct group: those that are not HTTP; 0: everybody may */
 	unsigned int carriers;		/* struct group: those whose requests are judged elsewhere */
 	unsigned int requests;		/* struct table: requests; 0: everybody may */
+	unsigned int visits;		/* the same for those that are judged where they come in, from
+					 * where there is no way to who only reports */
 	unsigned int limits;		/* struct rate_limits: how many; 0: any number */
 };
 

@@ -86,17 +86,22 @@ judge_connection(struct generation *g, struct scratch *s, struct verdict *v, u32
 	return access;
 }
 
-/* What policies say of a request, on the connection that it is on. */
-__weak __noinline int
-judge_request(struct generation *g, struct scratch *s, struct head *h, struct verdict *v)
+/* What policies say of a request, on the connection that it is on; `visits`: it is judged where it comes
+ * in. */
+__weak __noinline int judge_request(struct generation *g, struct scratch *s, struct head *h,
+				    struct verdict *v, u32 visits)
 {
 	enum access access;
+	struct guard *guard;
 	u32 table;
 
 	if (!g || !s || !h || !v)
 		return ACCESS_UNSURE;
 	access = judge_connection(g, s, v, ASK_NETWORK);
-	table = v->guard ? AT(g, guard, v->guard)->requests : 0;
+	if (!v->guard)
+		return access;
+	guard = AT(g, guard, v->guard);
+	table = visits ? guard->visits : guard->requests;
 	if (!table)
 		return access;
 	if (AT(g, table, table)->flags & TABLE_DETOUR || h->needs_normalising)

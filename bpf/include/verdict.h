@@ -136,7 +136,7 @@ judge(struct generation *g, struct scratch *s, struct head *h, struct verdict *v
 	v->access = ACCESS_PASS;
 	v->guarded = v->guard = v->limits = v->limited = 0;
 	if (g->guarded)
-		v->access = judge_request(g, s, h, v);
+		v->access = judge_request(g, s, h, v, 0);
 	if (v->guard)
 		find_limits(g, s, h, v);
 	follow_rules(g, s, h, v);

@@ -6,6 +6,16 @@
  * into its answer here would make the kernel take the answer's length for that of what was read.) What
  * cannot be judged here, because a head comes in several segments, or two requests in one, or it is not
  * plain HTTP/1.1, ends the connection: there is no way from here to userspace.
+ *
+ * Nor can a piece of a head be kept back until its rest comes (tried on Linux 6.18):
+ *   - One that passes may be taken for a whole: to Python's http.server, and others, the end of a
+ *     connection ends a head.
+ *   - One that is dropped counts as read, and again when it is read in front of the last piece: copied_seq
+ *     is then ahead of what has come, and tcp_data_ready() tells nobody of the next request.
+ *   - One that is cut off and then dropped does not count, so poll() says all the while that there is
+ *     something to read, and a server that asks again and again is kept busy by whoever sends half a head.
+ *   - A stream_parser keeps pieces back, but sets copied_seq as if all that came earlier had been read, and
+ *     the next request after a slow reader's is not told of either.
  */
 #ifndef BEEWAY_VISIT_H
 #define BEEWAY_VISIT_H
@@ -54,7 +64,7 @@ __weak __noinline int judge_visit(struct visit *visit, struct scratch *s, u32 le
 	v->source = v->caller = visit->caller;
 	v->endpoint = visit->called;
 	v->transport = IPPROTO_TCP;
-	access = judge_request(g, s, &h, v);
+	access = judge_request(g, s, &h, v, 1);
 	expect_body(&visit->framing, &h);
 	s->offset = h.length;
 	visit->bucket = 0;
@@ -132,12 +142,18 @@ static __always_inline int refuse_visit(struct visit *visit, const struct tcp_so
 	return SK_DROP;
 }
 
-/* Whether it matters what is asked of who is called. */
+/* Whether it matters what is asked of who is called: to those who only report it does not. */
 static __always_inline bool asks_visits(const struct visit *visit)
 {
 	struct generation *g = current_generation();
+	struct guard *guard;
+	u32 at;
 
-	return !g || (g->guarded && asks_requests(g, &visit->called));
+	if (!g || !g->guarded)
+		return !g;
+	at = guard_of(g, &visit->called);
+	guard = AT(g, guard, at);
+	return at && (guard->visits || guard->limits);
 }
 
 /* A segment of a connection whose requests are judged here. */

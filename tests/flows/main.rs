@@ -6,6 +6,7 @@ mod bed;
 mod kit;
 mod live;
 mod others;
+mod reports;
 mod top;
 
 use anyhow::{Context, Result};

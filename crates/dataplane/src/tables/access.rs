@@ -144,11 +144,13 @@ impl<'m> Maker<'m> {
             true => 0,
             false => {
                 let limits = applying.limits.iter().map(|index| &self.mesh.limits[*index]);
+                let requests = self.table(&authorization);
                 let record = abi::guard {
                     network: self.group(&network, Asked::Connections),
                     connections: self.group(&authorization, Asked::Connections),
                     carriers: self.group(&authorization, Asked::Carriers),
-                    requests: self.table(&authorization),
+                    requests,
+                    visits: self.visits(&authorization, requests),
                     limits: self.limits(limits.collect()),
                 };
                 self.heap.intern(record.words())
@@ -183,6 +185,19 @@ impl<'m> Maker<'m> {
         self.note(policies, reasons);
         let (owner, place) = (owner(policies), reserve(&mut self.heap));
         self.drafts.push(Draft { owner, place, body });
+        place
+    }
+
+    /// The table of what is judged where it comes in; `requests` is that of what is not.
+    fn visits(&mut self, policies: &[&'m AccessPolicy], requests: u32) -> u32 {
+        let acting = policies.iter().copied().filter(|policy| !policy.only_reports());
+        let acting: Vec<&'m AccessPolicy> = acting.collect();
+        if acting.len() == policies.len() {
+            return requests;
+        }
+        let said = self.notices.len();
+        let place = self.table(&acting);
+        self.notices.truncate(said);
         place
     }
 

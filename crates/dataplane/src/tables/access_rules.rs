@@ -102,9 +102,8 @@ pub(super) fn plan<'a>(
 
 /// `None`: nothing follows from its rules here. What only reports does so for requests.
 fn stage(policy: &AccessPolicy, asked: Asked) -> Option<Stage> {
-    let reports = policy.dry_run || policy.effect == Effect::Audit;
     match &policy.effect {
-        _ if reports => (asked == Asked::Requests).then_some(Stage::Report),
+        _ if policy.only_reports() => (asked == Asked::Requests).then_some(Stage::Report),
         Effect::Custom(_) => (asked != Asked::Carriers).then_some(Stage::Report),
         Effect::Deny => Some(Stage::Deny),
         Effect::Allow => Some(Stage::Allow),

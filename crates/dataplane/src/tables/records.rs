@@ -118,7 +118,7 @@ records! {
     endpoint { ip, port, family, up_to }
     member { ip, port, cluster }
     workload { ip, number, guard, leave, remote, first }
-    guard { network, connections, carriers, requests, limits }
+    guard { network, connections, carriers, requests, visits, limits }
     rate_limits { count, pad }
     rate_limit { id, interval, capacity, fill, enabled, enforced, per_caller, port, unless, table, answer, pad }
     table { flags, classes, any, hosts, no_route }

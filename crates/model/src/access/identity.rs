@@ -117,10 +117,15 @@ impl LabelSelector {
 impl Mesh {
     /// Who owns an address. The loopback addresses are the node's own.
     pub fn identity_at(&self, address: IpAddr) -> Identity<'_> {
-        let address = address.to_canonical();
-        if let Some(workload) = self.workload_at(address) {
-            return Identity::Workload(workload);
+        match self.workload_at(address.to_canonical()) {
+            Some(workload) => Identity::Workload(workload),
+            None => self.stranger_at(address),
         }
+    }
+
+    /// Who owns an address that is no workload's.
+    pub fn stranger_at(&self, address: IpAddr) -> Identity<'_> {
+        let address = address.to_canonical();
         let node = self.nodes.iter().find(|node| node.addresses.contains(&address));
         match node {
             Some(node) if node.local => Identity::Host,

@@ -157,6 +157,13 @@ pub struct PortRange {
     pub last: u16,
 }
 
+impl AccessPolicy {
+    /// Whether it changes nothing: what matches it is reported.
+    pub fn only_reports(&self) -> bool {
+        self.dry_run || self.effect == Effect::Audit
+    }
+}
+
 impl PortRange {
     /// One TCP or UDP port.
     pub fn one(port: u16) -> PortRange {

@@ -1,12 +1,15 @@
 //! What the kernel tells.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use beeway_dataplane::traffic::{LATENCY_BUCKETS, LatencyKey, Told, TrafficKind};
 use beeway_dataplane::{Dataplane, Forbidden};
-use beeway_model::access::{Call, Party as Caller, evaluate};
+use beeway_model::access::{
+    Access, AccessPolicy, Call, Decider, Identity, Party as Caller, evaluate,
+};
 use beeway_model::{Mesh, Request, Transport};
 use beeway_telemetry::graph::{Durations, Tick};
 use beeway_telemetry::latency::BUCKETS;
@@ -15,6 +18,7 @@ use rustc_hash::FxHashMap;
 
 use super::ledger::{flags, service_of_kind, verdict};
 use super::recorder::trace_context;
+use super::reports::Reports;
 
 const _: () = assert!(LATENCY_BUCKETS == BUCKETS);
 const _: () = assert!(beeway_dataplane::traffic::BOUNDS == beeway_telemetry::totals::BOUNDED);
@@ -87,15 +91,21 @@ impl Head {
     }
 }
 
-/// A record with names. `since` is the wall clock's time of the kernel's clock's beginning.
-pub(super) fn flow_of(told: Told, since: SystemTime, names: &Names, mesh: &Mesh) -> Flow {
+/// A record with names. `since` is the wall clock's time of the kernel's clock's beginning; `reports`
+/// follows the same mesh.
+pub(super) fn flow_of(
+    told: Told,
+    since: SystemTime,
+    names: &Names,
+    mesh: &Mesh,
+    reports: &mut Reports,
+) -> Flow {
     let connection = told.kind == TrafficKind::Connection;
     let head = Head::read(&told.head);
     let verdict = verdict(told.lane, told.reason, told.status, connection);
-    let policy = match verdict {
-        Verdict::Denied => denying_policy(&told, &head, mesh),
-        _ => String::new(),
-    };
+    let access = judge(&told, &head, verdict, mesh, reports);
+    let named = |decider: &Decider| mesh.access[decider.policy].name.clone();
+    let policy = access.by.filter(|_| !access.allowed);
     let rule = told.rule.map_or("", |rule| names.rule(told.service, rule));
     Flow {
         start: since + told.at,
@@ -126,9 +136,9 @@ pub(super) fn flow_of(told: Told, since: SystemTime, names: &Names, mesh: &Mesh)
         detail: String::new(),
         rule: rule.to_owned(),
         cluster: String::new(),
-        policy,
-        audit: Vec::new(),
-        dry_run: Vec::new(),
+        policy: policy.as_ref().map(named).unwrap_or_default(),
+        audit: access.audit.iter().map(named).collect(),
+        dry_run: access.dry_run.iter().map(named).collect(),
         attempts: u32::from(matches!(told.lane, "native" | "shortcut")),
         received: told.request_bytes,
         sent: told.response_bytes,
@@ -155,13 +165,42 @@ pub(super) fn flow_of_forbidden(forbidden: &Forbidden, names: &Names, mesh: &Mes
         judged: Duration::ZERO,
         head: Vec::new(),
     };
-    let flow = flow_of(told, SystemTime::now(), names, mesh);
+    // of what is denied all policies are asked
+    let flow = flow_of(told, SystemTime::now(), names, mesh, &mut Reports::default());
     Flow { inbound: forbidden.accepted, detail: "connection_reset_by_policy".into(), ..flow }
 }
 
-/// The policy that denies it, by what the policies say now; empty: none does any more.
-fn denying_policy(told: &Told, head: &Head, mesh: &Mesh) -> String {
-    let Some(endpoint) = told.endpoint else { return String::new() };
+/// What the policies of now say of a call: all of them if it was denied (none may deny it any more),
+/// else those that only report. Which requests these match that are judged where they are sent, the
+/// proxy tells.
+fn judge(told: &Told, head: &Head, verdict: Verdict, mesh: &Mesh, reports: &mut Reports) -> Access {
+    let Some(endpoint) = told.endpoint else { return Access::default() };
+    if verdict == Verdict::Denied {
+        let identity = |address| mesh.identity_at(address);
+        return ask(told, head, endpoint, mesh, mesh.access.iter().enumerate(), identity);
+    }
+    let is_known = match told.kind {
+        TrafficKind::Request => false,
+        TrafficKind::Connection => true,
+        TrafficKind::Visit => !head.method.is_empty(),
+    };
+    let about = if is_known { reports.about(endpoint.ip()) } else { Arc::default() };
+    if about.is_empty() {
+        return Access::default();
+    }
+    let policies = about.iter().map(|index| (*index, &mesh.access[*index]));
+    ask(told, head, endpoint, mesh, policies, |address| reports.identity_at(address))
+}
+
+/// What policies say of a call, as far as it is told of.
+fn ask<'a>(
+    told: &Told,
+    head: &Head,
+    endpoint: SocketAddr,
+    mesh: &'a Mesh,
+    policies: impl Iterator<Item = (usize, &'a AccessPolicy)>,
+    identity: impl Fn(IpAddr) -> Identity<'a>,
+) -> Access {
     let fields: Vec<(&str, &[u8])> =
         head.fields.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
     let authority = head.text("host");
@@ -173,24 +212,107 @@ fn denying_policy(told: &Told, head: &Head, mesh: &Mesh) -> String {
         headers: &fields,
         source: None,
     };
-    let party = |address: IpAddr| Caller { address, identity: mesh.identity_at(address) };
+    let address = told.source.map_or(told.caller, |source| source.ip());
     let asked = service_of(mesh, told.service);
     let services: Vec<(&str, &str)> = asked.into_iter().collect();
     let call = Call {
-        caller: party(told.caller),
-        called: party(endpoint.ip()),
+        caller: Caller { address, identity: identity(told.caller) },
+        called: Caller { address: endpoint.ip(), identity: identity(endpoint.ip()) },
         port: endpoint.port(),
         transport: Transport::Tcp,
         services: &services,
         sni: None,
         request: (told.kind != TrafficKind::Connection).then_some(&request),
     };
-    let access = evaluate(mesh.access.iter().enumerate(), &call);
-    let by = access.by.filter(|_| !access.allowed);
-    by.map(|by| mesh.access[by.policy].name.clone()).unwrap_or_default()
+    evaluate(policies, &call)
 }
 
 fn service_of(mesh: &Mesh, address: SocketAddr) -> Option<(&str, &str)> {
     let (service, _) = mesh.frontend(address.ip(), address.port(), Transport::Tcp)?;
     Some((service.namespace.as_str(), service.name.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use beeway_model::testing::{Dice, Stage};
+    use beeway_model::{ClusterId, Protocol, Service, ServicePort};
+
+    use super::*;
+
+    fn service(number: u8, (namespace, name): &(String, String)) -> Service {
+        let port = ServicePort {
+            name: String::new(),
+            number: 80,
+            transport: Transport::Tcp,
+            protocol: Protocol::Opaque,
+            cluster: ClusterId(0),
+            rules: None,
+            stream_rules: Vec::new(),
+        };
+        let addresses = vec![IpAddr::from([10, 96, 0, number])];
+        let (namespace, name) = (namespace.clone(), name.clone());
+        Service { namespace, name, hosts: Vec::new(), addresses, ports: vec![port] }
+    }
+
+    fn told(caller: IpAddr, endpoint: SocketAddr, service: SocketAddr) -> Told {
+        Told {
+            at: Duration::ZERO,
+            duration: Duration::ZERO,
+            request_bytes: 0,
+            response_bytes: 0,
+            source: Some(SocketAddr::new(caller, 4711)),
+            caller,
+            service,
+            endpoint: Some(endpoint),
+            rule: None,
+            status: 0,
+            lane: "native",
+            reason: "opaque",
+            kind: TrafficKind::Connection,
+            judged: Duration::ZERO,
+            head: Vec::new(),
+        }
+    }
+
+    /// The policies that are asked are those that may be about a call.
+    #[test]
+    fn what_is_reported_is_what_all_policies_say() {
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let stage = Stage {
+            callers: ["10.1.0.1", "10.1.0.2", "fd00::3", "127.0.0.1"].map(ip).to_vec(),
+            endpoints: ["10.1.0.2", "10.1.0.9", "fd00::9"]
+                .map(|text| SocketAddr::new(ip(text), 8080))
+                .to_vec(),
+            services: vec![("shop".into(), "web".into()), ("data".into(), "db".into())],
+            providers: Vec::new(),
+            connections: true,
+        };
+        let (mut reports, mut reported) = (Reports::default(), 0);
+        for seed in 0..300 {
+            let mut mesh = Mesh::default();
+            stage.set(&mut Dice(seed), &mut mesh);
+            mesh.services = (1..).zip(&stage.services).map(|(n, name)| service(n, name)).collect();
+            let mesh = Arc::new(mesh);
+            reports.follow(&mesh);
+            for (caller, endpoint) in stage
+                .callers
+                .iter()
+                .flat_map(|caller| stage.endpoints.iter().map(move |endpoint| (*caller, *endpoint)))
+            {
+                for number in 0..3 {
+                    let service = SocketAddr::new(IpAddr::from([10, 96, 0, number]), 80);
+                    let told = told(caller, endpoint, service);
+                    let mut judged =
+                        |verdict| judge(&told, &Head::default(), verdict, &mesh, &mut reports);
+                    let all = judged(Verdict::Denied);
+                    let found = judged(Verdict::Forwarded);
+                    if all.allowed {
+                        assert_eq!((&found.audit, &found.dry_run), (&all.audit, &all.dry_run));
+                        reported += usize::from(!(all.audit.is_empty() && all.dry_run.is_empty()));
+                    }
+                }
+            }
+        }
+        assert!(reported > 100, "{reported}");
+    }
 }

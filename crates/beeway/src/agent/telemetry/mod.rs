@@ -8,6 +8,7 @@ mod kept;
 mod kernel;
 mod ledger;
 mod recorder;
+mod reports;
 mod tallies;
 
 use std::path::Path;
@@ -35,6 +36,7 @@ use kept::Kept;
 use kernel::Latencies;
 use ledger::Ledger;
 use recorder::{Stopwatch, flow_of};
+use reports::Reports;
 use tallies::Tallies;
 
 pub(crate) use recorder::Witness;
@@ -232,6 +234,7 @@ impl Telemetry {
             Ok(records) => records,
             Err(error) => return tracing::error!(%error, "requests are not told of one by one"),
         };
+        let mut reports = Reports::default();
         while !self.stopping.load(Ordering::Relaxed) {
             if self.resting.load(Ordering::Relaxed) {
                 std::thread::sleep(LISTEN);
@@ -243,18 +246,19 @@ impl Telemetry {
                 Vec::new()
             });
             if !told.is_empty() {
-                self.publish_told(told);
+                self.publish_told(told, &mut reports);
             }
             self.looks.send_modify(|looks| *looks += 1);
         }
     }
 
-    fn publish_told(&self, told: Vec<Told>) {
+    fn publish_told(&self, told: Vec<Told>, reports: &mut Reports) {
         let since = kernel::clock();
         let (names, mesh) = self.names();
+        reports.follow(&mesh);
         self.note_verdicts(&told);
         for told in told {
-            self.publish(kernel::flow_of(told, since, &names, &mesh));
+            self.publish(kernel::flow_of(told, since, &names, &mesh, reports));
         }
     }
 
