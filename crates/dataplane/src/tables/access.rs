@@ -134,7 +134,10 @@ impl<'m> Maker<'m> {
     fn make(&mut self, applying: &Applying) -> (u32, u32) {
         let of = |layer, direction| -> Vec<&'m AccessPolicy> {
             let policies = applying.policies.iter().map(|index| &self.mesh.access[*index]);
-            policies.filter(|p| (p.layer, p.direction) == (layer, direction)).collect()
+            policies
+                .filter(|p| (p.layer, p.direction) == (layer, direction))
+                .map(|policy| &**policy)
+                .collect()
         };
         let network = of(Layer::Network, Direction::Ingress);
         let leave = of(Layer::Network, Direction::Egress);

@@ -7,6 +7,8 @@
 //! What the kernel cannot evaluate becomes a detour, which is always right, and a [`Notice`]. The
 //! tables never say anything else than the reference router would.
 
+use std::sync::Arc;
+
 use beeway_model::access::AccessPolicy;
 use beeway_model::{Mesh, RateLimiter};
 use serde::Serialize;
@@ -116,7 +118,7 @@ pub struct Compiler {
 /// Guards, and what they were made of.
 #[derive(Debug)]
 struct Kept {
-    policies: Vec<AccessPolicy>,
+    policies: Vec<Arc<AccessPolicy>>,
     limits: Vec<RateLimiter>,
     people: People,
     guards: Guards,

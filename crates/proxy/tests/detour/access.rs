@@ -73,7 +73,7 @@ fn subnet(address: &str, bits: u8) -> Vec<Subnet> {
 fn guarded(endpoint: SocketAddr, policy: &Option<Policy>, access: &[AccessPolicy]) -> Mesh {
     let mut mesh = crate::both::mesh_of(endpoint, policy);
     mesh.workloads.push(serving("web", endpoint.ip()).into());
-    mesh.access = access.to_vec();
+    mesh.access = access.iter().cloned().map(Arc::new).collect();
     mesh
 }
 
@@ -204,7 +204,7 @@ fn two(policy: Policy, access: Vec<AccessPolicy>) -> Mesh {
     mesh.clusters[0].endpoints = [first, other].into();
     mesh.workloads.push(serving("web", web.ip()).into());
     mesh.workloads.push(serving("api", api.ip()).into());
-    mesh.access = access;
+    mesh.access = access.into_iter().map(Arc::new).collect();
     mesh
 }
 
