@@ -317,11 +317,16 @@ pub(super) fn push_members(heap: &mut Heap, mesh: &Mesh) -> Result<Slots, Error>
     let at = |endpoint: &Endpoint| {
         (address_bytes(endpoint.address.ip().to_canonical()), endpoint.address.port())
     };
-    let mut seen = FxHashSet::default();
+    let (mut seen, mut keys) = (FxHashSet::default(), Vec::new());
     for (cluster, number) in mesh.clusters.iter().zip(1..) {
-        seen.clear();
-        let once = cluster.endpoints.iter().map(at).filter(|at| seen.insert(*at));
-        once.for_each(|(ip, port)| push(ip, port, number));
+        keys.clear();
+        keys.extend(cluster.endpoints.iter().map(at));
+        // in order, mostly: then each is there once
+        if !keys.is_sorted_by(|a, b| a < b) {
+            seen.clear();
+            keys.retain(|at| seen.insert(*at));
+        }
+        keys.iter().for_each(|(ip, port)| push(*ip, *port, number));
     }
     for (_, endpoint, port) in mesh.direct_ports() {
         push(
