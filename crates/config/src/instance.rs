@@ -66,6 +66,8 @@ pub(crate) struct Instances {
     by_address: FxHashMap<IpAddr, Arc<Instance>>,
     /// An address is several instances': the first one's.
     contested: bool,
+    /// Addresses that may have another owner than before; `None`: any may.
+    moved: Option<Vec<IpAddr>>,
     /// Made when they are first asked for, by where the namespace begins.
     by_label: RefCell<FxHashMap<usize, FxHashMap<String, ByValue>>>,
 }
@@ -89,6 +91,9 @@ impl Instance {
     }
 }
 
+/// Addresses of no more instances than these are looked for one by one.
+const FEW: usize = 8;
+
 /// Instances and where they are from, in order of namespace and name.
 type Listed<'a> = Vec<(Cow<'a, Arc<Instance>>, &'a Place)>;
 
@@ -101,6 +106,11 @@ impl Instances {
         if !self.change(&listed) {
             self.begin(&listed, problems);
         }
+    }
+
+    /// Whether an address has the owner that it had before.
+    pub(crate) fn has_stayed(&self, address: IpAddr) -> bool {
+        self.moved.as_ref().is_some_and(|moved| !moved.contains(&address))
     }
 
     fn listed<'a>(objects: &'a Objects, problems: &mut Vec<Problem>) -> Listed<'a> {
@@ -144,6 +154,8 @@ impl Instances {
         }
         gone.extend(before);
         self.list = list;
+        let moved = gone.iter().chain(&come).flat_map(|instance| instance.claimed());
+        self.moved = (gone.len() + come.len() <= FEW).then(|| moved.collect());
         !self.contested
             && gone.iter().all(|instance| {
                 let mut own = instance.claimed();
@@ -193,6 +205,18 @@ impl Instances {
         let first = self.list.partition_point(|instance| *instance.namespace < *namespace);
         let count = self.list[first..].partition_point(|instance| instance.namespace == namespace);
         first..first + count
+    }
+
+    /// Where those of a namespace are, if they are the same as before, and there.
+    pub(crate) fn again(&self, first: usize, same: &[Arc<Instance>]) -> Option<Range<usize>> {
+        let namespace = &same.first()?.namespace;
+        let within = first..first + same.len();
+        let is_other = |other: &Arc<Instance>| other.namespace != *namespace;
+        let here = self.list.get(within.clone())?;
+        let alone = self.list[..first].last().is_none_or(is_other)
+            && self.list.get(within.end).is_none_or(is_other);
+        let mut pairs = here.iter().zip(same);
+        (alone && pairs.all(|(a, b)| Arc::ptr_eq(a, b))).then_some(within)
     }
 
     /// The instances of a namespace with a label.

@@ -140,7 +140,8 @@ fn mesh(
     mesh.access = policies.into_iter().map(|listed| listed.policy).collect();
     mesh.limits = rate_limit::limiters(objects, &mesh, &mut problems);
     let owner = |address| instances.at(address).map(|instance| &instance.workload);
-    beeway_model::access::add_direct(&mut mesh, guarded, owner);
+    let has_stayed = |address| instances.has_stayed(address);
+    beeway_model::access::add_direct(&mut mesh, guarded, owner, has_stayed);
     mesh.kafka = kafka::policies(objects, &mesh, &mut problems);
     problems.sort_by(|a, b| {
         (&a.file, a.line, a.severity, &a.object, &a.reason)

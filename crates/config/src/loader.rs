@@ -102,7 +102,7 @@ impl Loader {
     ) -> io::Result<Option<Loaded>> {
         let mut texts = Vec::new();
         for path in paths {
-            let at = self.files.iter().position(|file| *file.name == **path);
+            let at = self.files.iter().position(|file| file.name.as_os_str() == path.as_os_str());
             match at.filter(|_| directory::is_plain(path)).zip(directory::read(path).ok()) {
                 Some(known) => texts.push(known),
                 None => return self.load_dir(dir, false),

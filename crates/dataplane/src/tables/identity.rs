@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use beeway_model::access::{Field, Identity, IdentityMatch, Scope};
 use beeway_model::{Mesh, Workload};
-use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
 use super::Error;
 use super::access::Guards;
@@ -261,7 +261,6 @@ pub(super) fn push_workloads(
     guards: &Guards,
 ) -> Result<Slots, Error> {
     let count = mesh.workloads.len() + mesh.nodes.len();
-    let mut seen = FxHashSet::with_capacity_and_hasher(count, FxBuildHasher);
     let mut entries = Vec::with_capacity(count);
     let here = mesh.nodes.iter().find(|node| node.local).map(|node| &node.name);
     let mut own = |addresses: &[IpAddr], number: u32, (guard, leave): (u32, u32), remote: bool| {
@@ -271,11 +270,9 @@ pub(super) fn push_workloads(
             if at == 1 && !mesh.limits.is_empty() {
                 first = heap.intern(words_of(&address_bytes(addresses[0].to_canonical())));
             }
-            if seen.insert(ip) {
-                let remote = remote.into();
-                let workload = abi::workload { ip, number, guard, leave, remote, first };
-                entries.push((hash_address(&ip, 0), workload));
-            }
+            let remote = remote.into();
+            let workload = abi::workload { ip, number, guard, leave, remote, first };
+            entries.push((hash_address(&ip, 0), workload));
         }
     };
     for (index, workload) in mesh.workloads.iter().enumerate() {
@@ -290,7 +287,7 @@ pub(super) fn push_workloads(
         };
         own(&node.addresses, number.0, (0, 0), !node.local);
     }
-    heap.push_table(&entries)
+    heap.push_table(&entries, |a, b| a.ip == b.ip)
 }
 
 /// A set without zero words at its end.

@@ -139,16 +139,19 @@ impl Mesh {
 
 /// Finds the addresses of workloads that policies or limits are about. What a policy says of a
 /// service it says of calls straight to its endpoints too. Services and clusters must be complete.
-/// `owner` says which workload has an address.
+/// `owner` says which workload has an address, and `has_stayed` whether it is the one that had it
+/// when `kept` was here the last time.
 pub fn add_direct<'o>(
     mesh: &mut Mesh,
     kept: &mut Guarded,
     owner: impl Fn(IpAddr) -> Option<&'o Arc<Workload>>,
+    has_stayed: impl Fn(IpAddr) -> bool,
 ) {
-    mesh.direct = match mesh.access.is_empty() && mesh.limits.is_empty() {
-        true => Vec::new(),
-        false => find(mesh, kept, owner),
-    };
+    if mesh.access.is_empty() && mesh.limits.is_empty() {
+        (mesh.direct, *kept) = Default::default();
+    } else {
+        mesh.direct = find(mesh, kept, owner, has_stayed);
+    }
     name_too(mesh);
 }
 
@@ -167,10 +170,8 @@ struct GuardedPort {
     /// Policies name the service.
     named: bool,
     endpoints: Arc<[Endpoint]>,
-    /// Who has the address of each.
-    owners: Vec<Option<Arc<Workload>>>,
-    /// Indices of those that policies or limits are about.
-    guarded: Vec<usize>,
+    /// Indices of those that policies or limits are about, and who has the address.
+    guarded: Vec<(usize, Option<Arc<Workload>>)>,
 }
 
 impl GuardedPort {
@@ -180,27 +181,24 @@ impl GuardedPort {
         before: Option<GuardedPort>,
         selectors: &Selectors<'_>,
         owner: impl Fn(IpAddr) -> Option<&'o Arc<Workload>>,
+        has_stayed: impl Fn(IpAddr) -> bool,
     ) -> GuardedPort {
-        let own = |endpoint: &Endpoint| owner(endpoint.address.ip());
-        let is_same = |(endpoint, owner): (&Endpoint, &Option<Arc<Workload>>)| match own(endpoint) {
-            Some(now) => owner.as_ref().is_some_and(|then| Arc::ptr_eq(now, then)),
-            None => owner.is_none(),
-        };
         let before = before.filter(|before| {
             before.named == named
                 && Arc::ptr_eq(&before.endpoints, endpoints)
-                && endpoints.iter().zip(&before.owners).all(is_same)
+                && endpoints.iter().all(|endpoint| has_stayed(endpoint.address.ip()))
         });
         if let Some(before) = before {
             return before;
         }
-        let owners: Vec<_> = endpoints.iter().map(|endpoint| own(endpoint).cloned()).collect();
-        let is_guarded = |at: &usize| {
-            let selected = || owners[*at].as_ref().is_some_and(|owner| selectors.select(owner));
-            endpoints[*at].address.port() > 0 && (named || selected())
-        };
-        let guarded = (0..endpoints.len()).filter(is_guarded).collect();
-        GuardedPort { named, endpoints: endpoints.clone(), owners, guarded }
+        let guarded = endpoints.iter().enumerate().filter_map(|(at, endpoint)| {
+            let owner = owner(endpoint.address.ip());
+            let selected = || owner.is_some_and(|owner| selectors.select(owner));
+            let guarded = endpoint.address.port() > 0 && (named || selected());
+            guarded.then(|| (at, owner.cloned()))
+        });
+        let guarded = guarded.collect();
+        GuardedPort { named, endpoints: endpoints.clone(), guarded }
     }
 }
 
@@ -233,6 +231,7 @@ fn find<'o>(
     mesh: &Mesh,
     kept: &mut Guarded,
     owner: impl Fn(IpAddr) -> Option<&'o Arc<Workload>>,
+    has_stayed: impl Fn(IpAddr) -> bool,
 ) -> Vec<Direct> {
     if (&kept.access, &kept.limits) != (&mesh.access, &mesh.limits) {
         let (access, limits) = (mesh.access.clone(), mesh.limits.clone());
@@ -256,12 +255,14 @@ fn find<'o>(
                 continue;
             }
             let endpoints = &mesh.clusters[listed.cluster.0].endpoints;
-            let of = GuardedPort::of(named, endpoints, before.next(), &selectors, &owner);
-            for endpoint in of.guarded.iter().copied() {
-                let address = endpoints[endpoint].address;
+            let before = before.next();
+            let of = GuardedPort::of(named, endpoints, before, &selectors, &owner, &has_stayed);
+            for (endpoint, workload) in &of.guarded {
+                let address = endpoints[*endpoint].address;
                 let free = (address.ip().to_canonical(), address.port(), listed.transport);
                 if taken.insert(free) {
-                    let (workload, made) = (of.owners[endpoint].clone(), OnceLock::new());
+                    let (endpoint, workload) = (*endpoint, workload.clone());
+                    let made = OnceLock::new();
                     found.push(Direct { service, port, endpoint, workload, made });
                 }
             }
