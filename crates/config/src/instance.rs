@@ -146,7 +146,7 @@ impl Instances {
             let goes = |before: &Arc<Instance>| {
                 !is_it(before) && (&before.namespace, &before.name) <= name
             };
-            gone.extend(std::iter::from_fn(|| before.next_if(&goes)));
+            gone.extend(std::iter::from_fn(|| before.next_if(goes)));
             list.push(before.next_if(is_it).unwrap_or_else(|| {
                 come.push(Arc::clone(instance));
                 Arc::clone(instance)
