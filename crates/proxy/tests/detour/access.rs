@@ -256,7 +256,7 @@ fn a_forbidden_mirror_is_not_sent() {
     rule.policy = Some(Policy { mirrors: vec![mirror], ..Policy::default() }.into());
     let mut mesh = mesh(&[one, shadow], Some(vec![rule]));
     mesh.workloads.push(serving("shadow", shadow.ip()).into());
-    mesh.access = vec![on("shadow", Effect::Deny, when(path("/secret")))];
+    mesh.access = vec![on("shadow", Effect::Deny, when(path("/secret"))).into()];
     let mut kit = Kit::new(mesh);
     assert_eq!(kit.get(1, "/secret").status, 200);
     kit.eventually(|stats| stats.denied == 1);
