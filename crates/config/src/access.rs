@@ -1,6 +1,7 @@
 //! Policies of all documents → the mesh's, with what depends on the rest of the configuration.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use beeway_model::access::{
     AccessPolicy, AccessRule, Direction, Effect, Field, IdentityMatch, Node, Provider, Scope,
@@ -19,7 +20,7 @@ use crate::problem::Problem;
 /// A policy, and where it is from.
 #[derive(Debug)]
 pub(crate) struct Listed {
-    pub policy: AccessPolicy,
+    pub policy: Arc<AccessPolicy>,
     pub place: Place,
     /// Where its rules are in the document.
     pub rules: &'static str,
@@ -41,11 +42,15 @@ pub(crate) fn policies(
     let mut listed: Vec<((&str, &str), Listed)> = Vec::new();
     for object in &objects.authorizations {
         let Some(mut policy) = object.body.policy.clone() else { continue };
-        if let Scope::Workloads(namespace, _) = &mut policy.scope {
-            namespace.take_if(|namespace| namespace == root);
+        if let Scope::Workloads(Some(namespace), labels) = &policy.scope
+            && namespace == root
+        {
+            let scope = Scope::Workloads(None, labels.clone());
+            Arc::make_mut(&mut policy).scope = scope;
         }
         if let Some(domain) = domain {
-            policy.rules.iter_mut().for_each(|rule| rename_domain(rule, domain));
+            let rules = &mut Arc::make_mut(&mut policy).rules;
+            rules.iter_mut().for_each(|rule| rename_domain(rule, domain));
         }
         if let Effect::Custom(provider) = &policy.effect
             && !providers.iter().any(|known| known.name == *provider)
@@ -55,7 +60,7 @@ pub(crate) fn policies(
                  rule matches is denied"
             );
             problems.push(object.place.error("spec.provider", reason));
-            policy.effect = Effect::Deny;
+            Arc::make_mut(&mut policy).effect = Effect::Deny;
         }
         let (place, readable) = (object.place.clone(), object.body.readable);
         let key = (object.namespace.as_str(), object.name.as_str());
@@ -66,7 +71,8 @@ pub(crate) fn policies(
             let of = catalog.services.iter();
             let of = of.filter(|s| namespace.as_ref().is_none_or(|name| *name == s.namespace));
             let of = of.map(|service| (service.namespace.clone(), service.name.clone()));
-            let policy = AccessPolicy { scope: Scope::Services(of.collect()), ..policy.clone() };
+            let scope = Scope::Services(of.collect());
+            let policy = Arc::new(AccessPolicy { scope, ..(*policy).clone() });
             listed.push((key, Listed { policy, place: place.clone(), rules, readable }));
         }
         listed.push((key, Listed { policy, place, rules, readable }));
@@ -82,6 +88,7 @@ pub(crate) fn policies(
                     Direction::Egress => "spec.egress",
                 };
                 let (place, readable) = (object.place.clone(), object.body.readable);
+                let policy = Arc::new(policy);
                 listed.push((key, Listed { policy, place, rules, readable }));
             }
         }

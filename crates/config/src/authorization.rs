@@ -5,6 +5,7 @@
 //! everything. It keeps its place, so that rules are counted as they are written.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use beeway_model::access::{
     AccessPolicy, AccessRule, Clause, Direction, Effect, Field, LabelSelector, Layer, Scope,
@@ -21,7 +22,7 @@ use crate::problem::Problem;
 #[derive(Debug)]
 pub(crate) struct Authorization {
     /// `None`: it is about gateways alone.
-    pub policy: Option<AccessPolicy>,
+    pub policy: Option<Arc<AccessPolicy>>,
     /// If not, `policy` denies all that it may select.
     pub readable: bool,
     /// Services of its namespace may be among that: some stand before what is no workload.
@@ -39,14 +40,16 @@ pub(crate) fn read(head: &Head, problems: &mut Vec<Problem>) -> Authorization {
         return Authorization { policy: None, readable: true, closes_services: false };
     };
     let name = head.place.label().to_owned();
-    let policy = |name, scope, effect, rules| AccessPolicy {
-        name,
-        layer: Layer::Authorization,
-        direction: Direction::Ingress,
-        scope,
-        effect,
-        dry_run,
-        rules,
+    let policy = |name, scope, effect, rules| {
+        Arc::new(AccessPolicy {
+            name,
+            layer: Layer::Authorization,
+            direction: Direction::Ingress,
+            scope,
+            effect,
+            dry_run,
+            rules,
+        })
     };
     let body = head.fault.clone().or(fault).map_or_else(|| body(head), Err);
     let (effect, nodes) = match body {

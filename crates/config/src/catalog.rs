@@ -22,7 +22,7 @@ pub(crate) struct Catalog {
     clusters: Vec<Cluster>,
     by_name: FxHashMap<String, ClusterId>,
     by_host: FxHashMap<String, usize>,
-    by_frontend: FxHashMap<(IpAddr, u16, Transport), String>,
+    by_frontend: FxHashMap<(IpAddr, u16, Transport), Place>,
     /// Clusters of ports that do not say what they speak.
     unsaid: HashSet<ClusterId>,
 }
@@ -181,26 +181,38 @@ fn cluster_name(host: &str, port: u16, subset: Option<&str>) -> String {
 }
 
 impl Catalog {
+    /// With room for that many services.
+    pub(crate) fn with_capacity(services: usize) -> Self {
+        let mut catalog = Self::default();
+        catalog.services.reserve(services);
+        catalog.clusters.reserve(services);
+        catalog.by_name.reserve(services);
+        catalog.by_host.reserve(3 * services);
+        catalog.by_frontend.reserve(services);
+        catalog
+    }
+
     /// Adds a service. Hosts and addresses that an earlier one has stay with that one.
     pub(crate) fn add(&mut self, mut listed: Listed, problems: &mut Vec<Problem>) {
         let index = self.services.len();
-        let mut full_hosts = 0;
-        let mut kept = Vec::new();
-        for (at, host) in listed.hosts.iter().enumerate() {
-            if let Some(first) = self.by_host.get(host) {
+        let (mut at, mut full_hosts) = (0, 0);
+        listed.hosts.retain(|host| {
+            at += 1;
+            let first = self.by_host.get(host);
+            if let Some(first) = first {
                 let first = self.services[*first].place.label();
                 let reason = format!("host {host} belongs to {first} already; that one stands");
                 problems.push(listed.place.error("spec.hosts", reason));
-                continue;
+            } else {
+                full_hosts += usize::from(at <= listed.full_hosts);
             }
-            full_hosts += usize::from(at < listed.full_hosts);
-            kept.push(host.clone());
-        }
+            first.is_none()
+        });
         if full_hosts == 0 {
             return;
         }
-        self.by_host.extend(kept.iter().map(|host| (host.clone(), index)));
-        (listed.hosts, listed.full_hosts) = (kept, full_hosts);
+        self.by_host.extend(listed.hosts.iter().map(|host| (host.clone(), index)));
+        listed.full_hosts = full_hosts;
         self.report_shared_frontends(&listed, problems);
         for at in 0..listed.ports.len() {
             let (number, transport) = (listed.ports[at].number, listed.ports[at].transport);
@@ -217,12 +229,13 @@ impl Catalog {
                 let key = (*address, port.number, port.transport);
                 if let Some(first) = self.by_frontend.get(&key) {
                     let reason = format!(
-                        "{address}:{} belongs to {first} already, which stands",
-                        port.number
+                        "{address}:{} belongs to {} already, which stands",
+                        port.number,
+                        first.label()
                     );
                     problems.push(listed.place.error("spec", reason));
                 } else {
-                    self.by_frontend.insert(key, listed.place.label().to_owned());
+                    self.by_frontend.insert(key, listed.place.clone());
                 }
             }
         }

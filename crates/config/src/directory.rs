@@ -27,6 +27,11 @@ pub(crate) fn read(path: &Path) -> io::Result<String> {
         .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
 }
 
+/// Whether it is a file itself, and not a link to one.
+pub(crate) fn is_plain(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file())
+}
+
 /// What says that a file is still the same: which one it is, its size, and when it was changed last
 /// by the kernel's clock (the time of change, which no program can set).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,11 +1,11 @@
 //! What can stand behind a service: Pods, WorkloadEntries and the inline endpoints of a
 //! ServiceEntry, seen alike.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::{Deref, Range};
-use std::rc::Rc;
 use std::sync::Arc;
 
 use beeway_model::access::{LabelSelector, LabelTest};
@@ -63,15 +63,24 @@ pub(crate) enum InstanceKind {
 #[derive(Debug, Default)]
 pub(crate) struct Instances {
     pub list: Vec<Arc<Instance>>,
-    by_address: FxHashMap<IpAddr, usize>,
+    by_address: FxHashMap<IpAddr, Arc<Instance>>,
+    /// An address is several instances': the first one's.
+    contested: bool,
+    /// Addresses that may have another owner than before; `None`: any may.
+    moved: Option<Vec<IpAddr>>,
     /// Made when they are first asked for, by where the namespace begins.
     by_label: RefCell<FxHashMap<usize, FxHashMap<String, ByValue>>>,
 }
 
 /// The instances of a namespace that have a label, by its value, in order.
-type ByValue = FxHashMap<String, Rc<[usize]>>;
+type ByValue = FxHashMap<String, Arc<[usize]>>;
 
 impl Instance {
+    /// Addresses that are to be its own alone.
+    fn claimed(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().copied().filter(|_| self.own_addresses)
+    }
+
     /// The number of the port of a name (`transport` `None`: of any).
     pub(crate) fn port(&self, name: &str, transport: Option<Transport>) -> Option<u16> {
         let alike = |port: &&InstancePort| {
@@ -82,12 +91,32 @@ impl Instance {
     }
 }
 
+/// Addresses of no more instances than these are looked for one by one.
+const FEW: usize = 8;
+
+/// Instances and where they are from, in order of namespace and name.
+type Listed<'a> = Vec<(Cow<'a, Arc<Instance>>, &'a Place)>;
+
 impl Instances {
-    /// The instances of a configuration. Finished pods are none: their addresses are free again.
-    pub(crate) fn of(objects: &Objects, problems: &mut Vec<Problem>) -> Self {
+    /// Becomes the instances of a configuration. Finished pods are none: their addresses are free
+    /// again.
+    pub(crate) fn follow(&mut self, objects: &Objects, problems: &mut Vec<Problem>) {
+        self.by_label.get_mut().clear();
+        let listed = Self::listed(objects, problems);
+        if !self.change(&listed) {
+            self.begin(&listed, problems);
+        }
+    }
+
+    /// Whether an address has the owner that it had before.
+    pub(crate) fn has_stayed(&self, address: IpAddr) -> bool {
+        self.moved.as_ref().is_some_and(|moved| !moved.contains(&address))
+    }
+
+    fn listed<'a>(objects: &'a Objects, problems: &mut Vec<Problem>) -> Listed<'a> {
         let pods = objects.pods.iter();
-        let pods = pods.filter_map(|pod| Some((pod.body.clone()?, &pod.place)));
-        let mut list: Vec<(Arc<Instance>, &Place)> = pods.collect();
+        let pods = pods.filter_map(|pod| Some((Cow::Borrowed(pod.body.as_ref()?), &pod.place)));
+        let mut list: Listed<'_> = pods.collect();
         for entry in &objects.workload_entries {
             let (place, namespace, name) = (&entry.place, &entry.namespace, &entry.name);
             let read = of_entry(&entry.body, place, "spec", namespace, name, problems);
@@ -96,17 +125,57 @@ impl Instances {
                 // As Istio: labels of the metadata count, and win.
                 workload.labels.extend(entry.labels.clone());
                 workload.cgroup = Home::of(entry, problems).cgroup;
-                (Arc::new(instance), place)
+                (Cow::Owned(Arc::new(instance)), place)
             }));
         }
-        list.sort_by(|(a, _), (b, _)| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-        let mut instances = Self::default();
-        instances.by_address.reserve(list.len());
-        for (index, (instance, place)) in list.iter().enumerate() {
-            for address in instance.addresses.iter().filter(|_| instance.own_addresses) {
-                let first = *instances.by_address.entry(*address).or_insert(index);
-                if first != index {
-                    let first = &list[first].0;
+        if !objects.workload_entries.is_empty() {
+            list.sort_by(|(a, _), (b, _)| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        }
+        list
+    }
+
+    /// Exchanges those that are not the same as before. False, and nothing to rely on, when it
+    /// matters to an address who comes first.
+    fn change(&mut self, listed: &Listed<'_>) -> bool {
+        let (mut gone, mut come) = (Vec::new(), Vec::new());
+        let mut list = Vec::with_capacity(listed.len());
+        let mut before = std::mem::take(&mut self.list).into_iter().peekable();
+        for (instance, _) in listed {
+            let is_it = |before: &Arc<Instance>| Arc::ptr_eq(before, instance);
+            let name = (&instance.namespace, &instance.name);
+            let goes = |before: &Arc<Instance>| {
+                !is_it(before) && (&before.namespace, &before.name) <= name
+            };
+            gone.extend(std::iter::from_fn(|| before.next_if(goes)));
+            list.push(before.next_if(is_it).unwrap_or_else(|| {
+                come.push(Arc::clone(instance));
+                Arc::clone(instance)
+            }));
+        }
+        gone.extend(before);
+        self.list = list;
+        let moved = gone.iter().chain(&come).flat_map(|instance| instance.claimed());
+        self.moved = (gone.len() + come.len() <= FEW).then(|| moved.collect());
+        !self.contested
+            && gone.iter().all(|instance| {
+                let mut own = instance.claimed();
+                own.all(|address| self.by_address.remove(&address).is_some())
+            })
+            && come.iter().all(|instance| {
+                let mut own = instance.claimed();
+                own.all(|address| self.by_address.insert(address, instance.clone()).is_none())
+            })
+    }
+
+    /// Becomes these instances, whatever was before.
+    fn begin(&mut self, listed: &Listed<'_>, problems: &mut Vec<Problem>) {
+        *self = Self::default();
+        self.by_address.reserve(listed.len());
+        for (instance, place) in listed {
+            for address in instance.claimed() {
+                let first = self.by_address.entry(address).or_insert_with(|| Arc::clone(instance));
+                if !Arc::ptr_eq(first, instance) {
+                    self.contested = true;
                     let reason = format!(
                         "address {address} is also that of {}/{}, which stands",
                         first.namespace, first.name
@@ -115,8 +184,7 @@ impl Instances {
                 }
             }
         }
-        instances.list = list.into_iter().map(|(instance, _)| instance).collect();
-        instances
+        self.list = listed.iter().map(|(instance, _)| Arc::clone(instance)).collect();
     }
 
     /// The instances of a namespace that a selector selects, in order. An empty one selects all.
@@ -139,8 +207,20 @@ impl Instances {
         first..first + count
     }
 
+    /// Where those of a namespace are, if they are the same as before, and there.
+    pub(crate) fn again(&self, first: usize, same: &[Arc<Instance>]) -> Option<Range<usize>> {
+        let namespace = &same.first()?.namespace;
+        let within = first..first + same.len();
+        let is_other = |other: &Arc<Instance>| other.namespace != *namespace;
+        let here = self.list.get(within.clone())?;
+        let alone = self.list[..first].last().is_none_or(is_other)
+            && self.list.get(within.end).is_none_or(is_other);
+        let mut pairs = here.iter().zip(same);
+        (alone && pairs.all(|(a, b)| Arc::ptr_eq(a, b))).then_some(within)
+    }
+
     /// The instances of a namespace with a label.
-    fn having(&self, namespace: &str, key: &str, value: &str) -> Rc<[usize]> {
+    fn having(&self, namespace: &str, key: &str, value: &str) -> Arc<[usize]> {
         let within = self.within(namespace);
         let mut known = self.by_label.borrow_mut();
         let known = known.entry(within.start).or_default();
@@ -181,14 +261,9 @@ impl Instances {
         candidates.filter(|instance| labels.holds(&instance.labels))
     }
 
-    /// The index of the instance that owns an address.
-    pub(crate) fn owner(&self, address: IpAddr) -> Option<usize> {
-        self.by_address.get(&address).copied()
-    }
-
     /// The instance that owns an address.
     pub(crate) fn at(&self, address: IpAddr) -> Option<&Arc<Instance>> {
-        self.by_address.get(&address).map(|index| &self.list[*index])
+        self.by_address.get(&address)
     }
 
     /// The pod of this name.
@@ -201,15 +276,17 @@ impl Instances {
 
     /// The model's view of them, for a node.
     pub(crate) fn workloads(&self, node: Option<&str>) -> Vec<Arc<Workload>> {
-        let workload = |(index, instance): (usize, &Arc<Instance>)| {
-            let owned = |address: &IpAddr| self.by_address.get(address) == Some(&index);
+        let workload = |instance: &Arc<Instance>| {
+            let owned = |address: &IpAddr| {
+                self.at(*address).is_some_and(|owner| Arc::ptr_eq(owner, instance))
+            };
             let mut workload = instance.workload.clone();
-            if !workload.addresses.iter().all(owned) {
+            if self.contested && !workload.addresses.iter().all(owned) {
                 Arc::make_mut(&mut workload).addresses.retain(owned);
             }
             workload
         };
-        let mut workloads = self.list.iter().enumerate().map(workload).collect::<Vec<_>>();
+        let mut workloads = self.list.iter().map(workload).collect::<Vec<_>>();
         home::make_up_addresses(&mut workloads, node);
         workloads
     }

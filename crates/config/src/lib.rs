@@ -104,32 +104,44 @@ pub fn check(files: &[(PathBuf, String)], options: &Options) -> Loaded {
     loader.load(files.to_vec())
 }
 
+/// What was made of the objects before, which is taken over where the same would be made again.
+#[derive(Debug, Default)]
+struct Kept {
+    instances: instance::Instances,
+    services: services::Kept,
+    guarded: beeway_model::access::Guarded,
+}
+
 fn mesh(
     objects: &Objects,
-    kept: &mut services::Kept,
+    kept: &mut Kept,
     options: &Options,
     thorough: bool,
     mut problems: Vec<Problem>,
 ) -> Loaded {
-    let instances = instance::Instances::of(objects, &mut problems);
-    let mut catalog = services::catalog(objects, &instances, kept, options, &mut problems);
+    let Kept { instances, services, guarded } = kept;
+    instances.follow(objects, &mut problems);
+    let instances = &*instances;
+    let mut catalog = services::catalog(objects, instances, services, options, &mut problems);
     subsets::apply(objects, &mut catalog, &mut problems);
     virtual_service::attach(objects, &mut catalog, &mut problems);
     gateway_route::attach(objects, &mut catalog, &mut problems);
     let providers = mesh_config::providers(objects, &mut catalog, &mut problems);
-    let policies = access::policies(objects, &instances, &catalog, &providers, &mut problems);
-    let telemetry = telemetry::telemetry(objects, &instances, &mut catalog, &mut problems);
+    let policies = access::policies(objects, instances, &catalog, &providers, &mut problems);
+    let telemetry = telemetry::telemetry(objects, instances, &mut catalog, &mut problems);
     let mut mesh = catalog.finish(&mut problems);
     mesh.telemetry = telemetry;
     mesh.workloads = instances.workloads(options.node.as_deref());
-    mesh.nodes = access::nodes(objects, &instances, options, &mut problems);
+    mesh.nodes = access::nodes(objects, instances, options, &mut problems);
     mesh.providers = providers;
     if thorough {
-        access_check::check(&policies, &mesh, &instances, &mut problems);
+        access_check::check(&policies, &mesh, instances, &mut problems);
     }
     mesh.access = policies.into_iter().map(|listed| listed.policy).collect();
     mesh.limits = rate_limit::limiters(objects, &mesh, &mut problems);
-    beeway_model::access::add_direct(&mut mesh, |address| instances.owner(address));
+    let owner = |address| instances.at(address).map(|instance| &instance.workload);
+    let has_stayed = |address| instances.has_stayed(address);
+    beeway_model::access::add_direct(&mut mesh, guarded, owner, has_stayed);
     mesh.kafka = kafka::policies(objects, &mesh, &mut problems);
     problems.sort_by(|a, b| {
         (&a.file, a.line, a.severity, &a.object, &a.reason)

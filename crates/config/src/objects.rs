@@ -73,7 +73,7 @@ impl<'a> Collector<'a> {
             }
             self.problems.extend(item.problems.iter().map(|problem| place.found(problem)));
             if let Some(typed) = &item.typed {
-                self.objects.add(place.clone(), typed);
+                self.objects.put(place.clone(), typed, Deed::Append);
             }
         }
     }
@@ -94,43 +94,74 @@ impl<'a> Collector<'a> {
     }
 }
 
+/// What is to be done with an object.
+#[derive(Debug, Clone, Copy)]
+enum Deed {
+    /// It goes behind all others.
+    Append,
+    /// It goes where it belongs.
+    Insert,
+    Remove,
+}
+
+impl Deed {
+    /// False: what is to be removed is not there.
+    fn done<T>(self, list: &mut Vec<Object<T>>, place: Place, written: &Arc<Written<T>>) -> bool {
+        let object = Object::new(place, written);
+        let name = (&written.namespace, &written.name);
+        let before = |other: &Object<T>| (&other.namespace, &other.name) < name;
+        match self {
+            Deed::Append => list.push(object),
+            Deed::Insert => list.insert(list.partition_point(before), object),
+            Deed::Remove => {
+                let at = list.partition_point(before);
+                if !list.get(at).is_some_and(|found| found.is(&object)) {
+                    return false;
+                }
+                list.remove(at);
+            }
+        }
+        true
+    }
+}
+
 impl Objects {
-    fn add(&mut self, place: Place, typed: &Typed) {
+    /// Exchanges the items of documents, all of which have names and no two the same one. False, and
+    /// nothing to rely on, when what goes was not there.
+    pub(crate) fn exchange<'a>(
+        &mut self,
+        gone: impl IntoIterator<Item = (&'a Item, &'a Place)>,
+        come: impl IntoIterator<Item = (&'a Item, &'a Place)>,
+    ) -> bool {
+        let mut each = |(item, place): (&Item, &Place), deed| {
+            item.typed.as_ref().is_none_or(|typed| self.put(place.clone(), typed, deed))
+        };
+        gone.into_iter().all(|item| each(item, Deed::Remove))
+            && come.into_iter().all(|item| each(item, Deed::Insert))
+    }
+
+    fn put(&mut self, place: Place, typed: &Typed, deed: Deed) -> bool {
         match typed {
-            Typed::Service(written) => self.services.push(Object::new(place, written)),
-            Typed::Pod(written) => self.pods.push(Object::new(place, written)),
-            Typed::EndpointSlice(written) => self.slices.push(Object::new(place, written)),
-            Typed::HttpRoute(written) => self.http_routes.push(Object::new(place, written)),
-            Typed::GrpcRoute(written) => self.grpc_routes.push(Object::new(place, written)),
-            Typed::ReferenceGrant(written) => {
-                self.reference_grants.push(Object::new(place, written));
-            }
-            Typed::VirtualService(written) => {
-                self.virtual_services.push(Object::new(place, written));
-            }
+            Typed::Service(written) => deed.done(&mut self.services, place, written),
+            Typed::Pod(written) => deed.done(&mut self.pods, place, written),
+            Typed::EndpointSlice(written) => deed.done(&mut self.slices, place, written),
+            Typed::HttpRoute(written) => deed.done(&mut self.http_routes, place, written),
+            Typed::GrpcRoute(written) => deed.done(&mut self.grpc_routes, place, written),
+            Typed::ReferenceGrant(written) => deed.done(&mut self.reference_grants, place, written),
+            Typed::VirtualService(written) => deed.done(&mut self.virtual_services, place, written),
             Typed::DestinationRule(written) => {
-                self.destination_rules.push(Object::new(place, written));
+                deed.done(&mut self.destination_rules, place, written)
             }
-            Typed::ServiceEntry(written) => {
-                self.service_entries.push(Object::new(place, written));
-            }
-            Typed::WorkloadEntry(written) => {
-                self.workload_entries.push(Object::new(place, written));
-            }
-            Typed::Namespace(written) => self.namespaces.push(Object::new(place, written)),
-            Typed::Node(written) => self.nodes.push(Object::new(place, written)),
-            Typed::MeshConfig(written) => self.mesh_configs.push(Object::new(place, written)),
-            Typed::Authorization(written) => {
-                self.authorizations.push(Object::new(place, written));
-            }
-            Typed::NetworkPolicy(written) => {
-                self.network_policies.push(Object::new(place, written));
-            }
-            Typed::KafkaPolicy(written) => {
-                self.kafka_policies.push(Object::new(place, written));
-            }
-            Typed::EnvoyFilter(written) => self.envoy_filters.push(Object::new(place, written)),
-            Typed::Telemetry(written) => self.telemetries.push(Object::new(place, written)),
+            Typed::ServiceEntry(written) => deed.done(&mut self.service_entries, place, written),
+            Typed::WorkloadEntry(written) => deed.done(&mut self.workload_entries, place, written),
+            Typed::Namespace(written) => deed.done(&mut self.namespaces, place, written),
+            Typed::Node(written) => deed.done(&mut self.nodes, place, written),
+            Typed::MeshConfig(written) => deed.done(&mut self.mesh_configs, place, written),
+            Typed::Authorization(written) => deed.done(&mut self.authorizations, place, written),
+            Typed::NetworkPolicy(written) => deed.done(&mut self.network_policies, place, written),
+            Typed::KafkaPolicy(written) => deed.done(&mut self.kafka_policies, place, written),
+            Typed::EnvoyFilter(written) => deed.done(&mut self.envoy_filters, place, written),
+            Typed::Telemetry(written) => deed.done(&mut self.telemetries, place, written),
         }
     }
 

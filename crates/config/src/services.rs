@@ -35,13 +35,12 @@ struct Made {
 
 impl Made {
     fn of(
-        namespace: &str,
         services: &[(&Object<core::Service>, Vec<&Object<EndpointSlice>>)],
         before: Option<Made>,
+        within: &[Arc<Instance>],
         instances: &Instances,
         options: &Options,
     ) -> Made {
-        let within = &instances.list[instances.within(namespace)];
         let same = |before: &Made| {
             let same = services.iter().zip(&before.services);
             services.len() == before.services.len()
@@ -83,6 +82,7 @@ pub(crate) fn catalog(
     }
     let mut listed: Vec<Listed> = Vec::new();
     let mut now = FxHashMap::default();
+    let mut behind = 0;
     for services in objects.services.chunk_by(|a, b| a.namespace == b.namespace) {
         let namespace = &services[0].namespace;
         let of = services.iter().map(|service| {
@@ -91,7 +91,10 @@ pub(crate) fn catalog(
         });
         let of: Vec<_> = of.collect();
         let before = kept.0.remove(namespace);
-        let made = Made::of(namespace, &of, before, instances, options);
+        let same = before.as_ref().map_or(&[][..], |made| &made.instances);
+        let within = instances.again(behind, same).unwrap_or_else(|| instances.within(namespace));
+        behind = within.end;
+        let made = Made::of(&of, before, &instances.list[within], instances, options);
         problems.extend_from_slice(&made.problems);
         listed.extend_from_slice(&made.listed);
         // of slices, because endpoints in them may be anybody's
@@ -105,7 +108,7 @@ pub(crate) fn catalog(
     }
     // Stable: a Service comes before a ServiceEntry of the same name.
     listed.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-    let mut catalog = Catalog::default();
+    let mut catalog = Catalog::with_capacity(listed.len());
     for service in listed {
         catalog.add(service, problems);
     }

@@ -1,5 +1,6 @@
 //! A loader that keeps what it has parsed says the same as one that begins anew.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use beeway_config::{Loader, Options, load};
@@ -7,7 +8,7 @@ use beeway_config::{Loader, Options, load};
 type Files = Vec<(PathBuf, String)>;
 
 /// Documents that depend on one another, stand in one another's way, or are broken.
-const DOCUMENTS: [&str; 21] = [
+const DOCUMENTS: [&str; 28] = [
     "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  clusterIP: 10.96.0.1\n  \
      selector: {app: a}\n  ports: [{name: http, port: 80}]\n",
     "apiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec:\n  clusterIP: 10.96.0.2\n  \
@@ -52,6 +53,20 @@ const DOCUMENTS: [&str; 21] = [
     "a: [1\n",
     "# nothing\n",
     "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n",
+    "# an address that others have too\napiVersion: v1\nkind: Pod\nmetadata: {name: a-0, labels: \
+     {app: b}}\nstatus: {podIPs: [{ip: 10.0.0.1}, {ip: 10.0.0.2}]}\n",
+    "# the same name, of another kind\napiVersion: networking.istio.io/v1\nkind: WorkloadEntry\n\
+     metadata: {name: a-1}\nspec: {address: 10.0.0.9, labels: {app: a, version: v2}}\n",
+    "apiVersion: v1\nkind: Pod\nmetadata: {name: a-2, labels: {app: a, version: v2}}\n\
+     status: {podIP: 10.0.0.3}\n",
+    "apiVersion: v1\nkind: Pod\nmetadata: {name: a-2, namespace: other, labels: {app: a}}\n\
+     status: {podIP: 10.0.0.4}\n",
+    "# more behind what b is behind\napiVersion: v1\nkind: Service\nmetadata: {name: c}\nspec:\n  \
+     clusterIP: 10.96.0.4\n  selector: {version: v2}\n  ports: [{name: http, port: 80}]\n",
+    "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: v2}\nspec:\n  \
+     selector: {matchLabels: {version: v2}}\n  rules: [{from: [{source: {namespaces: [other]}}]}]\n",
+    "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: t}\nspec:\n  \
+     targetRefs: [{kind: Service, group: '', name: c}]\n",
 ];
 
 fn text(random: &mut fastrand::Rng) -> String {
@@ -92,6 +107,41 @@ fn what_is_kept_changes_nothing() {
         problems += fresh.problems.len();
     }
     assert!(routed > 100 && problems > 100, "{routed} ports were routed, {problems} problems");
+}
+
+#[test]
+fn what_is_said_to_have_changed_is_enough_to_read() {
+    let mut random = fastrand::Rng::with_seed(4);
+    let options = Options { node: None };
+    let mut loader = Loader::new(options.clone());
+    let dir = tempfile::tempdir().unwrap();
+    let write = |path: &PathBuf, text: &str| std::fs::write(path, text).unwrap();
+    let mut files: BTreeMap<PathBuf, String> = BTreeMap::new();
+    let mut direct = 0;
+    for round in 0..400 {
+        let mut paths = BTreeSet::new();
+        for _ in 0..random.usize(0..3) {
+            let path = dir.path().join(format!("{}.yaml", random.u8(0..20)));
+            match files.get_mut(&path) {
+                Some(_) if random.u8(0..8) == 0 => {
+                    files.remove(&path);
+                    std::fs::remove_file(&path).unwrap();
+                }
+                Some(text) if random.bool() => text.insert_str(0, "# moved by a line\n"),
+                _ => drop(files.insert(path.clone(), text(&mut random))),
+            }
+            files.get(&path).into_iter().for_each(|text| write(&path, text));
+            paths.insert(path);
+        }
+        let loaded = loader.load_changed(dir.path(), &paths).unwrap();
+        let fresh = load(&files.clone().into_iter().collect::<Files>(), &options);
+        direct += fresh.mesh.direct.len();
+        if let Some(loaded) = loaded {
+            assert_eq!(loaded, fresh, "round {round}: {files:#?}");
+        }
+        assert_eq!(loader.load_dir(dir.path(), false).unwrap(), None, "round {round}: {files:#?}");
+    }
+    assert!(direct > 100, "{direct} endpoints were called straight");
 }
 
 #[test]

@@ -16,11 +16,18 @@ pub struct Filled {
     pub(crate) number: u64,
 }
 
+/// A map for a generation that is still to be written. To make one takes as long as to fill it.
+pub struct Blank(MapHandle);
+
 const ZERO: [u8; 4] = [0; 4];
 
-/// Makes a map for a generation and writes the tables to it. Fails when the kernel has no memory.
-pub fn fill(tables: &Tables) -> Result<Filled> {
-    let map = load::new_generation_map()?;
+/// Makes a map for a generation. Fails when the kernel has no memory.
+pub fn blank() -> Result<Blank> {
+    load::new_generation_map().map(Blank)
+}
+
+/// Writes tables to a map of their own.
+pub fn fill(Blank(map): Blank, tables: &Tables) -> Result<Filled> {
     let what = || "fill a generation of tables".into();
     // Mapped, because only what is in use needs to be written: the rest of a new map is zero.
     // SAFETY: a new mapping at an address of the kernel's choice.

@@ -108,7 +108,7 @@ impl Dataplane {
 
     /// Puts a new generation of tables in force. On an error the old one stays.
     pub fn publish(&self, tables: &Tables) -> Result<()> {
-        self.switch(generation::fill(tables)?)
+        self.switch(generation::fill(generation::blank()?, tables)?)
     }
 
     /// Puts a generation in force that was filled by [`generation::fill`]; that is one write.

@@ -1,10 +1,15 @@
 //! A compiler that keeps what policies became says the same as one that begins anew.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use beeway_dataplane::tables::{Compiler, compile};
-use beeway_model::testing::{Dice, Stage};
+use beeway_dataplane::tables::interpret::{decide, judge_connection, pick_endpoint};
+use beeway_dataplane::tables::{Compiler, Tables, compile};
+use beeway_model::access::{
+    AccessPolicy, AccessRule, Clause, Direction, Effect, Field, IdentityMatch, LabelSelector,
+    Layer, Scope, Text,
+};
+use beeway_model::testing::{Asked, Dice, Stage};
 use beeway_model::{
     Cluster, ClusterId, Endpoint, Mesh, Protocol, Service, ServicePort, Transport, Workload,
 };
@@ -50,9 +55,14 @@ fn change(dice: &mut Dice, mesh: &mut Mesh, gone: &mut Vec<Arc<Workload>>) {
         0 => gone.push(mesh.workloads.remove(at)),
         1 => mesh.workloads.append(gone),
         2 => Arc::make_mut(workload).addresses = vec![dice.of(&CALLERS).parse().unwrap()],
-        3 => Arc::make_mut(workload).namespace = dice.of(&["shop", "data", "new"]).into(),
+        3 => {
+            Arc::make_mut(workload).namespace = dice.of(&["shop", "data", "default", "new"]).into()
+        }
         4 => {
-            let tier = dice.of(&["a", "b", "c"]).to_owned();
+            let tier = match dice.one_in(2) {
+                true => dice.of(&["a", "b", "c"]).to_owned(),
+                false => dice.below(200).to_string(),
+            };
             Arc::make_mut(workload).labels.insert("tier".into(), tier);
         }
         _ => drop(Arc::make_mut(workload).labels.insert("unasked".into(), "x".into())),
@@ -60,6 +70,39 @@ fn change(dice: &mut Dice, mesh: &mut Mesh, gone: &mut Vec<Arc<Workload>>) {
 }
 
 const CALLERS: [&str; 6] = ["10.2.0.1", "10.2.0.2", "10.2.0.3", "10.2.0.4", "10.2.0.5", "10.2.0.6"];
+
+const SERVICE: &str = "10.96.0.1:80";
+
+fn head(asked: &Asked) -> Vec<u8> {
+    let mut head =
+        format!("{} {} HTTP/1.1\r\nHost: {}\r\n", asked.method, asked.target, asked.authority);
+    asked.headers.iter().for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));
+    (head + "\r\n").into_bytes()
+}
+
+/// Asserts that two tables for a mesh mean the same.
+fn compare(dice: &mut Dice, stage: &Stage, mesh: &Mesh, [kept, anew]: [&Tables; 2]) {
+    assert_eq!(kept.counts(), anew.counts());
+    assert_eq!(kept.notices(), anew.notices());
+    let service: SocketAddr = SERVICE.parse().unwrap();
+    let callers = stage.callers.iter().copied().chain(["10.9.9.9".parse::<IpAddr>().unwrap()]);
+    for caller in callers {
+        for endpoint in &stage.endpoints {
+            let says = |tables| judge_connection(tables, caller, *endpoint);
+            assert_eq!(says(kept), says(anew), "{caller} calls {endpoint}: {mesh:#?}");
+        }
+    }
+    for _ in 0..12 {
+        let attempt = stage.attempt(dice, mesh);
+        let draw = dice.below(1 << 30) as u32 * 4;
+        let pick = |tables| pick_endpoint(tables, service, Transport::Tcp, draw);
+        assert_eq!(pick(kept), pick(anew));
+        let Some(asked) = &attempt.request else { continue };
+        let says =
+            |tables| decide(tables, service, attempt.endpoint, attempt.caller, &head(asked), draw);
+        assert_eq!(says(kept), says(anew), "{attempt:?}: {mesh:#?}");
+    }
+}
 
 #[test]
 fn what_is_kept_changes_nothing() {
@@ -76,8 +119,8 @@ fn what_is_kept_changes_nothing() {
     let mut compiler = Compiler::default();
     let mut mesh = service(&endpoints);
     let mut gone = Vec::new();
-    let mut with_policies = 0;
-    for round in 0..2000u64 {
+    let (mut with_policies, mut others) = (0, 0);
+    for round in 0..4000u64 {
         match dice.below(20) {
             0 => {
                 gone.clear();
@@ -90,11 +133,55 @@ fn what_is_kept_changes_nothing() {
             _ => change(&mut dice, &mut mesh, &mut gone),
         }
         with_policies += usize::from(!mesh.access.is_empty());
-        assert_eq!(
-            compiler.compile(&mesh, round),
-            compile(&mesh, round),
-            "round {round}: {mesh:#?}"
-        );
+        let kept = compiler.compile(&mesh, round).unwrap();
+        let anew = compile(&mesh, round).unwrap();
+        compare(&mut dice, &stage, &mesh, [&kept, &anew]);
+        others += usize::from(kept != anew);
     }
+    assert!(others > 500, "{others} of the tables were others than those made anew");
     assert!(with_policies > 500, "{with_policies} of the meshes had policies");
+}
+
+#[test]
+fn who_is_the_first_not_to_be_meant_is_told_apart() {
+    let workload = |name: &str, namespace: &str, address: &str| {
+        Arc::new(Workload {
+            namespace: namespace.into(),
+            name: name.into(),
+            labels: Default::default(),
+            addresses: vec![address.parse().unwrap()],
+            service_account: "default".into(),
+            node: None,
+            uid: None,
+            cgroup: None,
+        })
+    };
+    let foreign = IdentityMatch::Namespace(Text::Exact("foreign".into()));
+    let not_foreign = Clause { field: Field::Caller(vec![foreign]), negated: true };
+    let policy = AccessPolicy {
+        name: "p".into(),
+        layer: Layer::Authorization,
+        direction: Direction::Ingress,
+        scope: Scope::Workloads(Some("shop".into()), LabelSelector::default()),
+        effect: Effect::Allow,
+        dry_run: false,
+        rules: vec![AccessRule { sources: vec![vec![not_foreign]], ..AccessRule::default() }],
+    };
+    let endpoint = SocketAddr::from(([10, 1, 0, 1], 8080));
+    let mut mesh = service(&[endpoint]);
+    mesh.workloads = vec![workload("web-1", "shop", "10.1.0.1")];
+    mesh.access = vec![Arc::new(policy)];
+    let mut compiler = Compiler::default();
+    let caller = CALLERS[0].parse().unwrap();
+    let mut may_call = |mesh: &Mesh| {
+        let tables = compiler.compile(mesh, 1).unwrap();
+        judge_connection(&tables, caller, endpoint)[2]
+    };
+    assert_eq!(may_call(&mesh), Some(true), "there is nobody in that namespace");
+    mesh.workloads.push(workload("x-1", "foreign", CALLERS[0]));
+    assert_eq!(may_call(&mesh), Some(false));
+    mesh.workloads.pop();
+    assert_eq!(may_call(&mesh), Some(true));
+    mesh.workloads.push(workload("x-2", "foreign", CALLERS[0]));
+    assert_eq!(may_call(&mesh), Some(false));
 }

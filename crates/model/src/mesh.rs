@@ -28,7 +28,8 @@ pub struct Mesh {
     /// Nodes of the cluster, as far as their addresses are known.
     pub nodes: Vec<Node>,
     /// Who may call whom, in order of namespace and name.
-    pub access: Vec<AccessPolicy>,
+    #[serde(serialize_with = "one_by_one")]
+    pub access: Vec<Arc<AccessPolicy>>,
     /// Whom CUSTOM policies ask, in order of name.
     pub providers: Vec<Provider>,
     /// What may be asked of Kafka brokers, in order of namespace and name.
@@ -151,8 +152,11 @@ pub struct Workload {
     pub cgroup: Option<String>,
 }
 
-fn one_by_one<S: Serializer>(list: &[Arc<Workload>], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(list.iter().map(|workload| &**workload))
+fn one_by_one<T: Serialize, S: Serializer>(
+    list: &[Arc<T>],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(list.iter().map(|item| &**item))
 }
 
 fn each<S: Serializer>(list: &[Endpoint], serializer: S) -> Result<S::Ok, S::Error> {

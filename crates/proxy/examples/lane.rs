@@ -70,10 +70,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     pin(1)?;
     let mut mesh = mesh(service, serve(length)?);
     if has("policies") {
-        mesh.access.extend((0..1000).map(|n| policy(n, "elsewhere")));
+        mesh.access.extend((0..1000).map(|n| policy(n, "elsewhere").into()));
     }
     if has("concerned") {
-        mesh.access.extend((0..10).map(|n| policy(n, "default")));
+        mesh.access.extend((0..10).map(|n| policy(n, "default").into()));
     }
     let ((bus, bus_theirs), (injector, injector_theirs)) = (pair()?, pair()?);
     let worker = Worker { bus: bus_theirs, injector: injector_theirs };

@@ -172,14 +172,14 @@ impl Agent {
             beside,
         })?);
         let follower = Follower::start(&args, dataplane.clone())?;
-        let homes = Homes::start(&args, dataplane.clone(), follower.mesh())?;
+        let homes = Homes::start(&args, dataplane.clone(), follower.settled())?;
         let (log, traces) = (args.access_log.clone(), args.traces.clone());
         let outlets = Outlets::open(log, traces, &follower.mesh(), teller(&args, &dataplane))?;
         let (telemetry, witness) =
             Telemetry::start(dataplane.clone(), &args.state, follower.mesh(), outlets.clone())?;
         let mesh = follower.mesh();
         let detour = Arc::new(Detour::start(dataplane.clone(), mesh, Some(witness), beside)?);
-        listen::start(&args, &detour, follower.mesh())?;
+        listen::start(&args, &detour, follower.settled())?;
         buckets::start(&dataplane)?;
         write_pid(&args.state)?;
         Ok(Agent {

@@ -1,7 +1,9 @@
 //! What is asked of who calls a workload: policies as `struct guard`, one for all workloads to which
 //! the same ones apply.
 
-use beeway_model::access::{AccessPolicy, Direction, Identity, Layer, Scope};
+use std::sync::Arc;
+
+use beeway_model::access::{AccessPolicy, AccessRule, Direction, Field, Identity, Layer, Scope};
 use beeway_model::{Mesh, RateLimiter};
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -18,18 +20,24 @@ use crate::abi;
 
 /// Guards by identity, and the beginning of a heap that has them: prepared answers, and all that
 /// policies become. It depends on the policies and on who can be told apart alone.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Guards {
-    /// By number: the `struct guard` and the group of whom it may call, 0 for none.
+    /// By number: an index of `places`.
+    of: Vec<usize>,
+    /// The `struct guard` and the group of whom it may call, 0 for none.
     places: Vec<(u32, u32)>,
+    /// Whose they are: all to whom the same applies.
+    known: FxHashMap<Applying, usize>,
     /// The beginning of the heap.
     pub words: Vec<u32>,
+    /// How many of the words there were when all were made at once.
+    begun: usize,
     /// What is left to userspace.
     pub notices: Vec<Notice>,
 }
 
 /// Policies and limits that apply to an identity, by their indices in the mesh.
-#[derive(Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Default, PartialEq, Eq, Hash)]
 struct Applying {
     policies: Vec<usize>,
     limits: Vec<usize>,
@@ -58,23 +66,101 @@ impl Guards {
     /// Of all identities. Tables of requests behind `limit` words are left to userspace, the largest
     /// first.
     pub fn new(mesh: &Mesh, identities: &Identities<'_>, limit: usize) -> Guards {
-        let (clusters, heap) = (Clusters::new(mesh), Heap::new());
-        let (notices, drafts) = (Vec::new(), Vec::new());
+        let words = Heap::new().into_words();
+        let (known, of, places, notices) = Default::default();
+        let mut guards = Guards { of, places, known, words, begun: 0, notices };
+        if !mesh.access.is_empty() || !mesh.limits.is_empty() {
+            guards.add(mesh, identities, limit, |_| false);
+        }
+        guards.begun = guards.words.len();
+        guards
+    }
+
+    /// Of all identities, where those of before have kept their numbers and policies are the same;
+    /// `None`: it is better to begin anew.
+    pub fn grown(
+        mut self,
+        mesh: &Mesh,
+        identities: &Identities<'_>,
+        limit: usize,
+    ) -> Option<Guards> {
+        let before = identities.kept()?;
+        let new: Vec<Identity<'_>> = identities.iter().skip(before).collect();
+        if new.is_empty() || self.known.is_empty() {
+            return Some(self);
+        }
+        if !mesh.limits.is_empty() || !self.notices.is_empty() {
+            return None;
+        }
+        let names = |policy: &Arc<AccessPolicy>| new.iter().any(|new| concerns(policy, *new));
+        let concerned: Vec<bool> = mesh.access.iter().map(names).collect();
+        self.add(mesh, identities, limit, |applying| {
+            applying.policies.iter().any(|index| concerned[*index])
+        });
+        let waste = self.words.len() > self.begun + self.begun / WASTE;
+        (self.notices.is_empty() && !waste).then_some(self)
+    }
+
+    /// Whether words may be in it that nothing leads to.
+    pub fn has_waste(&self) -> bool {
+        self.words.len() != self.begun
+    }
+
+    /// Makes those of further numbers, and anew those that are `stale`.
+    fn add(
+        &mut self,
+        mesh: &Mesh,
+        identities: &Identities<'_>,
+        limit: usize,
+        stale: impl Fn(&Applying) -> bool,
+    ) {
+        let heap = Heap::behind(std::mem::take(&mut self.words));
+        let (clusters, notices, drafts) = (Clusters::new(mesh), Vec::new(), Vec::new());
         let mut maker = Maker { mesh, identities, heap, clusters, notices, drafts };
-        let places = if mesh.access.is_empty() && mesh.limits.is_empty() {
-            Vec::new()
-        } else {
-            maker.make_all()
-        };
+        for (applying, at) in &self.known {
+            if stale(applying) {
+                self.places[*at] = maker.make(applying);
+            }
+        }
+        let scopes = Scopes::of(mesh);
+        for identity in identities.iter().skip(self.of.len()) {
+            let limits = identity.workload().map(|workload| limits::applying(mesh, workload));
+            let policies = scopes.applying(mesh, identity);
+            let applying = Applying { policies, limits: limits.unwrap_or_default() };
+            self.of.push(match self.known.get(&applying) {
+                Some(at) => *at,
+                None => {
+                    self.places.push(maker.make(&applying));
+                    self.known.insert(applying, self.places.len() - 1);
+                    self.places.len() - 1
+                }
+            });
+        }
         let Maker { mut heap, mut clusters, mut notices, drafts, .. } = maker;
         place_all(&mut heap, &mut clusters, drafts, limit, &mut notices);
-        Guards { places, words: heap.into_words(), notices }
+        self.words = heap.into_words();
+        self.notices.append(&mut notices);
     }
 
     /// The `struct guard` of an identity, and the group of whom it may call.
     pub fn of(&self, number: u32) -> (u32, u32) {
-        self.places.get(number as usize).copied().unwrap_or_default()
+        let at = self.of.get(number as usize);
+        at.map_or((0, 0), |at| self.places[*at])
     }
+}
+
+/// All is made anew when more than one part in this many was added.
+const WASTE: usize = 4;
+
+/// Whether what a policy becomes may be another when there is this identity too. What it says of
+/// callers becomes sets of numbers, and none where it is said of everybody, the world among them.
+fn concerns(policy: &AccessPolicy, new: Identity<'_>) -> bool {
+    let mut clauses = policy.rules.iter().flat_map(AccessRule::clauses);
+    clauses.any(|clause| {
+        let (Field::Caller(wanted) | Field::Called(wanted)) = &clause.field else { return false };
+        let holds = |identity| wanted.iter().any(|wanted| wanted.holds(identity));
+        holds(new) != clause.negated || holds(Identity::World) != clause.negated
+    })
 }
 
 /// Policies by the namespace that they select from, because most select from one.
@@ -110,31 +196,13 @@ impl<'m> Scopes<'m> {
 }
 
 impl<'m> Maker<'m> {
-    fn make_all(&mut self) -> Vec<(u32, u32)> {
-        let scopes = Scopes::of(self.mesh);
-        let mut known: FxHashMap<Applying, (u32, u32)> = FxHashMap::default();
-        let mut places = Vec::new();
-        for identity in self.identities.iter() {
-            let limits = identity.workload().map(|workload| limits::applying(self.mesh, workload));
-            let policies = scopes.applying(self.mesh, identity);
-            let applying = Applying { policies, limits: limits.unwrap_or_default() };
-            let place = match known.get(&applying) {
-                Some(place) => *place,
-                None => {
-                    let place = self.make(&applying);
-                    known.insert(applying, place);
-                    place
-                }
-            };
-            places.push(place);
-        }
-        places
-    }
-
     fn make(&mut self, applying: &Applying) -> (u32, u32) {
         let of = |layer, direction| -> Vec<&'m AccessPolicy> {
             let policies = applying.policies.iter().map(|index| &self.mesh.access[*index]);
-            policies.filter(|p| (p.layer, p.direction) == (layer, direction)).collect()
+            policies
+                .filter(|p| (p.layer, p.direction) == (layer, direction))
+                .map(|p| &**p)
+                .collect()
         };
         let network = of(Layer::Network, Direction::Ingress);
         let leave = of(Layer::Network, Direction::Egress);

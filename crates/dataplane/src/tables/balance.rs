@@ -7,7 +7,6 @@ use beeway_model::{
     Action, Backend, ClusterId, Endpoint, Match, Mesh, PathMatch, Protocol, Rule, ServicePort,
     StreamMatch, StreamRule, Transport,
 };
-use rustc_hash::FxHashSet;
 
 use super::Error;
 use super::heap::{Heap, Slots, address_bytes, hash_address};
@@ -317,11 +316,8 @@ pub(super) fn push_members(heap: &mut Heap, mesh: &Mesh) -> Result<Slots, Error>
     let at = |endpoint: &Endpoint| {
         (address_bytes(endpoint.address.ip().to_canonical()), endpoint.address.port())
     };
-    let mut seen = FxHashSet::default();
     for (cluster, number) in mesh.clusters.iter().zip(1..) {
-        seen.clear();
-        let once = cluster.endpoints.iter().map(at).filter(|at| seen.insert(*at));
-        once.for_each(|(ip, port)| push(ip, port, number));
+        cluster.endpoints.iter().map(at).for_each(|(ip, port)| push(ip, port, number));
     }
     for (_, endpoint, port) in mesh.direct_ports() {
         push(
@@ -330,7 +326,7 @@ pub(super) fn push_members(heap: &mut Heap, mesh: &Mesh) -> Result<Slots, Error>
             cluster_number(port.cluster),
         );
     }
-    heap.push_table(&entries)
+    heap.push_table(&entries, |a, b| (a.ip, a.port, a.cluster) == (b.ip, b.port, b.cluster))
 }
 
 /// Whether requests of a port are judged in the kernel.

@@ -53,7 +53,8 @@ pub(super) fn push_frontends<'a>(
         false => entries.iter().map(|(_, f)| (f.ip, f.port, f.transport)).collect(),
     };
     entries.extend(brokers(&clusters.brokers, |key| known.contains(key)));
-    heap.push_table(&entries)
+    // each is there once
+    heap.push_table(&entries, |_, _| false)
 }
 
 /// Service addresses on their way into their table.

@@ -186,8 +186,17 @@ impl Heap {
     }
 
     /// Writes a hash table of records, each with its hash, that is at most three quarters full;
-    /// doubled until the kernel finds every record within [`PROBES`] slots.
-    pub fn push_table<R: Record>(&mut self, entries: &[(u32, R)]) -> Result<Slots, Error> {
+    /// doubled until the kernel finds every record within [`PROBES`] slots. Of several with one key
+    /// the first is written.
+    pub fn push_table<R: Record>(
+        &mut self,
+        entries: &[(u32, R)],
+        have_one_key: impl Fn(&R, &R) -> bool,
+    ) -> Result<Slots, Error> {
+        let same = |a: usize, b: usize| {
+            let (a, b) = (&entries[a], &entries[b]);
+            a.0 == b.0 && have_one_key(&a.1, &b.1)
+        };
         let mut size = (entries.len() * 4 / 3 + 1).next_power_of_two().max(2);
         let places = loop {
             let words = size * R::WORDS as usize;
@@ -195,7 +204,7 @@ impl Heap {
                 let needed = self.words.len() + words;
                 return Err(Error::HeapFull { needed, limit: HEAP_WORDS });
             }
-            if let Some(places) = place(entries.iter().map(|(hash, _)| *hash), size) {
+            if let Some(places) = place(entries.iter().map(|(hash, _)| *hash), size, same) {
                 break places;
             }
             size *= 2;
@@ -203,6 +212,7 @@ impl Heap {
         let first = self.words.len();
         self.words.resize(first + size * R::WORDS as usize, 0);
         for ((_, record), place) in entries.iter().zip(places) {
+            let Some(place) = place else { continue };
             let at = first + (place * R::WORDS) as usize;
             record.write(&mut self.words[at..at + R::WORDS as usize]);
         }
@@ -211,11 +221,16 @@ impl Heap {
     }
 }
 
-/// A slot for each hash by linear probing; `None` when one would be too far from home.
+/// A slot for each hash by linear probing, but for what is the `same` as one before it; `None` when
+/// one would be too far from home.
 ///
 /// In order of their homes, so that none goes far because others were there first: that keeps all
 /// near when most slots are taken.
-fn place(hashes: impl Iterator<Item = u32>, size: usize) -> Option<Vec<u32>> {
+fn place(
+    hashes: impl Iterator<Item = u32>,
+    size: usize,
+    same: impl Fn(usize, usize) -> bool,
+) -> Option<Vec<Option<u32>>> {
     let mask = size as u32 - 1;
     let homes: Vec<u32> = hashes.map(|hash| hash & mask).collect();
     // sorted by counting: how many have an earlier home, and then the indices in that order
@@ -229,12 +244,17 @@ fn place(hashes: impl Iterator<Item = u32>, size: usize) -> Option<Vec<u32>> {
         *at += 1;
     }
     let mut taken = vec![false; size];
-    let mut found = vec![0; homes.len()];
-    for index in order {
-        let home = homes[index as usize];
+    let mut found = vec![None; homes.len()];
+    for (at, index) in order.iter().map(|index| *index as usize).enumerate() {
+        let home = homes[index];
+        let mut alike = order[..at].iter().rev().map(|other| *other as usize);
+        if alike.by_ref().take_while(|other| homes[*other] == home).any(|other| same(other, index))
+        {
+            continue;
+        }
         let slot = (0..PROBES).map(|i| (home + i) & mask).find(|slot| !taken[*slot as usize])?;
         taken[slot as usize] = true;
-        found[index as usize] = slot;
+        found[index] = Some(slot);
     }
     Some(found)
 }
@@ -263,7 +283,7 @@ mod tests {
                 )
             })
             .collect();
-        let slots = Heap::new().push_table(&entries);
+        let slots = Heap::new().push_table(&entries, |_, _| false);
         assert!(matches!(slots, Err(Error::HeapFull { .. })), "25 records share each hash");
 
         let entries: Vec<_> = (0..60u32)
@@ -275,7 +295,7 @@ mod tests {
             })
             .collect();
         let mut heap = Heap::behind(Vec::new());
-        let slots = heap.push_table(&entries).unwrap();
+        let slots = heap.push_table(&entries, |_, _| false).unwrap();
         assert_eq!(slots.mask, 255, "15 records share each of four hashes, 64 slots apart");
         assert_eq!(heap.used(), 256 * abi::workload::WORDS as usize);
     }

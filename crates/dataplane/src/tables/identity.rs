@@ -1,13 +1,14 @@
 //! Numbers for who somebody is. Workloads that no rule and no policy could tell apart share one, so
 //! that a pod which comes or goes changes an entry by its address, and no rule.
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use beeway_model::access::{Field, Identity, IdentityMatch, Scope};
 use beeway_model::{Mesh, Workload};
-use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
 use super::Error;
 use super::access::Guards;
@@ -22,23 +23,36 @@ const WORKLOADS: usize = abi::identity::IDENTITY_WORKLOADS.0 as usize;
 pub(super) struct Identities<'a> {
     /// Keys of the labels that are asked for.
     keys: BTreeSet<&'a str>,
-    /// One for each number from 0; of workloads that share it the first.
+    /// One for each number from 0; of workloads that share it any, which may have gone.
     list: Vec<Identity<'a>>,
+    /// How many of them have the numbers of before; `None`: these are no concern.
+    kept: Option<usize>,
     /// By index of the workload.
     numbers: Vec<u32>,
     /// Numbers of workloads by their namespace.
-    of_namespace: FxHashMap<&'a str, Vec<u32>>,
+    of_namespace: OnceCell<FxHashMap<String, Vec<u32>>>,
 }
 
-/// Identities of another time: of each one workload, in order of their numbers.
+/// Identities of another time.
 #[derive(Debug)]
 pub(super) struct People {
-    keys: Vec<String>,
-    /// One for each number.
-    workloads: Vec<Arc<Workload>>,
-    /// All, and their numbers.
+    kinds: Arc<Kinds>,
+    /// All workloads, and their numbers.
     all: Vec<(Arc<Workload>, u32)>,
 }
+
+/// What the numbers of workloads stand for.
+#[derive(Debug)]
+struct Kinds {
+    keys: Vec<String>,
+    /// One workload of each, which may have gone.
+    list: Vec<Arc<Workload>>,
+    /// Indices, in the order of what tells them apart.
+    sorted: Vec<usize>,
+}
+
+/// Numbers that nobody has any more are kept up to this many, and to as many as others.
+const GONE: usize = 64;
 
 /// What tells workloads apart.
 #[derive(PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -61,91 +75,119 @@ impl<'a> Traits<'a> {
 
 /// What is known of workloads from another time, to be asked in their order.
 struct Before<'p> {
+    people: &'p People,
     /// Those that have not been passed.
     rest: &'p [(Arc<Workload>, u32)],
-    /// The numbers of now by those of then.
-    now: Vec<Option<u32>>,
 }
 
 impl<'p> Before<'p> {
-    fn new(all: &'p [(Arc<Workload>, u32)]) -> Before<'p> {
-        let most = all.iter().map(|(_, number)| *number as usize + 1).max();
-        Before { rest: all, now: vec![None; most.unwrap_or_default()] }
-    }
-
-    /// The number, if there is one yet, of those who were like this same workload.
-    fn number(&mut self, workload: &Arc<Workload>) -> Option<&mut Option<u32>> {
+    /// The number of this same workload, or of those who were like it.
+    fn number(&mut self, workload: &Arc<Workload>, keys: &BTreeSet<&str>) -> Option<u32> {
         fn name(workload: &Workload) -> (&str, &str) {
             (&workload.namespace, &workload.name)
         }
         while let [(first, number), rest @ ..] = self.rest {
             if Arc::ptr_eq(first, workload) {
                 self.rest = rest;
-                return Some(&mut self.now[*number as usize]);
+                return Some(*number);
             }
             if name(first) > name(workload) {
                 break;
             }
             self.rest = rest;
         }
-        None
+        let Kinds { list, sorted, .. } = &*self.people.kinds;
+        let traits = Traits::of(workload, keys);
+        let place = sorted.binary_search_by(|at| Traits::of(&list[*at], keys).cmp(&traits));
+        place.ok().map(|place| (WORKLOADS + sorted[place]) as u32)
     }
 }
 
 impl<'a> Identities<'a> {
-    /// Of all that a mesh has. Who was there before, and shared a number with somebody, still does,
-    /// as long as the same is asked for: that need not be looked at again.
-    pub fn new(mesh: &'a Mesh, before: Option<&People>) -> Identities<'a> {
+    /// Of all that a mesh has. Who was like somebody before has that one's number, as long as the
+    /// same is asked for: a number keeps its meaning, and new ones come behind.
+    pub fn new(mesh: &'a Mesh, before: Option<&'a People>) -> Identities<'a> {
         let keys = label_keys(mesh);
-        let before = before.filter(|before| keys.iter().eq(&before.keys));
-        let mut before = Before::new(before.map_or(&[], |people| &people.all));
-        let mut known: FxHashMap<Traits<'a>, u32> = FxHashMap::default();
+        let before = before.filter(|before| keys.iter().eq(&before.kinds.keys));
+        let found = before.map(|people| Self::with(mesh, keys.clone(), Some(people)));
+        found.filter(|found| !found.is_worn()).unwrap_or_else(|| {
+            let mut found = Self::with(mesh, keys, None);
+            found.in_order();
+            found
+        })
+    }
+
+    fn with(mesh: &'a Mesh, keys: BTreeSet<&'a str>, before: Option<&'a People>) -> Self {
         let mut list = vec![Identity::World, Identity::Host, Identity::RemoteNode];
         debug_assert_eq!(list.len(), WORKLOADS);
-        let number = |workload: &'a Arc<Workload>| {
-            let mut find = || {
-                *known.entry(Traits::of(workload, &keys)).or_insert_with(|| {
+        let kinds = before.map_or(&[][..], |people| &people.kinds.list);
+        list.extend(kinds.iter().map(|workload| Identity::Workload(workload)));
+        let kept = before.map(|_| list.len());
+        let mut before = before.map(|people| Before { people, rest: &people.all });
+        let mut new: FxHashMap<Traits<'a>, u32> = FxHashMap::default();
+        let mut number = |workload: &'a Arc<Workload>| {
+            let known = before.as_mut().and_then(|before| before.number(workload, &keys));
+            known.unwrap_or_else(|| {
+                *new.entry(Traits::of(workload, &keys)).or_insert_with(|| {
                     list.push(Identity::Workload(workload));
                     list.len() as u32 - 1
                 })
-            };
-            match before.number(workload) {
-                Some(now) => *now.get_or_insert_with(find),
-                None => find(),
-            }
+            })
         };
-        let mut numbers: Vec<u32> = mesh.workloads.iter().map(number).collect();
-        in_order(&mut list, &mut numbers, &keys);
-        let mut of_namespace: FxHashMap<&str, Vec<u32>> = FxHashMap::default();
-        for (number, identity) in list.iter().enumerate() {
-            if let Identity::Workload(workload) = identity {
-                of_namespace.entry(&workload.namespace).or_default().push(number as u32);
-            }
+        let numbers = mesh.workloads.iter().map(&mut number).collect();
+        Identities { keys, list, kept, numbers, of_namespace: OnceCell::new() }
+    }
+
+    /// Whether more numbers are nobody's than may be.
+    fn is_worn(&self) -> bool {
+        let mut used = vec![false; self.list.len()];
+        self.numbers.iter().for_each(|number| used[*number as usize] = true);
+        let here = used.iter().filter(|used| **used).count();
+        self.list.len() - WORKLOADS - here > here.max(GONE)
+    }
+
+    /// Numbers workloads in the order of what tells them apart.
+    fn in_order(&mut self) {
+        let sorted = self.sorted();
+        let before = self.list.clone();
+        let mut now = vec![0; before.len()];
+        for (at, number) in sorted.into_iter().zip(WORKLOADS..) {
+            now[WORKLOADS + at] = number as u32;
+            self.list[number] = before[WORKLOADS + at];
         }
-        Identities { keys, list, numbers, of_namespace }
+        self.numbers.iter_mut().for_each(|number| *number = now[*number as usize]);
+    }
+
+    /// Indices of the workloads among the numbers, in the order of what tells them apart.
+    fn sorted(&self) -> Vec<usize> {
+        let workloads = self.list.iter().filter_map(|identity| identity.workload());
+        let traits = workloads.map(|workload| Traits::of(workload, &self.keys));
+        let mut sorted: Vec<(Traits<'_>, usize)> = traits.zip(0..).collect();
+        sorted.sort_unstable();
+        sorted.into_iter().map(|(_, at)| at).collect()
     }
 
     /// What tells them apart, for another time.
-    pub fn people(&self, mesh: &Mesh) -> People {
-        let mut first: Vec<Option<Arc<Workload>>> = vec![None; self.list.len()];
+    pub fn people(&self, mesh: &Mesh, before: Option<&People>) -> People {
+        let all = mesh.workloads.iter().cloned().zip(self.numbers.iter().copied()).collect();
+        let before = before.filter(|_| self.kept.is_some()).map(|people| &people.kinds);
+        if let Some(kinds) = before.filter(|_| self.kept == Some(self.list.len())) {
+            return People { kinds: kinds.clone(), all };
+        }
+        let mut list: Vec<Option<Arc<Workload>>> = Vec::new();
+        list.extend(before.iter().flat_map(|kinds| kinds.list.iter().cloned().map(Some)));
+        list.resize(self.list.len() - WORKLOADS, None);
         for (number, workload) in self.numbers.iter().zip(&mesh.workloads) {
-            first[*number as usize].get_or_insert_with(|| workload.clone());
+            list[*number as usize - WORKLOADS].get_or_insert_with(|| workload.clone());
         }
         let keys = self.keys.iter().map(|key| (*key).to_owned()).collect();
-        let all = mesh.workloads.iter().cloned().zip(self.numbers.iter().copied()).collect();
-        People { keys, workloads: first.into_iter().flatten().collect(), all }
+        let list = list.into_iter().flatten().collect();
+        People { kinds: Arc::new(Kinds { keys, list, sorted: self.sorted() }), all }
     }
 
-    /// Whether the same tells the same number of them apart, each like the one before.
-    pub fn are_alike(&self, before: &People) -> bool {
-        let workloads = self.list.iter().filter_map(|identity| identity.workload());
-        let alike = |(now, before): (&Workload, &Arc<Workload>)| {
-            std::ptr::eq(now, &**before)
-                || Traits::of(now, &self.keys) == Traits::of(before, &self.keys)
-        };
-        self.keys.iter().eq(&before.keys)
-            && workloads.clone().count() == before.workloads.len()
-            && workloads.zip(&before.workloads).all(alike)
+    /// How many numbers have the meaning that they had before; `None`: maybe none.
+    pub fn kept(&self) -> Option<usize> {
+        self.kept
     }
 
     /// The number of a workload, by its index.
@@ -156,6 +198,16 @@ impl<'a> Identities<'a> {
     /// All of them, in order of their numbers.
     pub fn iter(&self) -> impl Iterator<Item = Identity<'a>> {
         self.list.iter().copied()
+    }
+
+    fn by_namespace(&self) -> FxHashMap<String, Vec<u32>> {
+        let mut numbers: FxHashMap<String, Vec<u32>> = FxHashMap::default();
+        for (number, identity) in self.list.iter().enumerate() {
+            if let Identity::Workload(workload) = identity {
+                numbers.entry(workload.namespace.clone()).or_default().push(number as u32);
+            }
+        }
+        numbers
     }
 
     /// All of them, a bit for each number.
@@ -179,7 +231,8 @@ impl<'a> Identities<'a> {
             };
             match wanted.namespaces() {
                 Some(namespaces) => {
-                    let within = namespaces.iter().filter_map(|name| self.of_namespace.get(name));
+                    let known = self.of_namespace.get_or_init(|| self.by_namespace());
+                    let within = namespaces.iter().filter_map(|name| known.get(*name));
                     within.flatten().for_each(|number| look(*number));
                 }
                 None => (0..self.list.len() as u32).for_each(look),
@@ -200,22 +253,6 @@ impl<'a> Identities<'a> {
     }
 }
 
-/// Numbers workloads in the order of what tells them apart: so a workload that becomes like others
-/// changes no other's number.
-fn in_order<'a>(list: &mut [Identity<'a>], numbers: &mut [u32], keys: &BTreeSet<&str>) {
-    let workloads = list.iter().enumerate().filter_map(|(at, i)| Some((at, i.workload()?)));
-    let mut sorted: Vec<(Traits<'a>, usize)> =
-        workloads.map(|(at, workload)| (Traits::of(workload, keys), at)).collect();
-    sorted.sort();
-    let before = list.to_vec();
-    let mut now = vec![0; list.len()];
-    for ((_, at), number) in sorted.iter().zip(WORKLOADS..) {
-        now[*at] = number as u32;
-        list[number] = before[*at];
-    }
-    numbers.iter_mut().for_each(|number| *number = now[*number as usize]);
-}
-
 /// Who owns an address; of several the first, as [`Mesh::identity_at`] says.
 pub(super) fn push_workloads(
     heap: &mut Heap,
@@ -224,7 +261,6 @@ pub(super) fn push_workloads(
     guards: &Guards,
 ) -> Result<Slots, Error> {
     let count = mesh.workloads.len() + mesh.nodes.len();
-    let mut seen = FxHashSet::with_capacity_and_hasher(count, FxBuildHasher);
     let mut entries = Vec::with_capacity(count);
     let here = mesh.nodes.iter().find(|node| node.local).map(|node| &node.name);
     let mut own = |addresses: &[IpAddr], number: u32, (guard, leave): (u32, u32), remote: bool| {
@@ -234,11 +270,9 @@ pub(super) fn push_workloads(
             if at == 1 && !mesh.limits.is_empty() {
                 first = heap.intern(words_of(&address_bytes(addresses[0].to_canonical())));
             }
-            if seen.insert(ip) {
-                let remote = remote.into();
-                let workload = abi::workload { ip, number, guard, leave, remote, first };
-                entries.push((hash_address(&ip, 0), workload));
-            }
+            let remote = remote.into();
+            let workload = abi::workload { ip, number, guard, leave, remote, first };
+            entries.push((hash_address(&ip, 0), workload));
         }
     };
     for (index, workload) in mesh.workloads.iter().enumerate() {
@@ -253,7 +287,7 @@ pub(super) fn push_workloads(
         };
         own(&node.addresses, number.0, (0, 0), !node.local);
     }
-    heap.push_table(&entries)
+    heap.push_table(&entries, |a, b| a.ip == b.ip)
 }
 
 /// A set without zero words at its end.

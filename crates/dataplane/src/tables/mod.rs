@@ -7,6 +7,8 @@
 //! What the kernel cannot evaluate becomes a detour, which is always right, and a [`Notice`]. The
 //! tables never say anything else than the reference router would.
 
+use std::sync::Arc;
+
 use beeway_model::access::AccessPolicy;
 use beeway_model::{Mesh, RateLimiter};
 use serde::Serialize;
@@ -106,8 +108,9 @@ pub fn compile(mesh: &Mesh, number: u64) -> Result<Tables, Error> {
     Compiler::default().compile(mesh, number)
 }
 
-/// Compiles one mesh after the other, each to what [`compile`] makes of it. What policies become is
-/// kept: it depends on them and on who can be told apart alone, and most changes leave both.
+/// Compiles one mesh after the other, each to what says the same as what [`compile`] makes of it.
+/// What policies become is kept, and the numbers of identities: most changes leave both, and who can
+/// be told apart from all others anew changes what names him alone.
 #[derive(Debug, Default)]
 pub struct Compiler {
     kept: Option<Kept>,
@@ -116,7 +119,7 @@ pub struct Compiler {
 /// Guards, and what they were made of.
 #[derive(Debug)]
 struct Kept {
-    policies: Vec<AccessPolicy>,
+    policies: Vec<Arc<AccessPolicy>>,
     limits: Vec<RateLimiter>,
     people: People,
     guards: Guards,
@@ -128,24 +131,23 @@ const GUARDS_LIMIT: usize = heap::HEAP_WORDS / 2;
 impl Compiler {
     /// Compiles a mesh into generation `number`.
     pub fn compile(&mut self, mesh: &Mesh, number: u64) -> Result<Tables, Error> {
-        let identities = Identities::new(mesh, self.kept.as_ref().map(|kept| &kept.people));
-        let kept = self.kept.take();
-        let kept = kept.filter(|kept| {
-            (&kept.policies, &kept.limits) == (&mesh.access, &mesh.limits)
-                && identities.are_alike(&kept.people)
+        let before = self.kept.take().map(|kept| {
+            let Kept { policies, limits, people, guards } = kept;
+            (people, (policies, limits, guards))
         });
-        let people = identities.people(mesh);
-        let kept = match kept {
-            Some(kept) => Kept { people, ..kept },
-            None => Kept {
-                policies: mesh.access.clone(),
-                limits: mesh.limits.clone(),
-                people,
-                guards: Guards::new(mesh, &identities, GUARDS_LIMIT),
-            },
-        };
-        let kept = self.kept.insert(kept);
-        match assemble(mesh, number, &identities, &kept.guards) {
+        let (people, before) = before.unzip();
+        let identities = Identities::new(mesh, people.as_ref());
+        let before = before.filter(|(p, l, _)| (p, l) == (&mesh.access, &mesh.limits));
+        let grown = before.and_then(|(.., guards)| guards.grown(mesh, &identities, GUARDS_LIMIT));
+        let guards = grown.unwrap_or_else(|| Guards::new(mesh, &identities, GUARDS_LIMIT));
+        let made = assemble(mesh, number, &identities, &guards);
+        if made.is_err() && guards.has_waste() {
+            return self.compile(mesh, number);
+        }
+        let people = identities.people(mesh, people.as_ref());
+        let (policies, limits) = (mesh.access.clone(), mesh.limits.clone());
+        self.kept = Some(Kept { policies, limits, people, guards });
+        match made {
             Err(Error::HeapFull { .. }) if !(mesh.access.is_empty() && mesh.limits.is_empty()) => {
                 assemble(mesh, number, &identities, &Guards::new(mesh, &identities, 0))
             }
@@ -197,6 +199,9 @@ impl Tables {
     /// The size of a generation in bytes, however little of it is used.
     pub const BYTES: usize = size_of::<abi::generation>();
 
+    /// Words between the number and the heap.
+    const HEADER_WORDS: usize = 10;
+
     /// The number given to [`compile`].
     pub fn number(&self) -> u64 {
         self.number
@@ -234,14 +239,16 @@ impl Tables {
     pub(crate) fn write(&self, bytes: &mut [u8]) {
         let (number, words) = bytes.split_at_mut(8);
         number.copy_from_slice(&self.number.to_ne_bytes());
-        let header = self.header();
-        let used = header.iter().chain(&self.words);
-        for (place, word) in words.as_chunks_mut::<4>().0.iter_mut().zip(used) {
+        let (header, heap) = words.as_chunks_mut::<4>().0.split_at_mut(Self::HEADER_WORDS);
+        for (place, word) in header.iter_mut().zip(self.header()) {
+            *place = word.to_ne_bytes();
+        }
+        for (place, word) in heap.iter_mut().zip(&self.words) {
             *place = word.to_ne_bytes();
         }
     }
 
-    fn header(&self) -> [u32; 10] {
+    fn header(&self) -> [u32; Self::HEADER_WORDS] {
         [
             self.frontends.first,
             self.frontends.mask,

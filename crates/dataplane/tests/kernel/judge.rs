@@ -126,7 +126,7 @@ impl<'a> Trial<'a> {
         let named = |policy: &AccessPolicy| matches!(policy.scope, Scope::Services(_));
         let forwarded = |(name, _): &(&str, &[u8])| name.eq_ignore_ascii_case("x-forwarded-for");
         reports.iter().any(|list| !list.is_empty())
-            || self.mesh.access.iter().any(named)
+            || self.mesh.access.iter().any(|policy| named(policy))
             || case.message().headers.iter().any(forwarded)
             || is_excused(case, "unusual")
             || is_excused(case, "path")

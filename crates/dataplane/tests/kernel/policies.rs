@@ -1,5 +1,7 @@
 //! Policies of all layers together: each combination, and what it comes to.
 
+use std::sync::Arc;
+
 use beeway_model::access::{
     AccessPolicy, AccessRule, Clause, Direction, Effect, Field, LabelSelector, Layer, PathTest,
     Scope, Text,
@@ -62,7 +64,7 @@ fn each_layer_can_deny_and_none_can_allow_for_another() {
                         policy(Layer::Authorization, Ingress, Effect::Deny, deny),
                         policy(Layer::Authorization, Ingress, Effect::Allow, allow),
                     ];
-                    mesh.access = policies.into_iter().flatten().collect();
+                    mesh.access = policies.into_iter().flatten().map(Arc::new).collect();
                     let trial = Trial::new(&node, mesh);
                     let case = Draft::get("/a").case();
                     let what = format!("{egress:?} {ingress:?} {deny:?} {allow:?}");
@@ -90,8 +92,10 @@ fn no_spelling_gets_past_a_policy() {
         let rules = vec![AccessRule { conditions, ..AccessRule::default() }];
         let deny = policy(Layer::Authorization, Direction::Ingress, Effect::Deny, Says::Matches);
         let mut mesh = mesh(Some(vec![rule(Default::default(), forward(0))]));
-        mesh.access =
-            deny.into_iter().map(|deny| AccessPolicy { rules: rules.clone(), ..deny }).collect();
+        mesh.access = deny
+            .map(|deny| AccessPolicy { rules: rules.clone(), ..deny }.into())
+            .into_iter()
+            .collect();
         Trial::new(&node, mesh)
     };
     let not_passed = |trial: &Trial<'_>, draft: &Draft| {

@@ -1,5 +1,8 @@
 //! What is left of a disagreement when everything is left out that it does not need.
 
+use std::sync::Arc;
+
+use beeway_model::access::AccessRule;
 use beeway_model::{Match, Mesh, Rule};
 
 use crate::case::Case;
@@ -78,12 +81,12 @@ impl Reduction<'_> {
                 continue;
             }
             for n in (0..self.mesh.access[at].rules.len()).rev() {
-                self.attempt(|mesh| drop(mesh.access[at].rules.remove(n)));
+                self.attempt(|mesh| drop(rules_at(mesh, at).remove(n)));
             }
             for n in 0..self.mesh.access[at].rules.len() {
-                self.attempt(|mesh| mesh.access[at].rules[n].sources.clear());
-                self.attempt(|mesh| mesh.access[at].rules[n].operations.clear());
-                self.attempt(|mesh| mesh.access[at].rules[n].conditions.clear());
+                self.attempt(|mesh| rules_at(mesh, at)[n].sources.clear());
+                self.attempt(|mesh| rules_at(mesh, at)[n].operations.clear());
+                self.attempt(|mesh| rules_at(mesh, at)[n].conditions.clear());
             }
         }
     }
@@ -121,4 +124,9 @@ impl Reduction<'_> {
 
 fn rules_in(mesh: &mut Mesh) -> &mut Vec<Rule> {
     mesh.services[0].ports[0].rules.get_or_insert_default()
+}
+
+/// The rules of a policy, to be changed.
+fn rules_at(mesh: &mut Mesh, policy: usize) -> &mut Vec<AccessRule> {
+    &mut Arc::make_mut(&mut mesh.access[policy]).rules
 }

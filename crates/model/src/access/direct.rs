@@ -13,7 +13,8 @@ use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 use serde::Serialize;
 
 use super::identity::LabelSelector;
-use super::policy::{Direction, Scope};
+use super::policy::{AccessPolicy, Direction, Scope};
+use crate::limits::RateLimiter;
 use crate::mesh::{
     Cluster, ClusterId, Endpoint, Mesh, Protocol, Service, ServicePort, Transport, Workload,
 };
@@ -31,8 +32,9 @@ pub struct Direct {
     pub port: usize,
     /// Its own index among the endpoints of the port's cluster.
     pub endpoint: usize,
-    /// Who has the address, by the index in [`Mesh::workloads`].
-    pub workload: Option<usize>,
+    /// Who has the address.
+    #[serde(skip)]
+    pub workload: Option<Arc<Workload>>,
     #[serde(skip)]
     made: OnceLock<Box<(Service, Cluster)>>,
 }
@@ -40,11 +42,9 @@ pub struct Direct {
 /// What was made of it follows from the rest.
 impl PartialEq for Direct {
     fn eq(&self, other: &Direct) -> bool {
-        let places = |direct: &Direct| {
-            let Direct { service, port, endpoint, workload, made: _ } = direct;
-            (*service, *port, *endpoint, *workload)
-        };
-        places(self) == places(other)
+        let Direct { service, port, endpoint, workload, made: _ } = self;
+        (*service, *port, *endpoint) == (other.service, other.port, other.endpoint)
+            && *workload == other.workload
     }
 }
 
@@ -87,12 +87,9 @@ impl Mesh {
     }
 
     /// Namespace and name of the service for something that may be called straight.
-    pub fn direct_name(&self, direct: &Direct) -> (&str, String) {
-        match direct.workload {
-            Some(index) => {
-                let workload = &self.workloads[index];
-                (&workload.namespace, [PREFIX, &workload.name].concat())
-            }
+    pub fn direct_name<'a>(&'a self, direct: &'a Direct) -> (&'a str, String) {
+        match &direct.workload {
+            Some(workload) => (&workload.namespace, [PREFIX, &workload.name].concat()),
             None => {
                 let address = self.called(direct).address.ip();
                 (&self.services[direct.service].namespace, format!("{PREFIX}{address}"))
@@ -142,20 +139,74 @@ impl Mesh {
 
 /// Finds the addresses of workloads that policies or limits are about. What a policy says of a
 /// service it says of calls straight to its endpoints too. Services and clusters must be complete.
-/// `owner` says which workload has an address, by its index.
-pub fn add_direct(mesh: &mut Mesh, owner: impl Fn(IpAddr) -> Option<usize>) {
-    mesh.direct = match mesh.access.is_empty() && mesh.limits.is_empty() {
-        true => Vec::new(),
-        false => find(mesh, owner),
-    };
+/// `owner` says which workload has an address, and `has_stayed` whether it is the one that had it
+/// when `kept` was here the last time.
+pub fn add_direct<'o>(
+    mesh: &mut Mesh,
+    kept: &mut Guarded,
+    owner: impl Fn(IpAddr) -> Option<&'o Arc<Workload>>,
+    has_stayed: impl Fn(IpAddr) -> bool,
+) {
+    if mesh.access.is_empty() && mesh.limits.is_empty() {
+        (mesh.direct, *kept) = Default::default();
+    } else {
+        mesh.direct = find(mesh, kept, owner, has_stayed);
+    }
     name_too(mesh);
+}
+
+/// Which endpoints of the mesh before policies and limits are about, and what that follows from.
+#[derive(Debug, Default)]
+pub struct Guarded {
+    access: Vec<Arc<AccessPolicy>>,
+    limits: Vec<RateLimiter>,
+    /// In the order in which they are asked for.
+    ports: Vec<GuardedPort>,
+}
+
+/// The endpoints of a service port.
+#[derive(Debug)]
+struct GuardedPort {
+    /// Policies name the service.
+    named: bool,
+    endpoints: Arc<[Endpoint]>,
+    /// Indices of those that policies or limits are about, and who has the address.
+    guarded: Vec<(usize, Option<Arc<Workload>>)>,
+}
+
+impl GuardedPort {
+    fn of<'o>(
+        named: bool,
+        endpoints: &Arc<[Endpoint]>,
+        before: Option<GuardedPort>,
+        selectors: &Selectors<'_>,
+        owner: impl Fn(IpAddr) -> Option<&'o Arc<Workload>>,
+        has_stayed: impl Fn(IpAddr) -> bool,
+    ) -> GuardedPort {
+        let before = before.filter(|before| {
+            before.named == named
+                && Arc::ptr_eq(&before.endpoints, endpoints)
+                && endpoints.iter().all(|endpoint| has_stayed(endpoint.address.ip()))
+        });
+        if let Some(before) = before {
+            return before;
+        }
+        let guarded = endpoints.iter().enumerate().filter_map(|(at, endpoint)| {
+            let owner = owner(endpoint.address.ip());
+            let selected = || owner.is_some_and(|owner| selectors.select(owner));
+            let guarded = endpoint.address.port() > 0 && (named || selected());
+            guarded.then(|| (at, owner.cloned()))
+        });
+        let guarded = guarded.collect();
+        GuardedPort { named, endpoints: endpoints.clone(), guarded }
+    }
 }
 
 /// Lets policies on a service name those of its endpoints.
 fn name_too(mesh: &mut Mesh) {
     let mut access = std::mem::take(&mut mesh.access);
     for policy in &mut access {
-        let Scope::Services(named) = &mut policy.scope else { continue };
+        let Scope::Services(named) = &policy.scope else { continue };
         let more = mesh.direct.iter().filter(|direct| {
             let service = &mesh.services[direct.service];
             named.iter().any(|(n, name)| *n == service.namespace && *name == service.name)
@@ -167,12 +218,26 @@ fn name_too(mesh: &mut Mesh) {
         let mut more: Vec<_> = more.map(names).collect();
         more.sort_unstable();
         more.dedup();
-        named.extend(more);
+        if !more.is_empty()
+            && let Scope::Services(named) = &mut Arc::make_mut(policy).scope
+        {
+            named.extend(more);
+        }
     }
     mesh.access = access;
 }
 
-fn find(mesh: &Mesh, owner: impl Fn(IpAddr) -> Option<usize>) -> Vec<Direct> {
+fn find<'o>(
+    mesh: &Mesh,
+    kept: &mut Guarded,
+    owner: impl Fn(IpAddr) -> Option<&'o Arc<Workload>>,
+    has_stayed: impl Fn(IpAddr) -> bool,
+) -> Vec<Direct> {
+    if (&kept.access, &kept.limits) != (&mesh.access, &mesh.limits) {
+        let (access, limits) = (mesh.access.clone(), mesh.limits.clone());
+        *kept = Guarded { access, limits, ports: Vec::new() };
+    }
+    let mut before = std::mem::take(&mut kept.ports).into_iter();
     let selectors = Selectors::of(mesh);
     let mut taken = FxHashSet::with_capacity_and_hasher(mesh.workloads.len() * 2, FxBuildHasher);
     for service in &mesh.services {
@@ -189,16 +254,19 @@ fn find(mesh: &Mesh, owner: impl Fn(IpAddr) -> Option<usize>) -> Vec<Direct> {
             if !named && (!http || listed.transport != Transport::Tcp) {
                 continue;
             }
-            for (endpoint, called) in mesh.cluster(listed.cluster).endpoints.iter().enumerate() {
-                let address = called.address;
-                let workload = owner(address.ip());
-                let guarded = || workload.is_some_and(|at| selectors.select(&mesh.workloads[at]));
+            let endpoints = &mesh.clusters[listed.cluster.0].endpoints;
+            let before = before.next();
+            let of = GuardedPort::of(named, endpoints, before, &selectors, &owner, &has_stayed);
+            for (endpoint, workload) in &of.guarded {
+                let address = endpoints[*endpoint].address;
                 let free = (address.ip().to_canonical(), address.port(), listed.transport);
-                if address.port() > 0 && (named || guarded()) && taken.insert(free) {
+                if taken.insert(free) {
+                    let (endpoint, workload) = (*endpoint, workload.clone());
                     let made = OnceLock::new();
                     found.push(Direct { service, port, endpoint, workload, made });
                 }
             }
+            kept.ports.push(of);
         }
     }
     found

@@ -33,7 +33,7 @@ mod policy;
 mod provider;
 mod verdict;
 
-pub use direct::{Direct, add_direct};
+pub use direct::{Direct, Guarded, add_direct};
 pub use identity::{
     Entity, Identity, IdentityMatch, LabelSelector, LabelTest, Node, Party, TRUST_DOMAIN, principal,
 };

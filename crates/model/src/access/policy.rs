@@ -8,7 +8,7 @@ use crate::pattern;
 use crate::stream::Subnet;
 
 /// One policy. An AuthorizationPolicy is one; a NetworkPolicy one for each direction.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AccessPolicy {
     /// Kind, namespace and name, for people: `AuthorizationPolicy shop/reviews`.
     pub name: String,

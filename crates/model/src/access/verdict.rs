@@ -1,5 +1,6 @@
 //! The reference evaluator: small, obvious, and right by definition.
 
+use std::borrow::Borrow;
 use std::net::IpAddr;
 
 use serde::Serialize;
@@ -77,12 +78,12 @@ pub fn applies(policy: &AccessPolicy, call: &Call<'_>) -> bool {
 
 /// What policies say of a call. Those that do not apply may be left out. Where the network does not
 /// let it pass, nobody sees the call: nothing is asked or reported.
-pub fn evaluate<'a>(
-    policies: impl IntoIterator<Item = (usize, &'a AccessPolicy)>,
+pub fn evaluate<'a, P: Borrow<AccessPolicy> + 'a>(
+    policies: impl IntoIterator<Item = (usize, &'a P)>,
     call: &Call<'_>,
 ) -> Access {
-    let applying: Vec<_> =
-        policies.into_iter().filter(|(_, policy)| applies(policy, call)).collect();
+    let policies = policies.into_iter().map(|(index, policy)| (index, policy.borrow()));
+    let applying: Vec<_> = policies.filter(|(_, policy)| applies(policy, call)).collect();
     let mut access = Access { allowed: true, ..Access::default() };
     for direction in [Direction::Egress, Direction::Ingress] {
         allow(&mut access, &applying, (Layer::Network, direction), call);

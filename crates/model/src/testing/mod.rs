@@ -37,7 +37,7 @@ impl Stage {
     /// Gives the addresses to workloads and nodes, or to nobody, and makes policies.
     pub fn set(&self, dice: &mut Dice, mesh: &mut Mesh) {
         (mesh.workloads, mesh.nodes) = self.people(dice);
-        mesh.access = self.policies(dice);
+        mesh.access = self.policies(dice).into_iter().map(Arc::new).collect();
     }
 
     fn people(&self, dice: &mut Dice) -> (Vec<Arc<Workload>>, Vec<Node>) {

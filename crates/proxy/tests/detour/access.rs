@@ -73,7 +73,7 @@ fn subnet(address: &str, bits: u8) -> Vec<Subnet> {
 fn guarded(endpoint: SocketAddr, policy: &Option<Policy>, access: &[AccessPolicy]) -> Mesh {
     let mut mesh = crate::both::mesh_of(endpoint, policy);
     mesh.workloads.push(serving("web", endpoint.ip()).into());
-    mesh.access = access.to_vec();
+    mesh.access = access.iter().cloned().map(Arc::new).collect();
     mesh
 }
 
@@ -204,7 +204,7 @@ fn two(policy: Policy, access: Vec<AccessPolicy>) -> Mesh {
     mesh.clusters[0].endpoints = [first, other].into();
     mesh.workloads.push(serving("web", web.ip()).into());
     mesh.workloads.push(serving("api", api.ip()).into());
-    mesh.access = access;
+    mesh.access = access.into_iter().map(Arc::new).collect();
     mesh
 }
 
@@ -256,7 +256,7 @@ fn a_forbidden_mirror_is_not_sent() {
     rule.policy = Some(Policy { mirrors: vec![mirror], ..Policy::default() }.into());
     let mut mesh = mesh(&[one, shadow], Some(vec![rule]));
     mesh.workloads.push(serving("shadow", shadow.ip()).into());
-    mesh.access = vec![on("shadow", Effect::Deny, when(path("/secret")))];
+    mesh.access = vec![on("shadow", Effect::Deny, when(path("/secret"))).into()];
     let mut kit = Kit::new(mesh);
     assert_eq!(kit.get(1, "/secret").status, 200);
     kit.eventually(|stats| stats.denied == 1);

@@ -43,7 +43,8 @@ fn asking([endpoint, authorizer]: [SocketAddr; 2], provider: Provider) -> Mesh {
     }
     mesh.workloads.push(serving("web", endpoint.ip()).into());
     let custom = Effect::Custom("authorizer".to_owned());
-    mesh.access = vec![on("web", custom, when(Field::Path(vec![PathTest::parse("/a*")])))];
+    let rules = when(Field::Path(vec![PathTest::parse("/a*")]));
+    mesh.access = vec![on("web", custom, rules).into()];
     mesh.providers = vec![provider];
     mesh
 }
@@ -129,7 +130,7 @@ fn what_it_allows_it_may_change() {
     let mut mesh = asking([telling(), address], provider(ProviderKind::Grpc));
     // others see what it has made of the request
     let team = Field::Header("x-team".to_owned(), vec![Text::parse("red,blue")]);
-    mesh.access.push(on("web", Effect::Allow, when(team)));
+    mesh.access.push(on("web", Effect::Allow, when(team)).into());
     let mut kit = Kit::new(mesh);
     kit.request(1, GET);
     let answer = kit.answer(1);
@@ -244,7 +245,7 @@ fn a_body_is_shown_as_far_as_it_shall_be() {
     ] {
         let packed = provider.body.is_some_and(|body| body.pack_as_bytes);
         let mut mesh = asking([endpoint, address], provider);
-        mesh.access[0].rules = any();
+        Arc::make_mut(&mut mesh.access[0]).rules = any();
         let mut kit = Kit::new(mesh);
         for (cookie, request) in [(1, &plain), (2, &chunked)] {
             kit.request(cookie, request.replace("/a/../echo", "/echo"));
@@ -270,7 +271,7 @@ fn a_long_body_arrives_whole_behind_what_was_shown() {
     let body = CheckedBody { max_bytes: 1000, allow_partial: true, pack_as_bytes: true };
     let provider = Provider { body: Some(body), ..provider(ProviderKind::Grpc) };
     let mut mesh = asking([telling(), address], provider);
-    mesh.access[0].rules = any();
+    Arc::make_mut(&mut mesh.access[0]).rules = any();
     let mut kit = Kit::new(mesh);
     let data = upstream::pattern(100_000);
     kit.request(1, "PUT /echo HTTP/1.1\r\nHost: shop\r\ncontent-length: 100000\r\n\r\n");
@@ -379,7 +380,7 @@ fn it_is_asked_before_others_decide_and_they_still_do() {
     let (address, questions) = authorizer(|_| allow(&[]));
     let mesh = asking([telling(), address], provider(ProviderKind::Grpc));
     let mut denied = mesh.clone();
-    denied.access.insert(0, on("web", Effect::Deny, any()));
+    denied.access.insert(0, on("web", Effect::Deny, any()).into());
     let mut kit = Kit::new(denied);
     kit.request(1, GET);
     let answer = kit.answer(1);
@@ -387,7 +388,7 @@ fn it_is_asked_before_others_decide_and_they_still_do() {
     questions.recv_timeout(PATIENCE).expect("it was asked");
     // one that only reports is not asked
     let mut dry = mesh;
-    dry.access[0].dry_run = true;
+    Arc::make_mut(&mut dry.access[0]).dry_run = true;
     kit.mesh.send_replace(Arc::new(dry));
     kit.request(1, GET);
     assert_eq!(kit.answer(1).status, 200);

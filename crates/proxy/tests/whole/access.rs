@@ -16,9 +16,9 @@ use crate::check::{allow, authorizer, deny};
 use crate::kit::*;
 use crate::upstream;
 
-fn policy(effect: Effect, field: Field) -> AccessPolicy {
+fn policy(effect: Effect, field: Field) -> Arc<AccessPolicy> {
     let conditions = vec![Clause { field, negated: false }];
-    AccessPolicy {
+    Arc::new(AccessPolicy {
         name: "AuthorizationPolicy default/buyer".to_owned(),
         layer: Layer::Authorization,
         direction: Direction::Ingress,
@@ -27,10 +27,10 @@ fn policy(effect: Effect, field: Field) -> AccessPolicy {
         effect,
         dry_run: false,
         rules: vec![AccessRule { conditions, ..AccessRule::default() }],
-    }
+    })
 }
 
-fn guarded(protocol: Protocol, server: &Server, access: Vec<AccessPolicy>) -> Mesh {
+fn guarded(protocol: Protocol, server: &Server, access: Vec<Arc<AccessPolicy>>) -> Mesh {
     Mesh { access, ..mesh(protocol, &[server.address()], Vec::new()) }
 }
 
@@ -68,7 +68,8 @@ fn a_forbidden_connection_is_reset() {
 #[test]
 fn connections_are_judged_again() {
     let server = Server::new();
-    let told = |access: Vec<AccessPolicy>| Arc::new(guarded(Protocol::Opaque, &server, access));
+    let told =
+        |access: Vec<Arc<AccessPolicy>>| Arc::new(guarded(Protocol::Opaque, &server, access));
     let kit = Kit::new((*told(Vec::new())).clone());
     let client = kit.connect();
     let endpoint = server.accept();
@@ -131,7 +132,7 @@ const HELLO: [u8; 80] = {
 fn requests_of_http2_are_judged_one_by_one() {
     let endpoint = upstream::scripted(1 << 20, |_, _| async { upstream::status(200) });
     let path = |path| Field::Path(vec![beeway_model::access::PathTest::parse(path)]);
-    let told = |access: Vec<AccessPolicy>| {
+    let told = |access: Vec<Arc<AccessPolicy>>| {
         Arc::new(Mesh { access, ..mesh(Protocol::Http2, &[endpoint], Vec::new()) })
     };
     let first = vec![policy(Effect::Deny, path("/secret/*"))];
@@ -214,7 +215,7 @@ fn an_authorizer_is_asked_about_a_connection() {
     kit.mesh.send_replace(Arc::new(again.clone()));
     kit.eventually(|stats| stats.audited == 1);
     assert!(questions.try_recv().is_err());
-    again.access[0].name.push_str("-2");
+    Arc::make_mut(&mut again.access[0]).name.push_str("-2");
     kit.mesh.send_replace(Arc::new(again));
     expect_reset(&client);
     questions.recv_timeout(PATIENCE).unwrap();

@@ -307,7 +307,9 @@ impl Telemetry {
         }
         let changed = seen.mesh.has_changed().unwrap_or(false);
         if changed {
-            seen.names = Arc::new(Names::of(&seen.mesh.borrow_and_update()));
+            // not while it is borrowed: the next one could not come
+            let mesh = seen.mesh.borrow_and_update().clone();
+            seen.names = Arc::new(Names::of(&mesh));
         }
         let due = seen.saved.elapsed() > SAVE || self.stopping.load(Ordering::Relaxed);
         if changed || due {

@@ -44,6 +44,28 @@ impl Context<'_> {
         access.max(self.candidate_says(self.find(table)))
     }
 
+    /// What each group says of the connection.
+    pub(super) fn judge_connection(&self) -> [Option<bool>; 4] {
+        let tables = self.tables;
+        let of = |ip: IpAddr| tables.find_workload(ip);
+        let leave = of(self.source).map_or(0, |slot| self.word(at!(slot, workload.leave)));
+        let guard = of(self.endpoint.ip()).map_or(0, |slot| self.word(at!(slot, workload.guard)));
+        let groups = match guard {
+            0 => [leave, 0, 0, 0],
+            _ => [
+                leave,
+                self.word(at!(guard, guard.network)),
+                self.word(at!(guard, guard.connections)),
+                self.word(at!(guard, guard.carriers)),
+            ],
+        };
+        groups.map(|group| match self.group_says(group) {
+            Access::Pass => Some(true),
+            Access::Denied => Some(false),
+            Access::Unsure => None,
+        })
+    }
+
     fn group_says(&self, group: u32) -> Access {
         if group == 0 {
             return Access::Pass;

@@ -80,6 +80,19 @@ pub fn decide(
     }
 }
 
+/// What policies say of a connection: of whom the caller may call; of who calls the endpoint, those
+/// of the network, the others where it is not HTTP, and what no request could change. `None`:
+/// userspace finds out.
+pub fn judge_connection(
+    tables: &Tables,
+    source: IpAddr,
+    endpoint: SocketAddr,
+) -> [Option<bool>; 4] {
+    // conditions on requests are in none of these
+    let head = head::parse(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").expect("a head");
+    Context { tables, endpoint, source, draw: 0, head: &head }.judge_connection()
+}
+
 /// The endpoint that connect() chooses for a service address and a draw; `None` where it refuses
 /// or leads to the userspace proxy.
 pub fn pick_endpoint(

@@ -11,6 +11,7 @@ mod rules;
 mod values;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use beeway_model::{Match, Mesh, Rule};
 
@@ -81,7 +82,7 @@ impl Scene {
             add_service(&mut mesh, rules);
         }
         if dice.one_in(2) {
-            mesh.access = palette.policies(dice);
+            mesh.access = palette.policies(dice).into_iter().map(Arc::new).collect();
         }
         if dice.one_in(3) {
             mesh.limits = palette.limits(dice);
