@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use beeway_testbed::{Command, Node, Place, Pod, Process, Scrape, http_server, spawn_ready};
+use beeway_testbed::{
+    Command, Node, Place, Pod, Process, Scrape, directory, http_server, spawn_ready,
+};
 use serde_json::Value;
 
 pub const LIMIT: Duration = Duration::from_secs(20);
@@ -62,8 +64,8 @@ impl Bed {
             spawn_ready(http_server(&v2, 8080, "v2")?)?,
         ];
         let bed = Bed {
-            config: tempfile::tempdir()?,
-            state: tempfile::tempdir()?,
+            config: directory("config")?,
+            state: directory("state")?,
             agent: None,
             servers,
             node,

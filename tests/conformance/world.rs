@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use beeway_testbed::{Node, Place, Pod, Process, http_server, spawn_ready};
+use beeway_testbed::{Node, Place, Pod, Process, directory, http_server, spawn_ready};
 use serde_json::{Value, json};
 
 use crate::bed::{self, LIMIT};
@@ -33,8 +33,8 @@ impl World {
             node: Node::new(label)?,
             pods: BTreeMap::new(),
             frontends: BTreeMap::new(),
-            config: tempfile::tempdir()?,
-            state: tempfile::tempdir()?,
+            config: directory("config")?,
+            state: directory("state")?,
             routes: String::new(),
             agent: None,
         };

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use beeway_testbed::{Browser, Node, Place, curl};
+use beeway_testbed::{Browser, Node, Place, curl, directory};
 use serde_json::{Value, json};
 
 use bed::{LIMIT, agent_command, off, ready, scrape, wait_until};
@@ -525,7 +525,7 @@ struct Site {
 
 impl Site {
     fn start(label: &str) -> Result<Site> {
-        let (node, config, state) = (Node::new(label)?, tempfile::tempdir()?, tempfile::tempdir()?);
+        let (node, config, state) = (Node::new(label)?, directory("config")?, directory("state")?);
         let agent = start_agent(&node, config.path(), state.path())?;
         Ok(Site { agent, state, config, node })
     }

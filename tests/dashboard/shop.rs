@@ -4,7 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use beeway_testbed::{Load, Node, Pod, PodOptions, Process, http_server, nginx, spawn_ready};
+use beeway_testbed::{
+    Load, Node, Pod, PodOptions, Process, directory, http_server, nginx, spawn_ready,
+};
 use serde_json::Value;
 
 use crate::bed::{agent_command, off, ready, status};
@@ -76,7 +78,7 @@ pub struct Shop {
 impl Shop {
     /// Opens it; the agent is ready.
     pub fn open(label: &str) -> Result<Shop> {
-        let (node, config, state) = (Node::new(label)?, tempfile::tempdir()?, tempfile::tempdir()?);
+        let (node, config, state) = (Node::new(label)?, directory("config")?, directory("state")?);
         for name in ["namespace", "services", "pods", "endpoints", "reviews-subsets"] {
             let file = format!("{name}.yaml");
             std::fs::copy(Path::new(EXAMPLE).join(&file), config.path().join(&file))?;

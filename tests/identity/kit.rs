@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use beeway_testbed::{Node, Place, Pod, Process, http_server, spawn_ready};
+use beeway_testbed::{Node, Place, Pod, Process, directory, http_server, spawn_ready};
 use serde_json::Value;
 
 use crate::bed::{self, LIMIT};
@@ -38,7 +38,7 @@ impl Bed {
         let node = Node::new(label)?;
         let server = node.plain_pod("server")?;
         let process = spawn_ready(http_server(&server, 8080, "server")?)?;
-        let (config, state) = (tempfile::tempdir()?, tempfile::tempdir()?);
+        let (config, state) = (directory("config")?, directory("state")?);
         Ok(Bed { agent: None, _server: process, server, config, state, node })
     }
 

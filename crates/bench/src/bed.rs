@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use beeway_testbed::{Node, Place, Pod, PodOptions, Process, WrkReport, nginx};
+use beeway_testbed::{Node, Place, Pod, PodOptions, Process, WrkReport, directory, nginx};
 
 use crate::connect::Cost;
 use crate::cpu::confine;
@@ -50,7 +50,7 @@ impl Bed {
         for pod in [&client, &v1, &v2] {
             prepare(pod)?;
         }
-        let folder = tempfile::tempdir()?;
+        let folder = directory("bench")?;
         // The agent first: a socket can be enrolled only when it is made.
         let agent = match kind {
             BedKind::Plain | BedKind::Sidecars | BedKind::Gateway => None,

@@ -137,7 +137,7 @@ impl Drop for Agent {
 }
 
 /// Removes what an agent has left: programs, maps, their file system.
-pub fn off(binary: &Path, state: &Path) {
+fn off(binary: &Path, state: &Path) {
     let mut command = Command::new(binary);
     command.arg("off").arg("--state").arg(state).stdin(Stdio::null());
     // out of reach of the second Ctrl-C of somebody in a hurry

@@ -50,7 +50,6 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<()> {
     let agent = prepare(cli)?;
     let screen = Screen::start();
-    leftovers::sweep(&agent);
     let mut traces = Traces::default();
     let told = play(cli, &agent, &screen, &mut traces);
     screen.doing("removing everything");

@@ -8,13 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use beeway_model::Mesh;
 use beeway_testbed::{
-    Command, Load, LoadReport, Node, Place, Pod, PodOptions, Process, RawClient, http_server,
-    spawn_ready,
+    Command, Load, LoadReport, Node, Place, Pod, PodOptions, Process, RawClient, directory,
+    http_server, spawn_ready,
 };
 
 use crate::agent::Agent;
 use crate::check_stop;
-use crate::leftovers::{Traces, folder_prefix};
+use crate::leftovers::Traces;
 use crate::screen::{Screen, human};
 
 /// The node's name in the configuration.
@@ -51,7 +51,7 @@ pub struct Shop {
 impl Shop {
     /// Reads the configuration and makes the node, still without pods.
     pub fn new(examples: &Path, agent: &Path, traces: &mut Traces) -> Result<Shop> {
-        let folder = tempfile::Builder::new().prefix(&folder_prefix()).tempdir()?;
+        let folder = directory("demo")?;
         let config = folder.path().join("config");
         copy(&examples.join("bookinfo"), &config)?;
         let options = beeway_config::Options { node: Some(NODE.to_owned()) };

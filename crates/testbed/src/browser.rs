@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::node::Place;
 use crate::process::{Process, debian_python, needs};
+use crate::sweep::directory;
 
 /// What it does is written at its top.
 const SCRIPT: &str = include_str!("browser.py");
@@ -26,8 +27,7 @@ pub struct Browser {
 impl Browser {
     /// Starts a browser with an empty page of that many pixels, and nothing left of an earlier one.
     pub fn start(place: &impl Place, (width, height): (u32, u32)) -> Result<Browser> {
-        let prefix = format!("bw{}-0-browser", std::process::id());
-        let profile = tempfile::Builder::new().prefix(&prefix).tempdir()?;
+        let profile = directory("browser")?;
         let process = place
             .command(debian_python("python3")?)
             .args(["-c", SCRIPT])

@@ -54,7 +54,7 @@ pub use process::{Output, Process, needs};
 pub use raw::{RawClient, Response};
 pub use repeats::RepeatingServer;
 pub use scrape::Scrape;
-pub use sweep::sweep;
+pub use sweep::{directory, sweep};
 pub use tools::{
     WrkReport, curl, grpc_client, nghttp, nginx, nginx_http2, nginx_tls, nginx_with, wait_connect,
     wrk, wrk_with,

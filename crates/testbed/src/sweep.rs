@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
+use nix::mount::{MntFlags, umount2};
+use tempfile::TempDir;
 
 use crate::{cgroup, netns};
 
@@ -27,9 +29,28 @@ pub fn sweep() -> Result<usize> {
     }
     let temporary = std::env::temp_dir();
     for name in leftovers(&temporary) {
-        removed += usize::from(fs::remove_dir_all(temporary.join(name)).is_ok());
+        let directory = temporary.join(name);
+        unmount_below(&directory);
+        removed += usize::from(fs::remove_dir_all(directory).is_ok());
     }
     Ok(removed)
+}
+
+/// What an agent has pinned in the file system in its state directory stays in force as long as that is
+/// mounted.
+fn unmount_below(directory: &Path) {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let places = mounts.lines().filter_map(|mount| mount.split(' ').nth(1));
+    for place in places.filter(|place| Path::new(place).starts_with(directory)) {
+        if let Err(error) = umount2(place, MntFlags::MNT_DETACH) {
+            eprintln!("testbed: sweep: unmount {place}: {error}");
+        }
+    }
+}
+
+/// A temporary directory that a sweep finds when nobody was left to remove it, with what is mounted in it.
+pub fn directory(label: &str) -> std::io::Result<TempDir> {
+    tempfile::Builder::new().prefix(&format!("bw{}-0-{label}", std::process::id())).tempdir()
 }
 
 /// The entries of a directory that carry the pid of a process that is no more.

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::command::Command;
 use crate::node::Place;
 use crate::process::{Output, Process, debian_python, needs};
+use crate::sweep::directory;
 
 /// How long a tool may run unless it says otherwise itself.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -111,9 +112,7 @@ fn start_nginx(
     adjust: impl FnOnce(Command) -> Command,
 ) -> Result<Process> {
     let command = adjust(place.command(needs("nginx", "nginx-light")?));
-    // Named like everything else, so that a sweep knows whose it is.
-    let prefix = format!("bw{}-0-nginx", std::process::id());
-    let directory = tempfile::Builder::new().prefix(&prefix).tempdir()?;
+    let directory = directory("nginx")?;
     let root = directory.path();
     std::fs::create_dir(root.join("bytes"))?;
     for (file, length) in [("1k", 1 << 10), ("64k", 64 << 10), ("1m", 1 << 20)] {
@@ -174,8 +173,7 @@ pub fn nghttp(place: &impl Place, url: &str, times: u32) -> Result<Output> {
 /// `--metadata KEY=VALUE`, `--connections N`, `--seconds S` (else one call a connection). Its output
 /// is one line of JSON; it fails when a call does.
 pub fn grpc_client(place: &impl Place, to: SocketAddr) -> Result<Command> {
-    let prefix = format!("bw{}-0-grpc", std::process::id());
-    let directory = tempfile::Builder::new().prefix(&prefix).tempdir()?;
+    let directory = directory("grpc")?;
     let script = directory.path().join("grpc_unary.py");
     std::fs::write(&script, include_str!("grpc_unary.py"))?;
     let python = debian_python("python3-grpcio")?;

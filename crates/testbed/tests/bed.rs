@@ -126,9 +126,15 @@ fn sweep_spares_the_living_and_removes_the_dead() {
     assert!(added.expect("ip").success());
     let cgroup = node.cgroup().path().parent().expect("root").join(&name);
     std::fs::create_dir_all(cgroup.join("mesh")).expect("cgroup");
+    let state = std::env::temp_dir().join(&name).join("state");
+    std::fs::create_dir_all(&state).expect("state");
+    let mounted =
+        std::process::Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&state).status();
+    assert!(mounted.expect("mount").success());
     // Another test's first node may sweep at the same time: what counts is that it is gone.
     beeway_testbed::sweep().expect("sweep");
     assert!(!cgroup.exists());
+    assert!(!state.parent().expect("its directory").exists());
     assert!(!Path::new("/run/netns").join(&name).exists());
     assert!(node.netns().path().exists() && node.mesh().path().exists());
 }

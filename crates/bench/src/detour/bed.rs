@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use beeway_testbed::{
-    Command, Node, Place, Pod, PodOptions, Process, WrkReport, grpc_client, grpc_echo, needs,
-    nginx, spawn_ready,
+    Command, Node, Place, Pod, PodOptions, Process, WrkReport, directory, grpc_client, grpc_echo,
+    needs, nginx, spawn_ready,
 };
 
 use super::load::{self, Calls};
@@ -57,7 +57,7 @@ impl Bed {
         for pod in [&client, &v1, &v2] {
             prepare(pod)?;
         }
-        let folder = tempfile::tempdir()?;
+        let folder = directory("detour")?;
         std::fs::write(folder.path().join("body"), load::BODY)?;
         // The agent first: a socket can be enrolled only when it is made.
         let files = [mesh::file(CONFIG, &client, [&v1, &v2])];

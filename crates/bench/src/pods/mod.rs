@@ -7,7 +7,7 @@ mod config;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use beeway_testbed::{Node, Place, PodOptions, nginx};
+use beeway_testbed::{Node, Place, PodOptions, directory, nginx};
 use serde::{Deserialize, Serialize};
 
 use self::change::Step;
@@ -80,7 +80,7 @@ pub fn run(plan: &Plan) -> Result<Results> {
     let (client, server) = (pod("client", true)?, pod("server", false)?);
     prepare(&client)?;
     prepare(&server)?;
-    let folder = tempfile::tempdir()?;
+    let folder = directory("pods")?;
     let [c, s] = [&client, &server].map(|pod| pod.ip4().to_string());
     let agent = Agent::start(&plan.agent, &node, folder.path(), &config::files(&c, &s))?;
     let servers = [nginx(&server, PORT, "v1")?];

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use beeway_testbed::{Command, Node, Place, Pod, PodOptions, Process, WrkReport, nginx};
+use beeway_testbed::{Command, Node, Place, Pod, PodOptions, Process, WrkReport, directory, nginx};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -45,7 +45,7 @@ impl Bed {
         for pod in [&client, &v1, &v2] {
             prepare(pod)?;
         }
-        let folder = tempfile::tempdir()?;
+        let folder = directory("routes")?;
         let [c, a, b] = [&client, &v1, &v2].map(|pod| pod.ip4().to_string());
         let files = config::beeway(size, &c, &a, &b);
         let agent = Agent::start(&plan.agent, &node, folder.path(), &files)?;
