@@ -119,6 +119,7 @@ static __always_inline void closed(struct bpf_sock_ops *ctx)
 		settle(conn);
 	else if (conn->asking.open)
 		count_connection(conn, true);
+	flush(conn);
 	cookie = conn->cookie;
 	bpf_map_delete_elem(&links, &cookie);
 	if (conn->followed)

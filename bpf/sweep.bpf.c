@@ -35,12 +35,13 @@ int sweep(struct bpf_iter__bpf_sk_storage_map *ctx)
 {
 	struct conn *conn = ctx->value;
 
-	if (!conn || !ctx->sk || conn->side != SIDE_CLIENT || !conn->asking.open)
+	if (!conn || !ctx->sk || conn->side != SIDE_CLIENT)
 		return 0;
-	if (conn->protocol != PROTOCOL_HTTP)
+	if (conn->asking.open && conn->protocol != PROTOCOL_HTTP)
 		count_connection(conn, false);
-	else if (is_over(conn))
+	else if (conn->asking.open && is_over(conn))
 		settle(conn);
+	flush(conn);
 	return 0;
 }
 

@@ -195,7 +195,7 @@ int ask_token(struct token_query *query)
 	return 0;
 }
 
-/* In: a duration and a number of bytes. Out: the buckets that they are counted in (traffic.h). */
+/* In: a duration and a number of bytes. Out: the buckets that they are counted in (series.h). */
 struct buckets_query {
 	u64 duration;		/* ns */
 	u64 bytes;

@@ -24,6 +24,28 @@ struct asking {
 	u8 pad[11];
 };
 
+/* In which buckets of the histograms a request is counted. */
+struct bins {
+	u16 latency;
+	u8 duration;
+	u8 request_size;
+	u8 response_size;
+	u8 pad;
+};
+
+#define BATCH 16	/* requests of a connection that are counted at once, at most */
+
+/* Requests of one connection and one series that are over, until they are counted (series.h). */
+struct batch {
+	struct traffic_key key;
+	u64 request_bytes;
+	u64 response_bytes;
+	u64 duration;		/* ns */
+	u32 length;
+	u32 busy;		/* somebody is at it */
+	struct bins bins[BATCH];
+};
+
 /* Records of a CPU's present window: of what goes to its endpoint, and of what does not. */
 struct budget {
 	u64 window;

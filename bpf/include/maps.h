@@ -59,6 +59,8 @@ struct conn {
 	u64 now;		/* CLOCK_MONOTONIC, ns: when the head judged last was sent */
 	u32 ahead;		/* bytes by bus since no answer by detour was owed */
 	u32 rest;
+
+	struct batch batch;
 };
 
 _Static_assert(sizeof(struct asking) == 64, "a cache line");

@@ -14,48 +14,9 @@
 #ifndef BEEWAY_TRAFFIC_H
 #define BEEWAY_TRAFFIC_H
 
-#include "balance.h"
+#include "series.h"
 
-static const struct traffic no_traffic;
-static const struct latency no_latency;
 static const struct record no_record;
-
-/* Upper bounds of Envoy's histograms, doubled to be whole; filled up to a power of two. */
-static const u64 bounds[32] = {
-	1, 2, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 60000, 120000, 600000,
-	1200000, 3600000, 7200000, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull,
-	~0ull, ~0ull, ~0ull, ~0ull,
-};
-
-/* The bucket of a value, doubled. */
-__weak __noinline u32 bounded(u64 doubled)
-{
-	u32 at = 0;
-
-	for (u32 step = 16; step; step /= 2)
-		if (bounds[(at + step - 1) & 31] < doubled)
-			at += step;
-	return at < BOUNDS ? at : BOUNDS - 1;
-}
-
-/* Twice the milliseconds, rounded up: a bound belongs to its bucket. */
-static __always_inline u64 doubled_milliseconds(u64 ns)
-{
-	return (ns * 2 + 999999) / 1000000;
-}
-
-/* The bucket of a duration (crates/telemetry/src/latency.rs). */
-static __always_inline u32 latency_bucket(u64 ns)
-{
-	u64 units = ns >> LATENCY_SHIFT;
-	u32 doublings = 0;
-
-	if (units >= 2 * LATENCY_STEPS)
-		doublings = 63 - __builtin_clzll(units) - 6;
-	if (doublings >= LATENCY_DOUBLINGS)
-		return LATENCY_BUCKETS - 1;
-	return LATENCY_STEPS * doublings + (units >> doublings);
-}
 
 static __always_inline struct settings *telemetry_settings(void)
 {
@@ -63,77 +24,6 @@ static __always_inline struct settings *telemetry_settings(void)
 	struct settings *set = bpf_map_lookup_elem(&settings, &zero);
 
 	return set && set->telemetry ? set : NULL;
-}
-
-static __always_inline struct traffic *find_series(struct traffic_key *key)
-{
-	struct traffic *t = bpf_map_lookup_elem(&traffic, key);
-	struct traffic_key rest = {};
-
-	if (t)
-		return t;
-	bpf_map_update_elem(&traffic, key, &no_traffic, BPF_NOEXIST);
-	t = bpf_map_lookup_elem(&traffic, key);
-	if (t)
-		return t;
-	add(COUNT_SERIES_FULL, 1);
-	rest.status = key->status / 100 % 10 * 100;
-	rest.lane = key->lane;
-	rest.kind = key->kind;
-	return bpf_map_lookup_elem(&traffic, &rest);
-}
-
-static __always_inline void plus(u64 *sum, u64 n)
-{
-	__sync_fetch_and_add(sum, n);
-}
-
-static __always_inline void count_latency(const struct traffic_key *key, u64 duration)
-{
-	struct latency_key at = {
-		.port = key->port, .cpu = bpf_get_smp_processor_id(), .kind = key->kind,
-	};
-	u32 bucket = latency_bucket(duration);
-	struct latency *l;
-
-	copy_ip(at.source, key->source);
-	copy_ip(at.service, key->service);
-	l = bpf_map_lookup_elem(&latencies, &at);
-	if (!l) {
-		bpf_map_update_elem(&latencies, &at, &no_latency, BPF_NOEXIST);
-		l = bpf_map_lookup_elem(&latencies, &at);
-	}
-	if (l && bucket < LATENCY_BUCKETS)
-		plus(&l->buckets[bucket], 1);
-	else
-		add(COUNT_LATENCIES_LOST, 1);
-}
-
-static __always_inline void count_in(u64 *buckets, u64 doubled)
-{
-	u32 at = bounded(doubled);
-
-	if (at < BOUNDS)
-		plus(&buckets[at], 1);
-}
-
-/* Counts a request that is over. */
-__weak __noinline int
-count_over(struct traffic_key *key, u64 duration, u64 request_bytes, u64 response_bytes)
-{
-	struct traffic *t = key ? find_series(key) : NULL;
-
-	if (!t)
-		return 0;
-	plus(&t->count, 1);
-	plus(&t->request_bytes, request_bytes);
-	plus(&t->response_bytes, response_bytes);
-	plus(&t->duration, duration);
-	count_in(t->durations, doubled_milliseconds(duration));
-	count_in(t->request_sizes, request_bytes * 2);
-	count_in(t->response_sizes, response_bytes * 2);
-	count_latency(key, duration);
-	return 0;
 }
 
 static __always_inline void
@@ -418,7 +308,7 @@ __weak __noinline int settle(struct conn *conn)
 	if (key.status < 200)
 		key.status = 0;
 	duration = last > a->at ? last - a->at : bpf_ktime_get_ns() - a->at;
-	count_over(&key, duration, a->sent, bytes);
+	count_later(&conn->batch, &key, duration, a->sent, bytes);
 	if (a->sampled)
 		tell_sample(set, conn, &key, a->at, duration, a->sent, bytes);
 	a->sampled = 0;
