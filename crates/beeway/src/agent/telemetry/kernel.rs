@@ -177,8 +177,7 @@ fn judge(told: &Told, head: &Head, verdict: Verdict, mesh: &Mesh, reports: &mut 
     let Some(endpoint) = told.endpoint else { return Access::default() };
     if verdict == Verdict::Denied {
         let identity = |address| mesh.identity_at(address);
-        let all = mesh.access.iter().map(|policy| &**policy).enumerate();
-        return ask(told, head, endpoint, mesh, all, identity);
+        return ask(told, head, endpoint, mesh, mesh.access.iter().enumerate(), identity);
     }
     let is_known = match told.kind {
         TrafficKind::Request => false,
@@ -189,7 +188,7 @@ fn judge(told: &Told, head: &Head, verdict: Verdict, mesh: &Mesh, reports: &mut 
     if about.is_empty() {
         return Access::default();
     }
-    let policies = about.iter().map(|index| (*index, &*mesh.access[*index]));
+    let policies = about.iter().map(|index| (*index, &mesh.access[*index]));
     ask(told, head, endpoint, mesh, policies, |address| reports.identity_at(address))
 }
 
@@ -199,7 +198,7 @@ fn ask<'a>(
     head: &Head,
     endpoint: SocketAddr,
     mesh: &'a Mesh,
-    policies: impl Iterator<Item = (usize, &'a AccessPolicy)>,
+    policies: impl Iterator<Item = (usize, &'a Arc<AccessPolicy>)>,
     identity: impl Fn(IpAddr) -> Identity<'a>,
 ) -> Access {
     let fields: Vec<(&str, &[u8])> =
