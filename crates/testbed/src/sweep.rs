@@ -61,8 +61,15 @@ fn leftovers(directory: &Path) -> Vec<String> {
     entries
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| owner(name).is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()))
+        .filter(|name| owner(name).is_some_and(|pid| !is_alive(pid)))
         .collect()
+}
+
+/// Whether a process is there, and not only because nobody has waited for it.
+fn is_alive(pid: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    // behind the name, which may contain anything
+    !stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'))
 }
 
 /// The pid in `bw<pid>-<n>-<label>`; nothing for names that are not ours.

@@ -126,7 +126,13 @@ fn sweep_spares_the_living_and_removes_the_dead() {
     assert!(added.expect("ip").success());
     let cgroup = node.cgroup().path().parent().expect("root").join(&name);
     std::fs::create_dir_all(cgroup.join("mesh")).expect("cgroup");
-    let state = std::env::temp_dir().join(&name).join("state");
+    // one that nobody has waited for is dead too
+    let mut unwaited = std::process::Command::new("true").spawn().expect("true");
+    let stat = format!("/proc/{}/stat", unwaited.id());
+    while !std::fs::read_to_string(&stat).expect("its state").contains(") Z") {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let state = std::env::temp_dir().join(format!("bw{}-0-dead/state", unwaited.id()));
     std::fs::create_dir_all(&state).expect("state");
     let mounted =
         std::process::Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&state).status();
@@ -135,6 +141,7 @@ fn sweep_spares_the_living_and_removes_the_dead() {
     beeway_testbed::sweep().expect("sweep");
     assert!(!cgroup.exists());
     assert!(!state.parent().expect("its directory").exists());
+    unwaited.wait().expect("true");
     assert!(!Path::new("/run/netns").join(&name).exists());
     assert!(node.netns().path().exists() && node.mesh().path().exists());
 }
