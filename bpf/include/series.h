@@ -49,7 +49,8 @@ static __always_inline u32 latency_bucket(u64 ns)
 	return LATENCY_STEPS * doublings + (units >> doublings);
 }
 
-static __always_inline struct traffic *find_series(struct traffic_key *key)
+/* The series of so many requests. */
+static __always_inline struct traffic *find_series(struct traffic_key *key, u32 requests)
 {
 	struct traffic *t = bpf_map_lookup_elem(&traffic, key);
 	struct traffic_key rest = {};
@@ -60,7 +61,7 @@ static __always_inline struct traffic *find_series(struct traffic_key *key)
 	t = bpf_map_lookup_elem(&traffic, key);
 	if (t)
 		return t;
-	add(COUNT_SERIES_FULL, 1);
+	add(COUNT_SERIES_FULL, requests);
 	rest.status = key->status / 100 % 10 * 100;
 	rest.lane = key->lane;
 	rest.kind = key->kind;
@@ -123,7 +124,7 @@ static __always_inline void count_in(struct traffic *t, struct latency *l, const
 __weak __noinline int
 count_over(struct traffic_key *key, u64 duration, u64 request_bytes, u64 response_bytes)
 {
-	struct traffic *t = key ? find_series(key) : NULL;
+	struct traffic *t = key ? find_series(key, 1) : NULL;
 	struct bins bins;
 
 	if (!t)
@@ -152,7 +153,7 @@ static __always_inline void count_all(struct traffic *t, const struct batch *bat
 /* Counts what is in a batch, which nobody else is at, and empties it. */
 __weak __noinline int count_batch(struct batch *batch)
 {
-	struct traffic *t = batch ? find_series(&batch->key) : NULL;
+	struct traffic *t = batch ? find_series(&batch->key, batch->length) : NULL;
 
 	if (!batch)
 		return 0;

@@ -388,7 +388,7 @@ __weak __noinline int count_connection(struct conn *conn, bool ended)
 	key.kind = TRAFFIC_CONNECTION;
 	if (lane == LANE_NATIVE)
 		copy_ip(key.endpoint, conn->endpoint.ip);
-	t = find_series(&key);
+	t = find_series(&key, 1);
 	if (!t)
 		return 0;
 	tcp = own_sock(conn);

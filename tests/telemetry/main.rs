@@ -5,6 +5,7 @@
 mod bed;
 mod denied;
 mod prometheus;
+mod room;
 mod visits;
 
 use std::net::{SocketAddr, TcpStream};
