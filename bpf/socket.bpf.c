@@ -39,7 +39,7 @@ anchor(const struct address *local, const struct address *remote, const struct c
 }
 
 /* The connecting end is about to send its first segment. */
-static __always_inline void connecting(struct bpf_sock_ops *ctx)
+static __noinline void connecting(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : NULL;
@@ -54,7 +54,7 @@ static __always_inline void connecting(struct bpf_sock_ops *ctx)
 }
 
 /* A client's connection stands: wait for the other end, should it be on this host. */
-static __always_inline void client_established(struct bpf_sock_ops *ctx)
+static __noinline void client_established(struct bpf_sock_ops *ctx)
 {
 	struct address local = {}, remote = {};
 	struct bpf_sock *sk = ctx->sk;
@@ -83,13 +83,15 @@ static __always_inline void client_established(struct bpf_sock_ops *ctx)
 	announce(ctx, sk, conn->cookie, &local, &remote);
 }
 
-/* A server's connection stands; when its client is one of ours, tell each of the other. */
-static __always_inline void server_established(struct bpf_sock_ops *ctx)
+/* A server's connection stands: judge who has come in; when its client is one of ours, tell each of the
+ * other. */
+static __noinline void server_established(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct conn *conn;
 	struct end client;
 
+	note_inlet(ctx);
 	if (!sk || !may_shortcut() || !find_client(ctx, &client))
 		return;
 	conn = bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
@@ -141,6 +143,7 @@ static __always_inline void closed(struct bpf_sock_ops *ctx)
 	bpf_ringbuf_submit(event, 0);
 }
 
+/* What the cases keep on the stack has no room there together, nor beside what closed() calls. */
 SEC("sockops")
 int on_socket(struct bpf_sock_ops *ctx)
 {
@@ -152,7 +155,6 @@ int on_socket(struct bpf_sock_ops *ctx)
 		client_established(ctx);
 		break;
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
-		note_inlet(ctx);
 		server_established(ctx);
 		break;
 	case BPF_SOCK_OPS_STATE_CB:

@@ -27,22 +27,25 @@ struct asking {
 /* In which buckets of the histograms a request is counted. */
 struct bins {
 	u16 latency;
-	u8 duration;
-	u8 request_size;
-	u8 response_size;
-	u8 pad;
+	u16 duration : 5;
+	u16 request_size : 5;
+	u16 response_size : 5;
 };
 
-#define BATCH 16	/* requests of a connection that are counted at once, at most */
+_Static_assert(BOUNDS <= 32, "5 bits");
+
+#define BATCH 7		/* requests of a connection that are counted at once, at most */
 
 /* Requests of one connection and one series that are over, until they are counted (series.h). */
 struct batch {
-	struct traffic_key key;
 	u64 request_bytes;
 	u64 response_bytes;
 	u64 duration;		/* ns */
-	u32 length;
 	u32 busy;		/* somebody is at it */
+	u32 length;
+	u16 status;		/* of their answers */
+	u8 lane;
+	u8 reason;
 	struct bins bins[BATCH];
 };
 

@@ -54,16 +54,17 @@ struct conn {
 	/* what packets write too */
 	struct asking asking;
 
+	struct batch batch;
+
 	u64 detoured;		/* bytes handed to the proxy */
 	u64 mark;		/* progress() when the last native request was sent */
 	u64 now;		/* CLOCK_MONOTONIC, ns: when the head judged last was sent */
 	u32 ahead;		/* bytes by bus since no answer by detour was owed */
 	u32 rest;
-
-	struct batch batch;
 };
 
 _Static_assert(sizeof(struct asking) == 64, "a cache line");
+_Static_assert(sizeof(struct batch) == 64, "a cache line");
 _Static_assert(__builtin_offsetof(struct conn, asking) % 64 == 56, "a cache line of its own");
 
 #define LINE_BYTES 64	/* of a line kept until its end comes; a power of two */

@@ -138,61 +138,74 @@ count_over(struct traffic_key *key, u64 duration, u64 request_bytes, u64 respons
 	return 0;
 }
 
-static __always_inline void count_all(struct traffic *t, const struct batch *batch)
+/* Under which series requests of a connection are counted, but for their status. */
+static __always_inline void
+name_traffic(struct traffic_key *key, const struct conn *conn, u32 lane, u32 reason)
 {
-	struct latency *l = find_latency(&batch->key);
-
-	plus(&t->count, batch->length);
-	plus(&t->request_bytes, batch->request_bytes);
-	plus(&t->response_bytes, batch->response_bytes);
-	plus(&t->duration, batch->duration);
-	for (u32 i = 0; i < BATCH && i < batch->length; i++)
-		count_in(t, l, &batch->bins[i]);
+	copy_ip(key->source, conn->caller.ip);
+	copy_ip(key->service, conn->service.ip);
+	key->port = conn->service.port;
+	key->lane = lane;
+	key->reason = reason;
 }
 
-/* Counts what is in a batch, which nobody else is at, and empties it. */
-__weak __noinline int count_batch(struct batch *batch)
+/* Counts what a connection has in its batch, which nobody else is at, and empties it. */
+__weak __noinline int count_batch(struct conn *conn)
 {
-	struct traffic *t = batch ? find_series(&batch->key, batch->length) : NULL;
+	struct batch *batch = conn ? &conn->batch : NULL;
+	struct traffic_key key = {};
+	struct latency *l;
+	struct traffic *t;
 
 	if (!batch)
 		return 0;
-	if (t)
-		count_all(t, batch);
+	name_traffic(&key, conn, batch->lane, batch->reason);
+	copy_ip(key.endpoint, conn->endpoint.ip);
+	key.status = batch->status;
+	t = find_series(&key, batch->length);
+	l = find_latency(&key);
+	if (t) {
+		plus(&t->count, batch->length);
+		plus(&t->request_bytes, batch->request_bytes);
+		plus(&t->response_bytes, batch->response_bytes);
+		plus(&t->duration, batch->duration);
+		for (u32 i = 0; i < BATCH && i < batch->length; i++)
+			count_in(t, l, &batch->bins[i]);
+	}
 	batch->request_bytes = batch->response_bytes = batch->duration = 0;
 	batch->length = 0;
 	return 0;
-}
-
-static __always_inline bool same_series(const struct traffic_key *a, const struct traffic_key *b)
-{
-	return same_ip(a->source, b->source) && same_ip(a->service, b->service) &&
-	       same_ip(a->endpoint, b->endpoint) && a->port == b->port && a->status == b->status &&
-	       a->lane == b->lane && a->reason == b->reason && a->kind == b->kind;
 }
 
 /*
  * Counts a request of a connection that is over, with those that follow: finding where to count is what
  * costs, and it is the same for all of them. The agent has what is left counted whenever it looks.
  */
-static __always_inline void count_later(struct batch *batch, struct traffic_key *key, u64 duration,
+static __always_inline void count_later(struct conn *conn, struct traffic_key *key, u64 duration,
 					u64 request_bytes, u64 response_bytes)
 {
+	struct batch *batch = &conn->batch;
+	u32 at;
+
 	if (__sync_lock_test_and_set(&batch->busy, 1)) {
 		count_over(key, duration, request_bytes, response_bytes);
 		return;
 	}
-	if (batch->length && !same_series(&batch->key, key))
-		count_batch(batch);
-	if (!batch->length)
-		batch->key = *key;
+	if (batch->length && (batch->status != key->status || batch->lane != key->lane ||
+			      batch->reason != key->reason))
+		count_batch(conn);
+	batch->status = key->status;
+	batch->lane = key->lane;
+	batch->reason = key->reason;
 	batch->request_bytes += request_bytes;
 	batch->response_bytes += response_bytes;
 	batch->duration += duration;
-	find_bins(&batch->bins[batch->length & (BATCH - 1)], duration, request_bytes,
-		     response_bytes);
-	if (++batch->length == BATCH)
-		count_batch(batch);
+	at = batch->length;
+	if (at < BATCH)
+		find_bins(&batch->bins[at], duration, request_bytes, response_bytes);
+	batch->length = at + 1;
+	if (at + 1 >= BATCH)
+		count_batch(conn);
 	__sync_lock_test_and_set(&batch->busy, 0);
 }
 
@@ -203,7 +216,7 @@ __weak __noinline int flush(struct conn *conn)
 
 	if (!batch || !batch->length || __sync_lock_test_and_set(&batch->busy, 1))
 		return 0;
-	count_batch(batch);
+	count_batch(conn);
 	__sync_lock_test_and_set(&batch->busy, 0);
 	return 0;
 }

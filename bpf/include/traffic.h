@@ -26,16 +26,6 @@ static __always_inline struct settings *telemetry_settings(void)
 	return set && set->telemetry ? set : NULL;
 }
 
-static __always_inline void
-name_traffic(struct traffic_key *key, const struct conn *conn, u32 lane, u32 reason)
-{
-	copy_ip(key->source, conn->caller.ip);
-	copy_ip(key->service, conn->service.ip);
-	key->port = conn->service.port;
-	key->lane = lane;
-	key->reason = reason;
-}
-
 /* Whether it is known who is, or would have been, called. */
 static __always_inline bool is_called(const struct traffic_key *key)
 {
@@ -308,7 +298,7 @@ __weak __noinline int settle(struct conn *conn)
 	if (key.status < 200)
 		key.status = 0;
 	duration = last > a->at ? last - a->at : bpf_ktime_get_ns() - a->at;
-	count_later(&conn->batch, &key, duration, a->sent, bytes);
+	count_later(conn, &key, duration, a->sent, bytes);
 	if (a->sampled)
 		tell_sample(set, conn, &key, a->at, duration, a->sent, bytes);
 	a->sampled = 0;
