@@ -26,11 +26,12 @@ fn excerpt(results: &Results) -> String {
     // "Linux 6.18.44-x #1 SMP" is Linux 6.18.
     let kernel: Vec<&str> = machine.kernel.split('.').take(2).collect();
     let mut text = format!(
-        "`{}`, {} CPUs, {}, nginx and wrk, two pods of one node;\ninterleaved, medians of {}. All \
+        "`{}`, {} CPUs ({}), {}, nginx and wrk, two pods of one node;\ninterleaved, medians of {}. All \
          cells, raw results and the reasons for what was missed:\n\
          [bench/results](bench/results/README.md).\n\n",
         results.command.trim_start_matches("./"),
         machine.cpus,
+        machine.cpu,
         kernel.join("."),
         results.settings.rounds
     );
@@ -68,13 +69,14 @@ mod tests {
     fn only_what_is_between_the_marks_changes() {
         let mut results = example();
         results.machine.kernel = "Linux 6.18.44-x #1 SMP".into();
+        results.machine.cpu = "Example".into();
         results.routes = Some(routes(1.0));
         results.detour = Some(detour());
         let old = "# Title\n<!-- bench -->\nold\n<!-- bench -->\nend\n";
         let new = renew(old, &results).expect("two marks");
-        assert!(
-            new.starts_with("# Title\n<!-- bench -->\n`beeway-bench run`, 0 CPUs, Linux 6.18,")
-        );
+        assert!(new.starts_with(
+            "# Title\n<!-- bench -->\n`beeway-bench run`, 0 CPUs (Example), Linux 6.18,"
+        ));
         assert!(new.ends_with("<!-- bench -->\nend\n") && !new.contains("old"));
         assert!(new.contains("| Beeway native (3 errors) |"), "{new}");
         assert!(new.contains("a header added. HTTP/1.1, keep-alive connections:\n\n| | at 64:"));
