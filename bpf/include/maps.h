@@ -54,6 +54,7 @@ struct conn {
 	/* what packets write too */
 	struct asking asking;
 
+	/* what sends and the agent's sweep write */
 	struct batch batch;
 
 	u64 detoured;		/* bytes handed to the proxy */
