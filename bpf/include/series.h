@@ -120,6 +120,15 @@ static __always_inline void count_in(struct traffic *t, struct latency *l, const
 		add(COUNT_LATENCIES_LOST, 1);
 }
 
+static __always_inline void
+count_sums(struct traffic *t, u32 requests, u64 duration, u64 request_bytes, u64 response_bytes)
+{
+	plus(&t->count, requests);
+	plus(&t->request_bytes, request_bytes);
+	plus(&t->response_bytes, response_bytes);
+	plus(&t->duration, duration);
+}
+
 /* Counts a request that is over. */
 __weak __noinline int
 count_over(struct traffic_key *key, u64 duration, u64 request_bytes, u64 response_bytes)
@@ -129,10 +138,7 @@ count_over(struct traffic_key *key, u64 duration, u64 request_bytes, u64 respons
 
 	if (!t)
 		return 0;
-	plus(&t->count, 1);
-	plus(&t->request_bytes, request_bytes);
-	plus(&t->response_bytes, response_bytes);
-	plus(&t->duration, duration);
+	count_sums(t, 1, duration, request_bytes, response_bytes);
 	find_bins(&bins, duration, request_bytes, response_bytes);
 	count_in(t, find_latency(key), &bins);
 	return 0;
@@ -165,10 +171,8 @@ __weak __noinline int count_batch(struct conn *conn)
 	t = find_series(&key, batch->length);
 	l = find_latency(&key);
 	if (t) {
-		plus(&t->count, batch->length);
-		plus(&t->request_bytes, batch->request_bytes);
-		plus(&t->response_bytes, batch->response_bytes);
-		plus(&t->duration, batch->duration);
+		count_sums(t, batch->length, batch->duration, batch->request_bytes,
+			   batch->response_bytes);
 		for (u32 i = 0; i < BATCH && i < batch->length; i++)
 			count_in(t, l, &batch->bins[i]);
 	}

@@ -1,7 +1,7 @@
 //! What the tests of this folder share: policies, and clients that take orders.
 
 use anyhow::{Context, Result};
-use beeway_testbed::{Place, Process};
+use beeway_testbed::{Place, Process, directory};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -153,7 +153,7 @@ impl Client {
 
     /// Hands its connection to another client.
     pub fn hand_to(&mut self, other: &mut Client) -> Result<()> {
-        let directory = tempfile::tempdir()?;
+        let directory = directory("carrier")?;
         let path = directory.path().join("carrier");
         assert_eq!(other.order(json!({ "take": path }))?, "waiting");
         assert_eq!(self.order(json!({ "give": path }))?, "given");

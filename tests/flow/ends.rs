@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use beeway_testbed::{Place, RawClient, script_server, spawn_ready, wait_connect};
+use beeway_testbed::{Place, RawClient, directory, script_server, spawn_ready, wait_connect};
 
 use crate::bed::{Bed, LIMIT, WEB};
 use crate::{bed, connect, eventually, other};
@@ -75,7 +75,7 @@ http {
 fn with_impatient_nginx(label: &str) -> Result<(Bed, tempfile::TempDir)> {
     let mut bed = bed(label)?;
     bed.servers.remove(0);
-    let directory = tempfile::tempdir()?;
+    let directory = directory("nginx")?;
     let config = directory.path().join("nginx.conf");
     std::fs::write(&config, IMPATIENT)?;
     let nginx = bed.v1.command("nginx").arg("-p").arg(directory.path()).arg("-c").arg(config);

@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result};
+use beeway_testbed::directory;
 
 use crate::bed;
 use crate::kit::{Listener, Scene};
@@ -21,7 +22,7 @@ fn nobody_but_root_is_told() -> Result<()> {
     let socket = state.join("api.sock");
     assert_eq!(fs::metadata(&socket)?.permissions().mode() & 0o777, 0o600);
     // where anybody may run it
-    let place = tempfile::tempdir()?;
+    let place = directory("others")?;
     fs::set_permissions(place.path(), Permissions::from_mode(0o755))?;
     let binary = place.path().join("beeway");
     fs::copy(bed::binary(), &binary)?;

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use beeway_testbed::{Load, Place, Process, curl, needs};
+use beeway_testbed::{Load, Place, Process, curl, directory, needs};
 use serde_json::Value;
 
 use crate::bed::{Bed, JASON, LIMIT, Shape, metrics_address, wait_until};
@@ -80,7 +80,7 @@ fn promtool(arguments: &[&str]) -> Result<()> {
 
 #[test]
 fn a_prometheus_sees_what_was_sent_also_over_a_restart() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = directory("prometheus")?;
     let mut bed = Bed::new("prom", Shape { servers_in_mesh: true }, JASON)?;
     // the same place after a restart, as in a real node
     let listen = metrics_address(bed.agent.as_ref().context("an agent runs")?)?;
@@ -188,7 +188,7 @@ fn the_alerts_are_what_they_say() -> Result<()> {
 
 #[test]
 fn an_agent_that_is_gone_raises_an_alert() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = directory("prometheus")?;
     let mut bed = Bed::new("alert", Shape { servers_in_mesh: false }, JASON)?;
     let _prometheus = start(&bed, folder.path())?;
     wait_until("it is seen", || Ok(number(&bed, "up{job=\"beeway\"}")? == 1.0))?;
