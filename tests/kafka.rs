@@ -88,13 +88,13 @@ impl Brokers {
         Ok(records.filter(|record: &Value| record["method"].is_string()).collect())
     }
 
-    /// Records of requests with this method, once there is one.
-    fn records(&self, method: &str) -> Result<Vec<Value>> {
+    /// Records of requests with this method, once there are so many.
+    fn records(&self, method: &str, count: usize) -> Result<Vec<Value>> {
         let mut records = Vec::new();
         wait_until("a record", || {
             let all = self.log()?.into_iter();
             records = all.filter(|record| record["method"] == method).collect();
-            Ok(!records.is_empty())
+            Ok(records.len() >= count)
         })?;
         Ok(records)
     }
@@ -150,7 +150,7 @@ fn what_is_allowed_passes_and_nothing_else(library: Library, label: &str) -> Res
 
     assert!(brokers.proxy("kafka_refused")? > 0);
     assert_eq!(brokers.proxy("kafka_closed")?, 0);
-    let record = &brokers.records("Metadata")?[0];
+    let record = &brokers.records("Metadata", 1)?[0];
     let said = (&record["path"], &record["response_code"]);
     assert_eq!(said, (&json!("secret"), &json!(29)), "{record}");
     assert_eq!(record["route_name"], "KafkaPolicy default/brokers");
@@ -194,7 +194,7 @@ fn a_change_of_policy_counts_for_the_next_request() -> Result<()> {
             })?;
             brokers.set(ORDERS)?;
         }
-        let records = brokers.records("Produce")?;
+        let records = brokers.records("Produce", 2)?;
         let topics: Vec<_> =
             records.iter().map(|record| (&record["path"], &record["response_code"])).collect();
         assert_eq!(topics, [(&json!("orders"), &json!(29)); 2]);

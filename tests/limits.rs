@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use bed::{Bed, LIMIT, NO_ADMIN, Shape, WEB};
+use bed::{Bed, LIMIT, NO_ADMIN, Shape, WEB, wait_until};
 use beeway_testbed::{Load, Place, RawClient, curl, grpc_server, http_server, spawn_ready};
 use calls::call;
 
@@ -186,11 +186,15 @@ fn kernel_and_proxy_take_of_one_bucket() -> Result<()> {
     assert_eq!(passed(&bed.client, WEB, "/", 4)?, 2);
     assert_eq!(passed(&bed.client, WEB, "/detour", 3)?, 0);
     assert_eq!(bed.requests("answered", "rate_limited")?, 2);
-    let log = std::fs::read_to_string(bed.state.path().join("access.log"))?;
-    let by_detour = log.lines().filter(|line| line.contains("\"lane\":\"detour\""));
-    let refused: Vec<&str> = by_detour.filter(|line| line.contains("RL")).collect();
-    assert_eq!(refused.len(), 3, "{log}");
-    assert!(refused.iter().all(|line| line.contains("EnvoyFilter default/limit")), "{log}");
+    let mut refused = Vec::new();
+    wait_until("the refusals of the proxy in the access log", || {
+        let log = std::fs::read_to_string(bed.state.path().join("access.log"))?;
+        let of_proxy = |line: &&str| line.contains("\"lane\":\"detour\"") && line.contains("RL");
+        refused = log.lines().filter(of_proxy).map(str::to_owned).collect();
+        Ok(refused.len() >= 3)
+    })?;
+    assert_eq!(refused.len(), 3, "{refused:?}");
+    assert!(refused.iter().all(|line| line.contains("EnvoyFilter default/limit")), "{refused:?}");
     // an answer to HEAD has no body, and is given by the proxy
     let head = curl(&bed.client, &["-sS", "-I", &format!("http://{WEB}/")])?.success()?.stdout;
     assert!(head.starts_with("HTTP/1.1 429"), "{head}");

@@ -28,7 +28,7 @@ pub fn parse() -> Command {
 #[derive(Debug, Parser)]
 #[command(name = "beeway", version, max_term_width = 100, disable_help_subcommand = true)]
 #[command(after_help = "BEEWAY_LOG, or RUST_LOG, says what is logged to stderr \
-                        (info, debug, beeway_proxy=trace ...).")]
+                        (info, debug, beeway_proxy=debug ...).")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

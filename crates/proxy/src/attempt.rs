@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::LazyLock;
 
@@ -29,6 +29,9 @@ use crate::worker::Core;
 
 /// Of rules that say nothing of it.
 pub(crate) static USUAL_RETRY: LazyLock<Retry> = LazyLock::new(Retry::default);
+
+/// One try's request.
+type Outgoing = Box<Request<RequestBody>>;
 
 /// What came of sending, as the HTTP library says it.
 type Sent = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
@@ -64,7 +67,7 @@ pub(crate) struct Tries<'a> {
     /// Endpoints that have failed.
     failed: Vec<SocketAddr>,
     /// The head that was sent, if it is wanted.
-    pub sent: Option<Parts>,
+    pub sent: Option<Box<Parts>>,
 }
 
 /// What one try has led to.
@@ -117,7 +120,7 @@ impl<'a> Tries<'a> {
     /// Sends the request until there is an answer to give to the client.
     pub async fn send(
         &mut self,
-        mut head: Parts,
+        mut head: Box<Parts>,
         mut body: RequestBody,
     ) -> Result<Answered, NoAnswer> {
         if let (Some(source), true) = (&self.call.source, self.retry.attempts > 0) {
@@ -135,10 +138,10 @@ impl<'a> Tries<'a> {
                 record.attempts = attempt;
             });
             let last = attempt > self.retry.attempts;
-            let this = if last { std::mem::replace(&mut head, empty()) } else { head.clone() };
-            let request = Request::from_parts(this, body);
+            let this = if last { std::mem::replace(&mut *head, empty()) } else { (*head).clone() };
+            let request = Box::new(Request::from_parts(this, body));
             let tried = match handed {
-                Some(handed) => self.resume(*handed, request).await,
+                Some(handed) => Box::pin(self.resume(*handed, request)).await,
                 None => self.once(address, request).await,
             };
             let Some(again) = self.again(&tried, attempt, address) else {
@@ -206,7 +209,7 @@ impl<'a> Tries<'a> {
         let core = &self.call.client.core;
         let time = retry::backoff(self.retry, attempt, fastrand::u32(..));
         let _retrying = Retrying::new(core);
-        self.limited(&mut Deadline::default(), tokio::time::sleep(time))
+        self.limited(&mut Deadline::default(), pin!(tokio::time::sleep(time)))
             .await
             .map_err(|_| self.timed_out())
     }
@@ -250,9 +253,8 @@ impl<'a> Tries<'a> {
     async fn limited<T>(
         &mut self,
         this_try: &mut Deadline,
-        what: impl Future<Output = T>,
+        mut what: Pin<&mut impl Future<Output = T>>,
     ) -> Result<T, Lapsed> {
-        let mut what = pin!(what);
         let (call, deadline) = (self.call, &mut self.deadline);
         std::future::poll_fn(|cx| {
             call.slot.drive(cx);
@@ -267,7 +269,7 @@ impl<'a> Tries<'a> {
         .await
     }
 
-    async fn once(&mut self, address: SocketAddr, request: Request<RequestBody>) -> Tried {
+    async fn once(&mut self, address: SocketAddr, request: Outgoing) -> Tried {
         let mut limit = Deadline::new(self.retry.per_try_timeout);
         let tried = self.judged(address, request, &mut limit).await;
         let broken = self.call.source.as_ref().is_some_and(|source| source.is_broken());
@@ -284,16 +286,19 @@ impl<'a> Tries<'a> {
     async fn judged(
         &mut self,
         address: SocketAddr,
-        request: Request<RequestBody>,
+        request: Outgoing,
         limit: &mut Deadline,
     ) -> Result<Tried, Lapsed> {
         if !self.judged {
             return self.unjudged(address, request, limit).await;
         }
         let (call, view, protocol) = (self.call, self.view, self.protocol);
-        let (mut head, mut body) = request.into_parts();
-        let admitted = access::admit(call, view, address, (&mut head, protocol), &mut body);
-        let changes = match self.limited(limit, admitted).await? {
+        let (head, mut body) = request.into_parts();
+        let mut head = Box::new(head);
+        let asked = (&mut *head, protocol);
+        let admitted = access::admit(call, view, address, asked, &mut body);
+        let admitted = self.limited(limit, pin!(admitted)).await?;
+        let changes = match admitted {
             Ok(changes) => changes,
             Err(Stop::Refused(refusal)) => return Ok(Tried::Refused(refusal, body)),
             Err(Stop::ClientBody) => return Ok(Tried::ClientBody),
@@ -301,7 +306,8 @@ impl<'a> Tries<'a> {
         if let Some(sent) = &mut self.sent {
             sent.clone_from(&head);
         }
-        let mut tried = self.unjudged(address, Request::from_parts(head, body), limit).await;
+        let request = Box::new(Request::from_parts(*head, body));
+        let mut tried = self.unjudged(address, request, limit).await;
         if let Ok(Tried::Answer(answer)) = &mut tried {
             changes.apply(answer.headers_mut());
         }
@@ -311,7 +317,7 @@ impl<'a> Tries<'a> {
     async fn unjudged(
         &mut self,
         address: SocketAddr,
-        request: Request<RequestBody>,
+        request: Outgoing,
         limit: &mut Deadline,
     ) -> Result<Tried, Lapsed> {
         match self.protocol {
@@ -321,7 +327,7 @@ impl<'a> Tries<'a> {
     }
 
     /// Goes on with a try that plain forwarding has made.
-    async fn resume(&mut self, handed: Handed, request: Request<RequestBody>) -> Tried {
+    async fn resume(&mut self, handed: Handed, request: Outgoing) -> Tried {
         let Handed { address, wire, .. } = handed;
         let Some(wire) = wire else {
             return Tried::Failed(Failure::NoConnection);
@@ -341,10 +347,10 @@ impl<'a> Tries<'a> {
     async fn send_over(
         &mut self,
         mut upstream: Upstream,
-        request: Request<RequestBody>,
+        request: Outgoing,
         limit: &mut Deadline,
     ) -> Result<Sent, Lapsed> {
-        let response = upstream.sender.try_send_request(request);
+        let response = pin!(upstream.sender.try_send_request(*request));
         self.call.slot.put(upstream);
         let sent = self.limited(limit, response).await;
         if !matches!(sent, Ok(Ok(_))) {
@@ -358,7 +364,7 @@ impl<'a> Tries<'a> {
     async fn once_http1(
         &mut self,
         address: SocketAddr,
-        mut request: Request<RequestBody>,
+        mut request: Outgoing,
         limit: &mut Deadline,
     ) -> Result<Tried, Lapsed> {
         let core = &self.call.client.core;
@@ -368,8 +374,8 @@ impl<'a> Tries<'a> {
             let upstream = match pooled {
                 Some(upstream) => upstream,
                 None => {
-                    let connected = Upstream::connect(address, &core.counters);
-                    match self.limited(limit, connected).await? {
+                    let mut connected = Box::pin(Upstream::connect(address, &core.counters));
+                    match self.limited(limit, connected.as_mut()).await? {
                         Ok(upstream) => upstream,
                         Err(error) => return Ok(no_connection(address, &error)),
                     }
@@ -380,7 +386,7 @@ impl<'a> Tries<'a> {
                 Err(error) => error,
             };
             match error.take_message() {
-                Some(unsent) if reused => request = unsent,
+                Some(unsent) if reused => request = Box::new(unsent),
                 unsent => return Ok(failed(address, error.error(), unsent.is_none())),
             }
         }
@@ -389,7 +395,7 @@ impl<'a> Tries<'a> {
     async fn once_http2(
         &mut self,
         address: SocketAddr,
-        mut request: Request<RequestBody>,
+        mut request: Outgoing,
         limit: &mut Deadline,
     ) -> Result<Tried, Lapsed> {
         let core = self.call.client.core.clone();
@@ -399,8 +405,8 @@ impl<'a> Tries<'a> {
             let mut upstream = match shared {
                 Some(upstream) => upstream,
                 None => {
-                    let connected = Upstream2::connect(address, &core.counters);
-                    match self.limited(limit, connected).await? {
+                    let mut connected = Box::pin(Upstream2::connect(address, &core.counters));
+                    match self.limited(limit, connected.as_mut()).await? {
                         Ok(upstream) => {
                             core.pool.borrow_mut().share(address, self.call.aside, &upstream);
                             upstream
@@ -409,13 +415,13 @@ impl<'a> Tries<'a> {
                     }
                 }
             };
-            let response = upstream.sender.try_send_request(request);
+            let response = pin!(upstream.sender.try_send_request(*request));
             let mut error = match self.limited(limit, response).await? {
                 Ok(response) => return Ok(Tried::Answer(response)),
                 Err(error) => error,
             };
             match error.take_message() {
-                Some(unsent) if reused => request = unsent,
+                Some(unsent) if reused => *request = unsent,
                 unsent => return Ok(failed(address, error.error(), unsent.is_none())),
             }
         }

@@ -53,7 +53,8 @@ pub(crate) async fn handle(client: &Rc<Client>, request: Request<Incoming>) -> A
     if let Some(handed) = handed {
         call.hand(handed);
     }
-    let answer = answer(&call, parts, body, draw).await;
+    let asked = Box::new(Asked { parts, body });
+    let answer = answer(&call, asked, draw).await;
     call.note(|record| {
         record.status = answer.status().as_u16();
         record.grpc_status = grpc::status_of(answer.headers()).map(u32::from);
@@ -61,8 +62,7 @@ pub(crate) async fn handle(client: &Rc<Client>, request: Request<Incoming>) -> A
     answer
 }
 
-async fn answer(call: &Rc<Call>, parts: Parts, body: RequestBody, draw: u32) -> Answer {
-    let request = Asked { parts, body };
+async fn answer(call: &Rc<Call>, request: Box<Asked>, draw: u32) -> Answer {
     let authority = match authority(&request.parts) {
         Ok(authority) => authority,
         Err(why) => {
@@ -93,7 +93,7 @@ async fn answer(call: &Rc<Call>, parts: Parts, body: RequestBody, draw: u32) -> 
     exchange.run(request, decision.outcome).await
 }
 
-/// A request on its way.
+/// A request on its way. In a box: futures that hold it are moved as a whole, again and again.
 struct Asked {
     parts: Parts,
     body: RequestBody,
@@ -109,9 +109,8 @@ struct Exchange<'a> {
 
 /// What to remember of a request when its answer comes.
 struct Expected {
-    legacy: bool,
     /// The request asked for one: its head as it was sent, and what the endpoint speaks.
-    tunnel: Option<(Parts, Protocol)>,
+    tunnel: Option<(Box<Parts>, Protocol)>,
     cors: Fields,
 }
 
@@ -133,7 +132,7 @@ impl<'a> Exchange<'a> {
         self.call.detail(|record| rule.clone_into(&mut record.rule));
     }
 
-    async fn run(self, asked: Asked, outcome: Outcome) -> Answer {
+    async fn run(self, asked: Box<Asked>, outcome: Outcome) -> Answer {
         if let Some(abort) = self.fault(&self.chosen.policy.fault).await {
             return self.abort(abort, asked).await;
         }
@@ -184,7 +183,7 @@ impl<'a> Exchange<'a> {
         share.holds(fastrand::u32(..)).then_some(abort)
     }
 
-    async fn abort(&self, abort: Abort, asked: Asked) -> Answer {
+    async fn abort(&self, abort: Abort, asked: Box<Asked>) -> Answer {
         self.call.flag(Flags::FAULT_INJECTED);
         const BODY: &str = "fault filter abort";
         match abort {
@@ -211,7 +210,7 @@ impl<'a> Exchange<'a> {
         answer
     }
 
-    async fn redirect(&self, asked: Asked) -> Answer {
+    async fn redirect(&self, asked: Box<Asked>) -> Answer {
         let Some(Action::Redirect(redirect)) = self.chosen.rule.map(|rule| &rule.action) else {
             return refuse(self.call, StatusCode::INTERNAL_SERVER_ERROR, "", asked).await;
         };
@@ -230,10 +229,11 @@ impl<'a> Exchange<'a> {
         self.local(answer)
     }
 
-    async fn forward(&self, asked: Asked, id: ClusterId, cors: Fields) -> Answer {
+    async fn forward(&self, asked: Box<Asked>, id: ClusterId, cors: Fields) -> Answer {
         let cluster = self.view.mesh.cluster(id);
         self.call.detail(|record| cluster.name.clone_into(&mut record.cluster));
-        let Asked { mut parts, body } = asked;
+        let Asked { parts, body } = *asked;
+        let mut parts = Box::new(parts);
         let one = parts.version != Version::HTTP_2 && self.call.client.slot.is_some();
         let upgrade = match parts.version {
             Version::HTTP_11
@@ -243,7 +243,7 @@ impl<'a> Exchange<'a> {
             }
             _ => None,
         };
-        let expected = Expected { legacy: parts.version == Version::HTTP_10, tunnel: None, cors };
+        let legacy = parts.version == Version::HTTP_10;
         let unread = Unread::of(&parts, &body);
         let tunnel = upgrade.is_some();
         self.prepare(&mut parts, upgrade, &body, cluster.protocol);
@@ -259,11 +259,13 @@ impl<'a> Exchange<'a> {
                 let deadline = tries.into_deadline();
                 let http2 = response.version() == Version::HTTP_2;
                 let body = |body| AnswerBody::endpoint(body, http2, deadline, self.call);
-                self.answer_of(response.map(body), Expected { tunnel, ..expected }).await
+                let answer = self.answer_of(response.map(body), Expected { tunnel, cors });
+                if legacy { Box::pin(self.in_whole(answer)).await } else { answer }
             }
             Ok(Answered::Refused(refusal, body)) => {
                 let closes = unread.drain(body).await;
-                let mut answer = self.answer_of(self.refused(*refusal), expected).await;
+                let expected = Expected { tunnel: None, cors };
+                let mut answer = self.answer_of(self.refused(*refusal), expected);
                 if closes {
                     let close = HeaderValue::from_static("close");
                     answer.headers_mut().insert(header::CONNECTION, close);
@@ -328,8 +330,10 @@ impl<'a> Exchange<'a> {
     /// are: there a sidecar that sends out only passes them on.
     fn introduce(&self, headers: &mut HeaderMap) {
         if !headers.contains_key(REQUEST_ID)
-            && let Ok(id) = HeaderValue::try_from(headers::request_id(&mut [0; 36]))
+            && let Ok(mut id) = HeaderValue::try_from(headers::request_id(&mut [0; 36]))
         {
+            // It never comes again: it shall not take the place of others in HPACK's table.
+            id.set_sensitive(true);
             headers.insert(REQUEST_ID, id);
         }
         if !headers.contains_key(FORWARDED_PROTO) {
@@ -385,7 +389,7 @@ impl<'a> Exchange<'a> {
         answer
     }
 
-    async fn answer_of(&self, response: Response<AnswerBody>, expected: Expected) -> Answer {
+    fn answer_of(&self, response: Response<AnswerBody>, expected: Expected) -> Answer {
         let (mut parts, body) = response.into_parts();
         if headers::has_transfer_coding(&parts.headers) {
             drop(body.in_part());
@@ -421,17 +425,20 @@ impl<'a> Exchange<'a> {
             self.call.flag(Flags::UPSTREAM_PROTOCOL_ERROR);
             return answer::own(StatusCode::BAD_GATEWAY, Bytes::new(), self.call);
         }
-        if expected.legacy && http_body::Body::size_hint(&body).exact().is_none() {
-            // An HTTP/1.0 client would take the end of the connection for the end of the body, and
-            // the connection cannot be ended from here.
-            return match Limited::new(body.in_part(), LEGACY_BODY).collect().await {
-                Ok(whole) => {
-                    Response::from_parts(parts, AnswerBody::own(whole.to_bytes(), self.call))
-                }
-                Err(_) => answer::own(StatusCode::BAD_GATEWAY, Bytes::new(), self.call),
-            };
-        }
         Response::from_parts(parts, body)
+    }
+
+    /// The answer with a body of known length. An HTTP/1.0 client would take the end of the connection
+    /// for the end of the body, and the connection cannot be ended from here.
+    async fn in_whole(&self, answer: Answer) -> Answer {
+        let (parts, body) = answer.into_parts();
+        if http_body::Body::size_hint(&body).exact().is_some() {
+            return Response::from_parts(parts, body);
+        }
+        match Limited::new(body.in_part(), LEGACY_BODY).collect().await {
+            Ok(whole) => Response::from_parts(parts, AnswerBody::own(whole.to_bytes(), self.call)),
+            Err(_) => answer::own(StatusCode::BAD_GATEWAY, Bytes::new(), self.call),
+        }
     }
 }
 
@@ -519,19 +526,22 @@ fn decide(
 
 /// Answers without asking an endpoint. The request's body is read first, as far as that is
 /// reasonable: the connection is good for further requests only after it.
-async fn refuse(
+fn refuse(
     call: &Rc<Call>,
     status: StatusCode,
     text: impl Into<Bytes>,
-    asked: Asked,
-) -> Answer {
-    let Asked { parts, body } = asked;
-    let closes = Unread::of(&parts, &body).drain(body).await;
-    let mut answer = answer::own(status, text.into(), call);
-    if closes {
-        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    asked: Box<Asked>,
+) -> impl Future<Output = Answer> {
+    let (unread, text) = (Unread::of(&asked.parts, &asked.body), text.into());
+    let body = asked.body;
+    async move {
+        let closes = unread.drain(body).await;
+        let mut answer = answer::own(status, text, call);
+        if closes {
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
     }
-    answer
 }
 
 /// What of a request's body is to be read when no endpoint reads it.

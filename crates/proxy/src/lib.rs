@@ -31,6 +31,7 @@ mod deadline;
 mod direct;
 mod exchange;
 pub mod frame;
+mod gather;
 mod grpc;
 mod headers;
 mod hello;

@@ -38,7 +38,7 @@ pub(crate) fn send(
         return core.counters.mirrors_dropped.add(1);
     }
     let body = call.source.as_ref().map_or(RequestBody::Empty, |source| source.tee());
-    let mut head = head.clone();
+    let mut head = Box::new(head.clone());
     match (http2, view.mesh.cluster(id).protocol == Protocol::Http2) {
         (false, true) => to_http2(&mut head),
         (true, false) => to_http1(&mut head, &body),

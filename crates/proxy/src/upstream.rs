@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::body::RequestBody;
+use crate::gather::Gather;
 use crate::limits::{
     CONNECT_TIMEOUT, HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW, RECEIVE_BUFFER, UPSTREAM_BUFFER,
 };
@@ -30,7 +31,7 @@ pub(crate) struct Upstream {
     pub sender: http1::SendRequest<RequestBody>,
     /// When it was last put away.
     pub idle_since: Instant,
-    connection: http1::Connection<TokioIo<Wire>, RequestBody>,
+    connection: Box<http1::Connection<TokioIo<Wire>, RequestBody>>,
     over: bool,
     /// Can take another request after this one.
     whole: bool,
@@ -88,6 +89,7 @@ impl Upstream {
             .map_err(io::Error::other)?;
         let (idle_since, _held) =
             (Instant::now(), Held::new(counters, |counters| &counters.upstream_connections));
+        let connection = Box::new(connection);
         Ok(Upstream { address, sender, idle_since, connection, over: false, whole, _held })
     }
 
@@ -129,7 +131,7 @@ impl Upstream2 {
             // An endpoint that vanished without a word is found out.
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(CONNECT_TIMEOUT)
-            .handshake(TokioIo::new(socket))
+            .handshake(TokioIo::new(Gather::new(socket)))
             .await
             .map_err(io::Error::other)?;
         let held = Held::new(counters, |counters| &counters.upstream_connections);

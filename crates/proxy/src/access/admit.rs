@@ -44,7 +44,7 @@ async fn judge(
     let mut changes = Changes::default();
     if !access.ask.is_empty() {
         let asking = Asking { client, view, prospect: &prospect, endpoint };
-        let asked = asking.about_request(&access, (&mut *head, protocol), body).await;
+        let asked = Box::pin(asking.about_request(&access, (&mut *head, protocol), body)).await;
         changes = asked.inspect_err(|stop| {
             if let Stop::Refused(_) = stop {
                 counters.denied.add(1);

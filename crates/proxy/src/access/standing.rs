@@ -23,7 +23,7 @@ pub(crate) struct Standing {
     endpoint: SocketAddr,
     sni: Option<String>,
     /// The request that asked for it, as it was sent, and what the endpoint speaks.
-    asked: Option<(Parts, Protocol)>,
+    asked: Option<(Box<Parts>, Protocol)>,
     /// CUSTOM policies whose authorizers have said yes.
     consented: Vec<AccessPolicy>,
 }
@@ -41,7 +41,7 @@ impl Standing {
         client: Client,
         view: &Rc<View>,
         endpoint: SocketAddr,
-        asked: (Parts, Protocol),
+        asked: (Box<Parts>, Protocol),
     ) -> Standing {
         let mut standing = Standing::connection(client, endpoint, None);
         standing.asked = Some(asked);
@@ -99,7 +99,7 @@ impl Standing {
             return asking.about_connection(access, self.sni.as_deref()).await;
         };
         // nothing more can be added to a request that was sent
-        let asked = (&mut head.clone(), *protocol);
+        let asked = (&mut (**head).clone(), *protocol);
         match asking.about_request(access, asked, &mut RequestBody::Empty).await {
             Ok(_) | Err(Stop::ClientBody) => Ok(()),
             Err(Stop::Refused(refusal)) => Err(refusal.denied),

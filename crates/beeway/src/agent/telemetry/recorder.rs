@@ -17,7 +17,7 @@ use super::tallies::{Kind, Tallies};
 use crate::agent::outlets::Appetite;
 
 /// Records that wait to be put together. One more is lost, and counted.
-const QUEUE: usize = 16 * 1024;
+pub(super) const QUEUE: usize = 16 * 1024;
 
 /// Records with texts a second, unless all are wanted.
 const DETAILED: u64 = 1000;
@@ -32,6 +32,7 @@ pub(crate) struct Witness {
     /// The second that is under way << 32, and how many were told of in it.
     budget: AtomicU64,
     queue: SyncSender<Record>,
+    told: Arc<AtomicU64>,
     lost: Arc<AtomicU64>,
     /// Records without texts, which are only counted.
     thinned: Arc<AtomicU64>,
@@ -50,6 +51,7 @@ impl Witness {
             begun: Instant::now(),
             budget: AtomicU64::new(0),
             queue,
+            told: Arc::default(),
             lost: Arc::default(),
             thinned: Arc::default(),
         };
@@ -58,6 +60,10 @@ impl Witness {
 
     pub(super) fn durations(&self) -> Arc<Stopwatch> {
         self.durations.clone()
+    }
+
+    pub(super) fn told_counter(&self) -> Arc<AtomicU64> {
+        self.told.clone()
     }
 
     pub(super) fn lost_counter(&self) -> Arc<AtomicU64> {
@@ -93,6 +99,8 @@ impl Recorder for Witness {
             self.thinned.fetch_add(1, Ordering::Relaxed);
         } else if self.queue.try_send(record).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.told.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

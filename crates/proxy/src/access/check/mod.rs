@@ -264,7 +264,7 @@ impl Asking<'_> {
         };
         let body = if body.is_empty() { RequestBody::Empty } else { RequestBody::Own(body) };
         let mut tries = Tries::of_ours(&call, self.view, cluster, protocol, &policy);
-        let answer = match Box::pin(tries.send(head, body)).await {
+        let answer = match Box::pin(tries.send(Box::new(head), body)).await {
             Ok(Answered::Endpoint(answer)) => answer,
             Ok(Answered::Refused(..)) => return Err(Silence("it may not be asked".to_owned())),
             Err(why) => return Err(Silence(format!("{why:?}"))),
