@@ -12,12 +12,13 @@
 #define BEEWAY_ABI_H
 
 enum limits {
-	ABI_VERSION = 17,	/* changes with any layout; pins of another version are not adopted */
+	ABI_VERSION = 18,	/* changes with any layout; pins of another version are not adopted */
 	HEAP_WORDS = 1 << 20,	/* 4 MiB a generation */
 	HEAP_SLACK = 64,	/* so that a record at the last index stays inside */
 	HEAD_BYTES = 8192,	/* request head that the kernel judges; larger ones detour */
 	HEAD_LINES = 64,	/* header lines that the kernel judges */
 	ANSWER_BYTES = 1024,	/* head and body of an answer given by the kernel */
+	ANSWER_STEP = 16,	/* the length of such an answer is a multiple of this */
 	GROUP_CANDIDATES = 64,	/* rules that one host and path may lead to */
 	GROUP_PREDICATES = 64,	/* distinct conditions on header, query, source of these rules */
 	HOST_BYTES = 253,	/* RFC 1035 section 2.3.4 */

@@ -160,7 +160,7 @@ static __always_inline int
 answer_here(struct sk_msg_md *msg, struct conn *conn, struct generation *g, u32 index)
 {
 	struct answer *a = AT(g, answer, index);
-	u32 length = a->length, size = msg->size, words, i;
+	u32 length = a->length, size = msg->size, steps, i;
 	u64 cookie = conn->cookie;
 	void *data, *end;
 
@@ -168,22 +168,31 @@ answer_here(struct sk_msg_md *msg, struct conn *conn, struct generation *g, u32 
 		return refuse(conn, REASON_TABLE);
 	if (bpf_msg_redirect_hash(msg, &sockets, &cookie, BPF_F_INGRESS) != SK_PASS)
 		return refuse(conn, REASON_NO_SERVICE);
+	/*
+	 * A longer answer gets memory of its own, and the request goes: both in one piece would be a
+	 * second allocation and a copy of both (bpf_msg_pull_data).
+	 */
+	if (size < length) {
+		if (bpf_msg_push_data(msg, 0, length, 0))
+			return refuse(conn, REASON_TABLE);
+		size += length;
+	}
 	if (size > length && bpf_msg_pop_data(msg, length, size - length, 0))
-		return refuse(conn, REASON_TABLE);
-	if (size < length && bpf_msg_push_data(msg, 0, length - size, 0))
 		return refuse(conn, REASON_TABLE);
 	if (bpf_msg_pull_data(msg, 0, length, 0))
 		return refuse(conn, REASON_TABLE);
 	data = msg->data;
 	end = msg->data_end;
-	/* answers are padded to whole words */
-	words = length / 4;
-	bpf_for(i, 0, ANSWER_BYTES / 4) {
-		u32 *to = data + i * 4;
+	/* answers are padded to whole steps */
+	steps = length / ANSWER_STEP;
+	bpf_for(i, 0, ANSWER_BYTES / ANSWER_STEP) {
+		u64 *to = data + i * ANSWER_STEP;
+		u32 from = index + WORDS_OF(answer) + i * (ANSWER_STEP / 4);
 
-		if (i >= words || (void *)(to + 1) > end)
+		if (i >= steps || (void *)(to + 2) > end)
 			break;
-		*to = g->heap[(index + WORDS_OF(answer) + i) & (HEAP_WORDS - 1)];
+		to[0] = *(u64 *)&g->heap[from & (HEAP_WORDS - 2)];
+		to[1] = *(u64 *)&g->heap[(from + 2) & (HEAP_WORDS - 2)];
 	}
 	return SK_PASS;
 }

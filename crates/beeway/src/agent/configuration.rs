@@ -22,7 +22,7 @@ use super::RunArgs;
 const QUIET: Duration = Duration::from_millis(15);
 /// The same after an event that ends a change: a file was closed by who wrote it, or something was
 /// renamed to its name. (`..data`, the link that a mounted ConfigMap is switched by, is renamed.)
-const SETTLED: Duration = Duration::from_millis(2);
+const SETTLED: Duration = Duration::from_millis(1);
 /// But a busy directory is read at the latest after this.
 const LATEST: Duration = Duration::from_millis(50);
 /// When events have told which files are others, all are looked at after this much quiet: of a file

@@ -4,6 +4,7 @@ use super::records::{Record, words_of};
 use crate::abi;
 
 const LIMIT: usize = abi::limits::ANSWER_BYTES.0 as usize;
+const STEP: usize = abi::limits::ANSWER_STEP.0 as usize;
 
 /// What a denied request is answered (Envoy's RBAC filter).
 pub(super) const DENIED: &str = "RBAC: access denied";
@@ -72,8 +73,8 @@ fn encode(status: u16, body: &str, extra: &str) -> Result<Vec<u32>, Unfit> {
             "",
         )
     };
-    // The kernel writes whole words: blanks before a value mean nothing (RFC 9112 section 5.1).
-    let text = bytes(1 + bytes(1).len().next_multiple_of(4) - bytes(1).len());
+    // The kernel writes whole steps: blanks before a value mean nothing (RFC 9112 section 5.1).
+    let text = bytes(1 + bytes(1).len().next_multiple_of(STEP) - bytes(1).len());
     if text.len() > LIMIT {
         return Err(Unfit::Size(text.len()));
     }
@@ -141,13 +142,14 @@ mod tests {
 
     fn text(words: &[u32]) -> String {
         let bytes: Vec<u8> = words[2..].iter().flat_map(|word| word.to_ne_bytes()).collect();
-        assert_eq!(bytes.len(), words[1] as usize, "whole words, none left over");
+        assert_eq!(bytes.len(), words[1] as usize, "no word is left over");
+        assert_eq!(bytes.len() % STEP, 0, "whole steps");
         String::from_utf8(bytes).unwrap()
     }
 
     #[test]
-    fn answers_are_whole_words_of_http() {
-        for length in 0..8 {
+    fn answers_are_whole_steps_of_http() {
+        for length in 0..STEP {
             let body = "x".repeat(length);
             let words = answer(403, &body).unwrap();
             let text = text(&words);
@@ -168,7 +170,7 @@ mod tests {
         assert_eq!(answer(204, "x"), Err(Unfit::Body(204)));
         assert_eq!(answer(101, ""), Err(Unfit::Status(101)));
         assert_eq!(answer(600, ""), Err(Unfit::Status(600)));
-        assert_eq!(answer(200, &"x".repeat(1024)), Err(Unfit::Size(1108)));
+        assert_eq!(answer(200, &"x".repeat(1024)), Err(Unfit::Size(1120)));
         assert_eq!(answer(200, &"x".repeat(940)).map(|words| words[1]), Ok(1024));
     }
 }
