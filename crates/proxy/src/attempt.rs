@@ -30,8 +30,25 @@ use crate::worker::Core;
 /// Of rules that say nothing of it.
 pub(crate) static USUAL_RETRY: LazyLock<Retry> = LazyLock::new(Retry::default);
 
-/// One try's request.
-type Outgoing = Box<Request<RequestBody>>;
+/// A request on its way. The head is in a box: futures that hold it are moved as a whole, again and
+/// again.
+pub(crate) struct Asked {
+    pub parts: Box<Parts>,
+    pub body: RequestBody,
+}
+
+impl From<Asked> for Request<RequestBody> {
+    fn from(asked: Asked) -> Self {
+        Request::from_parts(*asked.parts, asked.body)
+    }
+}
+
+impl From<Request<RequestBody>> for Asked {
+    fn from(request: Request<RequestBody>) -> Self {
+        let (parts, body) = request.into_parts();
+        Asked { parts: Box::new(parts), body }
+    }
+}
 
 /// What came of sending, as the HTTP library says it.
 type Sent = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
@@ -120,8 +137,7 @@ impl<'a> Tries<'a> {
     /// Sends the request until there is an answer to give to the client.
     pub async fn send(
         &mut self,
-        mut head: Box<Parts>,
-        mut body: RequestBody,
+        Asked { parts: mut head, mut body }: Asked,
     ) -> Result<Answered, NoAnswer> {
         if let (Some(source), true) = (&self.call.source, self.retry.attempts > 0) {
             source.keep();
@@ -138,8 +154,8 @@ impl<'a> Tries<'a> {
                 record.attempts = attempt;
             });
             let last = attempt > self.retry.attempts;
-            let this = if last { std::mem::replace(&mut *head, empty()) } else { (*head).clone() };
-            let request = Box::new(Request::from_parts(this, body));
+            let parts = if last { std::mem::replace(&mut head, empty()) } else { head.clone() };
+            let request = Asked { parts, body };
             let tried = match handed {
                 Some(handed) => Box::pin(self.resume(*handed, request)).await,
                 None => self.once(address, request).await,
@@ -269,7 +285,7 @@ impl<'a> Tries<'a> {
         .await
     }
 
-    async fn once(&mut self, address: SocketAddr, request: Outgoing) -> Tried {
+    async fn once(&mut self, address: SocketAddr, request: Asked) -> Tried {
         let mut limit = Deadline::new(self.retry.per_try_timeout);
         let tried = self.judged(address, request, &mut limit).await;
         let broken = self.call.source.as_ref().is_some_and(|source| source.is_broken());
@@ -286,16 +302,15 @@ impl<'a> Tries<'a> {
     async fn judged(
         &mut self,
         address: SocketAddr,
-        request: Outgoing,
+        request: Asked,
         limit: &mut Deadline,
     ) -> Result<Tried, Lapsed> {
         if !self.judged {
             return self.unjudged(address, request, limit).await;
         }
         let (call, view, protocol) = (self.call, self.view, self.protocol);
-        let (head, mut body) = request.into_parts();
-        let mut head = Box::new(head);
-        let asked = (&mut *head, protocol);
+        let Asked { mut parts, mut body } = request;
+        let asked = (&mut *parts, protocol);
         let admitted = access::admit(call, view, address, asked, &mut body);
         let admitted = self.limited(limit, pin!(admitted)).await?;
         let changes = match admitted {
@@ -304,10 +319,9 @@ impl<'a> Tries<'a> {
             Err(Stop::ClientBody) => return Ok(Tried::ClientBody),
         };
         if let Some(sent) = &mut self.sent {
-            sent.clone_from(&head);
+            sent.clone_from(&parts);
         }
-        let request = Box::new(Request::from_parts(*head, body));
-        let mut tried = self.unjudged(address, request, limit).await;
+        let mut tried = self.unjudged(address, Asked { parts, body }, limit).await;
         if let Ok(Tried::Answer(answer)) = &mut tried {
             changes.apply(answer.headers_mut());
         }
@@ -317,7 +331,7 @@ impl<'a> Tries<'a> {
     async fn unjudged(
         &mut self,
         address: SocketAddr,
-        request: Outgoing,
+        request: Asked,
         limit: &mut Deadline,
     ) -> Result<Tried, Lapsed> {
         match self.protocol {
@@ -327,7 +341,7 @@ impl<'a> Tries<'a> {
     }
 
     /// Goes on with a try that plain forwarding has made.
-    async fn resume(&mut self, handed: Handed, request: Outgoing) -> Tried {
+    async fn resume(&mut self, handed: Handed, request: Asked) -> Tried {
         let Handed { address, wire, .. } = handed;
         let Some(wire) = wire else {
             return Tried::Failed(Failure::NoConnection);
@@ -347,10 +361,10 @@ impl<'a> Tries<'a> {
     async fn send_over(
         &mut self,
         mut upstream: Upstream,
-        request: Outgoing,
+        request: Asked,
         limit: &mut Deadline,
     ) -> Result<Sent, Lapsed> {
-        let response = pin!(upstream.sender.try_send_request(*request));
+        let response = pin!(upstream.sender.try_send_request(request.into()));
         self.call.slot.put(upstream);
         let sent = self.limited(limit, response).await;
         if !matches!(sent, Ok(Ok(_))) {
@@ -364,7 +378,7 @@ impl<'a> Tries<'a> {
     async fn once_http1(
         &mut self,
         address: SocketAddr,
-        mut request: Outgoing,
+        mut request: Asked,
         limit: &mut Deadline,
     ) -> Result<Tried, Lapsed> {
         let core = &self.call.client.core;
@@ -386,7 +400,7 @@ impl<'a> Tries<'a> {
                 Err(error) => error,
             };
             match error.take_message() {
-                Some(unsent) if reused => request = Box::new(unsent),
+                Some(unsent) if reused => request = unsent.into(),
                 unsent => return Ok(failed(address, error.error(), unsent.is_none())),
             }
         }
@@ -395,7 +409,7 @@ impl<'a> Tries<'a> {
     async fn once_http2(
         &mut self,
         address: SocketAddr,
-        mut request: Outgoing,
+        mut request: Asked,
         limit: &mut Deadline,
     ) -> Result<Tried, Lapsed> {
         let core = self.call.client.core.clone();
@@ -415,13 +429,13 @@ impl<'a> Tries<'a> {
                     }
                 }
             };
-            let response = pin!(upstream.sender.try_send_request(*request));
+            let response = pin!(upstream.sender.try_send_request(request.into()));
             let mut error = match self.limited(limit, response).await? {
                 Ok(response) => return Ok(Tried::Answer(response)),
                 Err(error) => error,
             };
             match error.take_message() {
-                Some(unsent) if reused => *request = unsent,
+                Some(unsent) if reused => request = unsent.into(),
                 unsent => return Ok(failed(address, error.error(), unsent.is_none())),
             }
         }
@@ -464,6 +478,6 @@ fn failed(address: SocketAddr, error: &hyper::Error, sent: bool) -> Tried {
 }
 
 /// What stands where a head was.
-fn empty() -> Parts {
-    Request::new(()).into_parts().0
+fn empty() -> Box<Parts> {
+    Box::new(Request::new(()).into_parts().0)
 }

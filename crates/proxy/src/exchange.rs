@@ -19,7 +19,7 @@ use hyper::body::Incoming;
 
 use crate::access::{Refusal, Standing};
 use crate::answer::{self, AnswerBody};
-use crate::attempt::{Answered, NoAnswer, Tries};
+use crate::attempt::{Answered, Asked, NoAnswer, Tries};
 use crate::body::RequestBody;
 use crate::call::Call;
 use crate::chosen::Chosen;
@@ -44,7 +44,8 @@ pub(crate) async fn handle(client: &Rc<Client>, request: Request<Incoming>) -> A
         client.core.counters.requests.add(1);
     }
     let draw = client.draw();
-    let (mut parts, body) = request.into_parts();
+    let (parts, body) = request.into_parts();
+    let mut parts = Box::new(parts);
     if parts.version == Version::HTTP_2 {
         headers::join_cookies(&mut parts.headers);
     }
@@ -53,8 +54,7 @@ pub(crate) async fn handle(client: &Rc<Client>, request: Request<Incoming>) -> A
     if let Some(handed) = handed {
         call.hand(handed);
     }
-    let asked = Box::new(Asked { parts, body });
-    let answer = answer(&call, asked, draw).await;
+    let answer = answer(&call, Asked { parts, body }, draw).await;
     call.note(|record| {
         record.status = answer.status().as_u16();
         record.grpc_status = grpc::status_of(answer.headers()).map(u32::from);
@@ -62,7 +62,7 @@ pub(crate) async fn handle(client: &Rc<Client>, request: Request<Incoming>) -> A
     answer
 }
 
-async fn answer(call: &Rc<Call>, request: Box<Asked>, draw: u32) -> Answer {
+async fn answer(call: &Rc<Call>, request: Asked, draw: u32) -> Answer {
     let authority = match authority(&request.parts) {
         Ok(authority) => authority,
         Err(why) => {
@@ -91,12 +91,6 @@ async fn answer(call: &Rc<Call>, request: Box<Asked>, draw: u32) -> Answer {
     let exchange = Exchange::new(call, &view, port, &decision, authority);
     exchange.note();
     exchange.run(request, decision.outcome).await
-}
-
-/// A request on its way. In a box: futures that hold it are moved as a whole, again and again.
-struct Asked {
-    parts: Parts,
-    body: RequestBody,
 }
 
 /// What is known of a request once it has been routed.
@@ -132,7 +126,7 @@ impl<'a> Exchange<'a> {
         self.call.detail(|record| rule.clone_into(&mut record.rule));
     }
 
-    async fn run(self, asked: Box<Asked>, outcome: Outcome) -> Answer {
+    async fn run(self, asked: Asked, outcome: Outcome) -> Answer {
         if let Some(abort) = self.fault(&self.chosen.policy.fault).await {
             return self.abort(abort, asked).await;
         }
@@ -183,7 +177,7 @@ impl<'a> Exchange<'a> {
         share.holds(fastrand::u32(..)).then_some(abort)
     }
 
-    async fn abort(&self, abort: Abort, asked: Box<Asked>) -> Answer {
+    async fn abort(&self, abort: Abort, asked: Asked) -> Answer {
         self.call.flag(Flags::FAULT_INJECTED);
         const BODY: &str = "fault filter abort";
         match abort {
@@ -210,7 +204,7 @@ impl<'a> Exchange<'a> {
         answer
     }
 
-    async fn redirect(&self, asked: Box<Asked>) -> Answer {
+    async fn redirect(&self, asked: Asked) -> Answer {
         let Some(Action::Redirect(redirect)) = self.chosen.rule.map(|rule| &rule.action) else {
             return refuse(self.call, StatusCode::INTERNAL_SERVER_ERROR, "", asked).await;
         };
@@ -229,11 +223,10 @@ impl<'a> Exchange<'a> {
         self.local(answer)
     }
 
-    async fn forward(&self, asked: Box<Asked>, id: ClusterId, cors: Fields) -> Answer {
+    async fn forward(&self, asked: Asked, id: ClusterId, cors: Fields) -> Answer {
         let cluster = self.view.mesh.cluster(id);
         self.call.detail(|record| cluster.name.clone_into(&mut record.cluster));
-        let Asked { parts, body } = *asked;
-        let mut parts = Box::new(parts);
+        let Asked { mut parts, body } = asked;
         let one = parts.version != Version::HTTP_2 && self.call.client.slot.is_some();
         let upgrade = match parts.version {
             Version::HTTP_11
@@ -253,7 +246,7 @@ impl<'a> Exchange<'a> {
         }
         let mut tries = Tries::new(self.call, self.view, cluster, self.chosen.policy);
         tries.sent = tunnel.then(|| parts.clone());
-        match tries.send(parts, body).await {
+        match tries.send(Asked { parts, body }).await {
             Ok(Answered::Endpoint(response)) => {
                 let tunnel = tries.sent.take().map(|head| (head, cluster.protocol));
                 let deadline = tries.into_deadline();
@@ -530,7 +523,7 @@ fn refuse(
     call: &Rc<Call>,
     status: StatusCode,
     text: impl Into<Bytes>,
-    asked: Box<Asked>,
+    asked: Asked,
 ) -> impl Future<Output = Answer> {
     let (unread, text) = (Unread::of(&asked.parts, &asked.body), text.into());
     let body = asked.body;

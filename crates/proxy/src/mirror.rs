@@ -11,7 +11,7 @@ use http::{Uri, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use crate::attempt::{Answered, Tries};
+use crate::attempt::{Answered, Asked, Tries};
 use crate::body::RequestBody;
 use crate::call::Call;
 use crate::exchange::http2_target;
@@ -38,10 +38,10 @@ pub(crate) fn send(
         return core.counters.mirrors_dropped.add(1);
     }
     let body = call.source.as_ref().map_or(RequestBody::Empty, |source| source.tee());
-    let mut head = Box::new(head.clone());
+    let mut parts = Box::new(head.clone());
     match (http2, view.mesh.cluster(id).protocol == Protocol::Http2) {
-        (false, true) => to_http2(&mut head),
-        (true, false) => to_http1(&mut head, &body),
+        (false, true) => to_http2(&mut parts),
+        (true, false) => to_http1(&mut parts, &body),
         _ => {}
     }
     let policy = Policy {
@@ -54,7 +54,7 @@ pub(crate) fn send(
     let mirroring = Mirroring::new(core);
     tokio::task::spawn_local(async move {
         let mut tries = Tries::new(&copy, &view, view.mesh.cluster(id), &policy);
-        match tries.send(head, body).await {
+        match tries.send(Asked { parts, body }).await {
             Ok(Answered::Endpoint(answer)) => discard(&copy, answer.into_body()).await,
             Ok(Answered::Refused(..)) => {}
             Err(why) => tracing::debug!(?why, "a mirrored request has failed"),

@@ -24,7 +24,7 @@ use http_body_util::{BodyExt, Limited};
 
 use super::{Denied, Prospect, Refusal};
 use crate::answer::AnswerBody;
-use crate::attempt::{Answered, Tries};
+use crate::attempt::{self, Answered, Tries};
 use crate::body::{BodyError, RequestBody};
 use crate::call::Call;
 use crate::client::Client;
@@ -264,7 +264,8 @@ impl Asking<'_> {
         };
         let body = if body.is_empty() { RequestBody::Empty } else { RequestBody::Own(body) };
         let mut tries = Tries::of_ours(&call, self.view, cluster, protocol, &policy);
-        let answer = match Box::pin(tries.send(Box::new(head), body)).await {
+        let asked = attempt::Asked { parts: Box::new(head), body };
+        let answer = match Box::pin(tries.send(asked)).await {
             Ok(Answered::Endpoint(answer)) => answer,
             Ok(Answered::Refused(..)) => return Err(Silence("it may not be asked".to_owned())),
             Err(why) => return Err(Silence(format!("{why:?}"))),
