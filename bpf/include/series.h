@@ -144,6 +144,13 @@ count_over(struct traffic_key *key, u64 duration, u64 request_bytes, u64 respons
 	return 0;
 }
 
+/* Whether it is known who is, or would have been, called. */
+static __always_inline bool is_called(const struct traffic_key *key)
+{
+	return key->lane <= LANE_SHORTCUT || key->reason == REASON_DENIED ||
+	       key->reason == REASON_RATE_LIMITED;
+}
+
 /* Under which series requests of a connection are counted, but for their status. */
 static __always_inline void
 name_traffic(struct traffic_key *key, const struct conn *conn, u32 lane, u32 reason)
@@ -153,6 +160,8 @@ name_traffic(struct traffic_key *key, const struct conn *conn, u32 lane, u32 rea
 	key->port = conn->service.port;
 	key->lane = lane;
 	key->reason = reason;
+	if (is_called(key))
+		copy_ip(key->endpoint, conn->endpoint.ip);
 }
 
 /* Counts what a connection has in its batch, which nobody else is at, and empties it. */
@@ -166,7 +175,6 @@ __weak __noinline int count_batch(struct conn *conn)
 	if (!batch)
 		return 0;
 	name_traffic(&key, conn, batch->lane, batch->reason);
-	copy_ip(key.endpoint, conn->endpoint.ip);
 	key.status = batch->status;
 	t = find_series(&key, batch->length);
 	l = find_latency(&key);

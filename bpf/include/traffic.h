@@ -26,13 +26,6 @@ static __always_inline struct settings *telemetry_settings(void)
 	return set && set->telemetry ? set : NULL;
 }
 
-/* Whether it is known who is, or would have been, called. */
-static __always_inline bool is_called(const struct traffic_key *key)
-{
-	return key->lane <= LANE_SHORTCUT || key->reason == REASON_DENIED ||
-	       key->reason == REASON_RATE_LIMITED;
-}
-
 /*
  * Whether this CPU may begin a record in the present window; one that it may not is counted. What does
  * not go to its endpoint (denied, answered, refused) is rare and wanted: the others leave it room.
@@ -281,7 +274,6 @@ __weak __noinline int settle(struct conn *conn)
 		return 0;
 	a = &conn->asking;
 	name_traffic(&key, conn, a->lane, a->reason);
-	copy_ip(key.endpoint, conn->endpoint.ip);
 	key.status = a->status;
 	last = a->answered;
 	bytes = received_by(own_sock(conn)) - a->received;
@@ -353,9 +345,7 @@ __weak __noinline int count_here(struct conn *conn, u32 lane, u32 reason, u32 st
 		conn->now = now;
 	name_traffic(&key, conn, lane, reason);
 	key.status = status;
-	if (is_called(&key))
-		copy_ip(key.endpoint, conn->endpoint.ip);
-	count_over(&key, now - conn->now, bytes, 0);
+	count_later(conn, &key, now - conn->now, bytes, 0);
 	if (conn->sampled)
 		tell_sample(set, conn, &key, conn->now, now - conn->now, bytes, 0);
 	conn->sampled = 0;
@@ -376,8 +366,6 @@ __weak __noinline int count_connection(struct conn *conn, bool ended)
 		return 0;
 	name_traffic(&key, conn, lane, REASON_OPAQUE);
 	key.kind = TRAFFIC_CONNECTION;
-	if (lane == LANE_NATIVE)
-		copy_ip(key.endpoint, conn->endpoint.ip);
 	t = find_series(&key, 1);
 	if (!t)
 		return 0;

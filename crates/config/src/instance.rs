@@ -142,9 +142,10 @@ impl Instances {
         let mut before = std::mem::take(&mut self.list).into_iter().peekable();
         for (instance, _) in listed {
             let is_it = |before: &Arc<Instance>| Arc::ptr_eq(before, instance);
-            let name = (&instance.namespace, &instance.name);
             let goes = |before: &Arc<Instance>| {
-                !is_it(before) && (&before.namespace, &before.name) <= name
+                // names are far away: they are looked at only where something has changed
+                !is_it(before)
+                    && (&before.namespace, &before.name) <= (&instance.namespace, &instance.name)
             };
             gone.extend(std::iter::from_fn(|| before.next_if(goes)));
             list.push(before.next_if(is_it).unwrap_or_else(|| {

@@ -34,17 +34,14 @@ const WHERE_TO_LOOK: [&str; 6] = [
 /// All steps, then the table.
 pub fn all(shop: &mut Shop, screen: &Screen) -> Result<()> {
     let opened = shop.agent.lanes()?;
-    for step in [
-        routes::everyone,
-        routes::jason,
-        routes::canary,
-        routes::intruder,
-        outage::outage,
-        see::see,
-    ] {
+    for step in [routes::everyone, routes::jason, routes::canary, routes::intruder] {
         check_stop()?;
         step(shop, screen)?;
     }
+    check_stop()?;
+    let lost = outage::outage(shop, screen)?;
+    check_stop()?;
+    see::see(shop, screen, lost)?;
     let (lanes, served) = (shop.agent.lanes()?.since(&opened), shop.served()?);
     check_stop()?;
     let table = latency::latency(shop, screen)?;

@@ -45,8 +45,9 @@ struct Probe {
     status: Option<u16>,
 }
 
-/// The whole step.
-pub fn outage(shop: &mut Shop, screen: &Screen) -> Result<()> {
+/// The whole step; how many detoured requests were lost, because they were under way when the agent
+/// died.
+pub fn outage(shop: &mut Shop, screen: &Screen) -> Result<u64> {
     screen.heading("5  kill -9 of the agent under load");
     let took = shop.route("bookinfo")?;
     screen.doing(&format!("everyone back to v1, in force after {}", human(took)));
@@ -140,7 +141,7 @@ fn tell_load(screen: &Screen, lane: &str, report: &LoadReport) -> Result<()> {
     Ok(())
 }
 
-fn tell_probes(screen: &Screen, gap: &Gap, probes: &[Probe]) -> Result<()> {
+fn tell_probes(screen: &Screen, gap: &Gap, probes: &[Probe]) -> Result<u64> {
     let mut statuses: BTreeMap<u16, u64> = BTreeMap::new();
     let mut cut = 0;
     for probe in probes {
@@ -173,5 +174,5 @@ fn tell_probes(screen: &Screen, gap: &Gap, probes: &[Probe]) -> Result<()> {
         human(gap.start),
         human(again)
     ));
-    Ok(())
+    Ok(cut)
 }
