@@ -88,7 +88,7 @@ enum reason {
 	REASON_DENIED,		/* a policy denies it */
 	REASON_POLICY,		/* what policies say of it is for userspace to find out */
 	REASON_VISIT,		/* judged where it came in, and not understood if it was refused */
-	REASON_UNJUDGED,	/* bytes were sent before the connection stood, which nobody has seen */
+	REASON_UNJUDGED,	/* bytes that nobody has seen: sent before the connection stood, or urgent */
 	REASON_RATE_LIMITED,	/* no token is left for it */
 	REASONS,
 };

@@ -57,6 +57,12 @@ enum asked {
 	ASK_CARRIER,		/* its requests are judged on another node */
 };
 
+/* Whether a workload calls itself, which no policy on the network forbids (NetworkPolicy's API). */
+static __always_inline bool is_to_itself(const struct verdict *v)
+{
+	return same_ip(v->caller.ip, v->endpoint.ip);
+}
+
 /* What policies say of a connection. Sets v->guarded where any apply, and v->guard. */
 __weak __noinline int
 judge_connection(struct generation *g, struct scratch *s, struct verdict *v, u32 asked)
@@ -69,7 +75,7 @@ judge_connection(struct generation *g, struct scratch *s, struct verdict *v, u32
 		return ACCESS_UNSURE;
 	caller = find_workload(g, &v->caller);
 	leave = caller ? AT(g, workload, caller)->leave : 0;
-	if (leave) {
+	if (leave && !is_to_itself(v)) {
 		v->guarded = 1;
 		access = group_says(g, leave, s, v);
 	}
@@ -78,7 +84,8 @@ judge_connection(struct generation *g, struct scratch *s, struct verdict *v, u32
 		return access;
 	v->guarded = 1;
 	guard = AT(g, guard, v->guard);
-	access = both(access, group_says(g, guard->network, s, v));
+	if (!is_to_itself(v))
+		access = both(access, group_says(g, guard->network, s, v));
 	if (asked == ASK_CONNECTION)
 		access = both(access, group_says(g, guard->connections, s, v));
 	else if (asked == ASK_CARRIER)

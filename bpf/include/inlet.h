@@ -31,6 +31,7 @@ struct arrival {
 	u32 transport;
 	u32 flags;		/* of TCP */
 	u32 seq;
+	u32 bytes;		/* of TCP: there are some */
 };
 
 static __always_inline struct pair_key announcement(const struct arrival *a)
@@ -116,6 +117,7 @@ static __always_inline bool read_arrival(struct __sk_buff *skb, struct arrival *
 		return false;
 	a->seq = (u32)tcp[4] << 24 | tcp[5] << 16 | tcp[6] << 8 | tcp[7];
 	a->flags = tcp[13];
+	a->bytes = skb->len > at + (tcp[12] >> 4) * 4;
 	return true;
 }
 
@@ -187,8 +189,28 @@ static __always_inline bool is_judged_by_request(struct generation *g, const str
 	return f && f->protocol == PROTOCOL_HTTP;
 }
 
-/* Lets on_receive() judge the requests of who came in, if policies or limits are about who is called and
- * nobody else judges them. False: the connection is judged as a whole. */
+/* Whether requests of who comes in are to be judged here: policies or limits are about who is called,
+ * and nobody else judges them. */
+static __always_inline bool is_to_visit(struct generation *g, const struct arrival *a)
+{
+	return (is_guarded(g, a) || asks_requests(g, &a->to)) && is_judged_by_request(g, &a->to) &&
+	       !is_judged_there(g, find_workload(g, &a->from));
+}
+
+/*
+ * Whether bytes that come with a handshake may pass. Requests are not judged before the connection stands,
+ * and if it cannot be judged by request then, these would be through: they have to come again. Not inlined,
+ * for the sake of the stack.
+ */
+static __noinline int may_come_early(struct generation *g, struct arrival *a)
+{
+	/* the handshake began a number before the bytes */
+	if (!(a->flags & SYN))
+		a->seq--;
+	return !a->bytes || !is_to_visit(g, a) || was_announced(a);
+}
+
+/* Lets on_receive() judge the requests of who came in. False: the connection is judged as a whole. */
 static __always_inline bool begin_visit(struct bpf_sock_ops *ctx, const struct arrival *a)
 {
 	struct generation *g = current_generation();
@@ -197,11 +219,7 @@ static __always_inline bool begin_visit(struct bpf_sock_ops *ctx, const struct a
 
 	if (!g || !g->guarded || !guards_inlets())
 		return false;
-	if (!is_guarded(g, a) && !asks_requests(g, &a->to))
-		return false;
-	if (!is_judged_by_request(g, &a->to))
-		return false;
-	if (is_judged_there(g, find_workload(g, &a->from)))
+	if (!is_to_visit(g, a))
 		return false;
 	visit.caller = a->from;
 	visit.called = a->to;
@@ -414,7 +432,7 @@ static __always_inline void note_caller(struct __sk_buff *skb, const struct arri
 static __always_inline bool admits_datagram(struct generation *g, struct __sk_buff *skb,
 					    struct bpf_sock *sk, const struct arrival *a)
 {
-	u32 caller = find_workload(g, &a->from);
+	u32 caller = find_workload(g, &a->from), called = find_workload(g, &a->to);
 	bool guarded = is_guarded(g, a);
 
 	if (guarded) {
@@ -423,7 +441,9 @@ static __always_inline bool admits_datagram(struct generation *g, struct __sk_bu
 		if (!conclude(g, skb, NULL, a, admits(g, a, false)))
 			return false;
 	}
-	if (guarded || (caller && AT(g, workload, caller)->guard))
+	/* or the answer would be judged as a call to him, or as one of a workload that may not call */
+	if (guarded || (caller && AT(g, workload, caller)->guard) ||
+	    (called && AT(g, workload, called)->leave))
 		note_caller(skb, a);
 	return true;
 }
@@ -451,7 +471,9 @@ static __always_inline bool may_enter(struct __sk_buff *skb)
 		return true;
 	if (!inlet && !opens && a.transport == IPPROTO_TCP) {
 		/* the end of a handshake that was let begin */
-		if (sk->state == STATE_LISTEN || sk->state == STATE_SYN_SENT)
+		if (sk->state == STATE_LISTEN)
+			return may_come_early(g, &a);
+		if (sk->state == STATE_SYN_SENT)
 			return true;
 		inlet = meet(skb, sk, &a.to);
 		if (!inlet)
@@ -462,6 +484,8 @@ static __always_inline bool may_enter(struct __sk_buff *skb)
 		return !inlet->denied;
 	if (a.transport == IPPROTO_UDP)
 		return admits_datagram(g, skb, sk, &a);
+	if (opens && !may_come_early(g, &a))
+		return false;
 	by_request = inlet ? inlet->visit : opens && is_judged_by_request(g, &a.to);
 	return conclude(g, skb, inlet, &a, !is_guarded(g, &a) || admits(g, &a, by_request));
 }
@@ -472,7 +496,26 @@ static __always_inline bool is_judged_elsewhere(const struct bpf_sock *sk)
 {
 	if (sk->protocol == IPPROTO_UDP)
 		return sk->state != STATE_ESTABLISHED;
-	return sk->protocol != IPPROTO_TCP || sk->state == STATE_LISTEN;
+	return sk->state == STATE_LISTEN;
+}
+
+/* Whether a socket is one of TCP or UDP, whose packets have one peer each, or are seen by connect(). */
+static __always_inline bool is_plain(const struct bpf_sock *sk)
+{
+	return (sk->type == SOCK_STREAM && sk->protocol == IPPROTO_TCP) ||
+	       (sk->type == SOCK_DGRAM && sk->protocol == IPPROTO_UDP);
+}
+
+/* Asks the policies about a packet by itself: it was made by hand, or is of a protocol for which nothing
+ * else is asked (SCTP). Where it has no ports that are known, they are 0. */
+static __always_inline bool
+releases_packet(struct generation *g, struct __sk_buff *skb, struct bpf_sock *sk)
+{
+	struct arrival a = {};
+
+	read_arrival(skb, &a);
+	return a.transport == IPPROTO_ICMP || a.transport == IPPROTO_ICMPV6 ||
+	       conclude(g, skb, NULL, &a, releases(g, skb, sk, &a));
 }
 
 /* Whether a packet of a connection that is no client's of ours may leave. */
@@ -487,7 +530,11 @@ static __always_inline bool may_leave(struct __sk_buff *skb)
 	if (!g || !g->guarded || !sk)
 		return true;
 	sk = bpf_sk_fullsock(sk);
-	if (!sk || is_judged_elsewhere(sk))
+	if (!sk)
+		return true;
+	if (!is_plain(sk))
+		return releases_packet(g, skb, sk);
+	if (is_judged_elsewhere(sk))
 		return true;
 	inlet = bpf_sk_storage_get(&inlets, sk, 0, 0);
 	if (is_settled(g, inlet))

@@ -112,6 +112,7 @@ struct tcp_sock {
 	u32 copied_seq;
 	u32 write_seq;
 	u32 snd_una;
+	u32 snd_up;		/* end of what is urgent; snd_una: nothing is */
 	u32 snd_nxt;
 	u32 snd_wnd;
 	u32 mss_cache;

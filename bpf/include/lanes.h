@@ -66,7 +66,8 @@ static __always_inline bool fits(const struct tcp_sock *me, u32 n)
 
 /*
  * Whether TCP was given bytes of a client that no program has seen: by a send() that began before the
- * connection was enrolled. Such a send() waits for the handshake and goes on as it began.
+ * connection was enrolled. Such a send() waits for the handshake and goes on as it began. Or an urgent
+ * byte: its receiver leaves that out (RFC 6093), and reads another text than the one that was judged.
  */
 static __always_inline bool has_unjudged(const struct conn *conn, const struct tcp_sock *me)
 {
@@ -75,7 +76,7 @@ static __always_inline bool has_unjudged(const struct conn *conn, const struct t
 		    state == STATE_SYN_SENT;
 
 	/* the end takes a number too */
-	return (s32)(me->write_seq - conn->judged) > !open;
+	return (s32)(me->write_seq - conn->judged) > !open || me->snd_up != me->snd_una;
 }
 
 /*

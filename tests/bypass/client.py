@@ -309,12 +309,12 @@ class Late:
         return self.result
 
 
-def raw_datagram(to, source):
-    """A datagram that no program sees leave: made by hand, from whatever address."""
+def raw_datagram(to, source, protocol):
+    """A packet that connect() knows nothing of: made by hand, from whatever address."""
     made = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
-    udp = struct.pack("!4H", 7777, to[1], 12, 0) + b"ping"
+    udp = struct.pack("!4H", 7777, to[1], 12, 0) + b"ping" + bytes(12)
     addresses = socket.inet_aton(source) + socket.inet_aton(to[0])
-    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0) + addresses
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, protocol, 0) + addresses
     made.sendto(head + udp, (to[0], 0))
 
 
@@ -323,7 +323,7 @@ def datagram(order):
     global kept
     to = tuple(order["datagram"])
     if order.get("source"):
-        raw_datagram(to, order["source"])
+        raw_datagram(to, order["source"], order.get("protocol", socket.IPPROTO_UDP))
         return "sent"
     if not order.get("again"):
         kept = socket.socket(socket.AF_INET6 if ":" in to[0] else socket.AF_INET, socket.SOCK_DGRAM)
@@ -350,6 +350,8 @@ def follow(order):
         kept = make(order["connect"][0], IPPROTO_MPTCP if order.get("multipath") else 0)
         if "source" in order:
             kept.bind((order["source"], 0))
+        if order.get("deferred"):
+            kept.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
         kept.connect(tuple(order["connect"]))
         return "connected"
     if "datagram" in order:

@@ -118,16 +118,82 @@ fn an_answer_lets_nobody_in_for_good() -> Result<()> {
     Ok(())
 }
 
-/// Raw sockets need privileges, and pass nothing at their own end: the receiver looks.
+/// Raw sockets are not looked at outside of the mesh: there the receiver looks.
 #[test]
 fn datagrams_made_by_hand_are_judged_where_they_come_in() -> Result<()> {
     let (bed, _echoes) = bed("raw", SHORTCUT)?;
     let (pod, own) = (bed.v1.ip4().to_string(), bed.client.ip4().to_string());
-    let mut client = Client::start(&bed.client)?;
+    let mut outside = Client::start_in(&bed.client, bed.node.plain().path())?;
     let order = json!({"datagram": [pod, ECHO], "source": own});
     apply(&bed, "policy.yaml", &nobody())?;
     let before = bed.counter("connections_denied")?;
-    assert_eq!(client.order(order)?, "sent");
+    assert_eq!(outside.order(order.clone())?, "sent");
     wait_until("it is dropped", || Ok(bed.counter("connections_denied")? > before))?;
+    assert_eq!(Client::start(&bed.client)?.order(order)?, "EPERM");
+    Ok(())
+}
+
+/// A NetworkPolicy about these pods, by their label `app`.
+fn network(app: &str, types: &str) -> String {
+    format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+         metadata: {{name: closed, namespace: default}}\n\
+         spec: {{podSelector: {{matchLabels: {{app: {app}}}}}, policyTypes: [{types}]}}\n"
+    )
+}
+
+/// SCTP and what is made by hand leave by no connect().
+#[test]
+fn whatever_the_protocol_who_may_not_call_does_not() -> Result<()> {
+    const SCTP: u8 = 132;
+    let (bed, _echoes) = bed("by-hand", NATIVE)?;
+    let (pod, own) = (bed.v1.ip4().to_string(), bed.client.ip4().to_string());
+    let mut client = Client::start(&bed.client)?;
+    for (policy, answer) in [(None, "sent"), (Some(network("client", "Egress")), "EPERM")] {
+        if let Some(policy) = policy {
+            apply(&bed, "policy.yaml", &policy)?;
+        }
+        for protocol in [6, 17, SCTP] {
+            let order = json!({"datagram": [&pod, ECHO], "source": own, "protocol": protocol});
+            assert_eq!(client.order(order)?, answer, "{protocol}");
+        }
+    }
+    Ok(())
+}
+
+/// An answer is no call.
+#[test]
+fn who_may_not_call_may_answer() -> Result<()> {
+    let (bed, _echoes) = bed("server", SHORTCUT)?;
+    apply(&bed, "policy.yaml", &network("web", "Egress"))?;
+    let pod = bed.v1.ip4().to_string();
+    for mut client in
+        [Client::start(&bed.client)?, Client::start_in(&bed.client, bed.node.plain().path())?]
+    {
+        for connected in [false, true] {
+            let order = json!({"datagram": [&pod, ECHO], "connected": connected});
+            assert_eq!(client.order(order)?, "ping", "{connected}");
+        }
+    }
+    let other = json!({"datagram": [bed.v2.ip4().to_string(), ECHO]});
+    assert_eq!(Client::start(&bed.v1)?.order(other)?, "ECONNREFUSED");
+    Ok(())
+}
+
+/// No NetworkPolicy keeps a pod from itself.
+#[test]
+fn nobody_is_kept_from_himself() -> Result<()> {
+    let (bed, _echoes) = bed("himself", SHORTCUT)?;
+    apply(&bed, "policy.yaml", &network("web", "Ingress, Egress"))?;
+    let (own, other) = (bed.v1.ip4().to_string(), bed.v2.ip4().to_string());
+    let mut client = Client::start(&bed.v1)?;
+    for (to, answer) in [(&own, "connected"), (&other, "ECONNREFUSED")] {
+        assert_eq!(client.connect((to, ECHO))?, answer, "{to}");
+    }
+    client.connect((&own, ECHO))?;
+    assert!(client.echoes()?);
+    assert_eq!(client.order(json!({"datagram": [&own, ECHO]}))?, "ping");
+    client.connect((&own, 8080))?;
+    assert_eq!(client.get("/mine")?, "200");
     Ok(())
 }

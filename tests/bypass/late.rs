@@ -1,7 +1,7 @@
 //! Bytes that come to no program's eyes: handed to the kernel before their connection stands, or by
 //! several paths.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use beeway_testbed::{Place, spawn_ready, tcp_echo};
@@ -67,6 +67,28 @@ fn fast_open_brings_nothing_unjudged() -> Result<()> {
         }
         assert_not_asked(&bed, "admin")?;
     }
+    Ok(())
+}
+
+/// The last segment of a handshake may have bytes. Nobody judges requests yet, so they have to come again.
+#[test]
+fn bytes_that_come_with_a_handshake_are_judged() -> Result<()> {
+    let mut bed = Bed::new("handshake", SHORTCUT, ALL)?;
+    bed.record_requests()?;
+    apply(&bed, "policy.yaml", &no_admin())?;
+    let pod = bed.v1.ip4().to_string();
+    let mut outside = Client::start_in(&bed.client, bed.node.plain().path())?;
+    for (path, status) in [("/fine", "200"), ("/admin/x", "403")] {
+        let began = Instant::now();
+        outside.order(json!({"connect": (&pod, 8080), "deferred": true}))?;
+        assert_eq!(outside.get(path)?, status);
+        assert!(began.elapsed() > Duration::from_millis(150), "{path}: it came at once");
+    }
+    // who is judged at his own end need not say it twice
+    let mut client = Client::start(&bed.client)?;
+    client.order(json!({"connect": (&pod, 8080), "deferred": true}))?;
+    assert_eq!(client.get("/admin/x")?, "403");
+    assert_eq!(asked(&bed)?, ["/fine"]);
     Ok(())
 }
 

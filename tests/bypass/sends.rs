@@ -72,3 +72,25 @@ fn every_way_to_send_is_judged() -> Result<()> {
     }
     Ok(())
 }
+
+/// Who reads leaves an urgent byte out, so framing with one in it is other framing.
+#[test]
+fn an_urgent_byte_hides_no_request() -> Result<()> {
+    let hidden = format!("\r\n{}", get("/admin/x"));
+    let chunk = format!("00\r\n{hidden}{}\r\n0\r\n\r\n", "x".repeat(0x100 - hidden.len()));
+    for shape in [NATIVE, SHORTCUT] {
+        let mut bed = Bed::new("urgent", shape, ALL)?;
+        bed.record_requests()?;
+        apply(&bed, "policy.yaml", &no_admin())?;
+        let mut client = Client::start(&bed.client)?;
+        client.connect(WEB)?;
+        let head = "POST /fine HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert_eq!(client.send("plain", head)?, "sent");
+        assert_eq!(client.send("urgent", "1")?, "sent");
+        client.send("plain", &chunk)?;
+        client.glimpse()?;
+        client.glimpse()?;
+        assert_not_asked(&bed, "admin")?;
+    }
+    Ok(())
+}
