@@ -49,6 +49,7 @@ struct layouts {
 	enum reason reason;
 	enum counter counter;
 	enum protocol protocol;
+	enum guarded guarded;
 	enum listener listener;
 	enum side side;
 	enum table_flags table_flags;

@@ -270,3 +270,22 @@ fn without_a_policy_it_is_native_and_without_an_agent_closed() -> Result<()> {
     assert_eq!((&answer["error"], &answer["offsets"]), (&Value::Null, &json!([0])), "{answer}");
     Ok(())
 }
+
+/// Who comes by himself is judged by nobody: he does not get in.
+#[test]
+fn brokers_are_closed_to_who_is_outside_of_the_mesh() -> Result<()> {
+    let brokers = Brokers::new("outside", None)?;
+    let script = format!("exec < /dev/tcp/{}/{PORT}", brokers.bed.v1.ip4());
+    let connect = || {
+        let bash = brokers.bed.client.command("timeout").plain();
+        bash.args(["1", "bash", "-c", &script]).output(LIMIT)
+    };
+    connect()?.success()?;
+    brokers.set(ORDERS)?;
+    let refused = connect()?;
+    assert!(refused.success().is_err());
+    // what is on the way is not cut off with it
+    let answer = produce(&mut brokers.client(Library::Confluent)?, "orders", "x")?;
+    assert_eq!(answer["error"], Value::Null, "{answer}");
+    Ok(())
+}

@@ -163,8 +163,14 @@ struct frontend {
 	unsigned char protocol;		/* enum protocol */
 	unsigned int cluster;		/* struct cluster that connect() chooses from */
 	unsigned int table;		/* struct table; 0: every request goes to `cluster` */
-	unsigned int guarded;		/* policies name this service, or its Kafka brokers: userspace
-					 * asks them */
+	unsigned int guarded;		/* enum guarded */
+};
+
+/* Which policies are about a service besides those about workloads. Userspace asks them. */
+enum guarded {
+	GUARDED_NOT,
+	GUARDED_BY_NAME,	/* some name it */
+	GUARDED_BROKERS,	/* some select its Kafka brokers */
 };
 
 /* Endpoints, with running totals of their weights. */

@@ -121,6 +121,17 @@ static __always_inline bool read_arrival(struct __sk_buff *skb, struct arrival *
 	return true;
 }
 
+/* Whether policies on Kafka are about an endpoint. The proxy asks them, of whom it is told. Not inlined, for
+ * the sake of the stack. */
+static __noinline int is_broker(struct generation *g, const struct arrival *a)
+{
+	struct frontend *f = NULL;
+
+	if (a->transport == IPPROTO_TCP)
+		f = find_frontend(g, a->to.ip, a->to.port, IPPROTO_TCP);
+	return f && f->guarded == GUARDED_BROKERS;
+}
+
 /* Whether a workload is on another node, where an agent judges what it asks. */
 static __always_inline bool is_judged_there(struct generation *g, u32 caller)
 {
@@ -140,6 +151,8 @@ admits(struct generation *g, const struct arrival *a, bool by_request)
 
 	if (there && AT(g, workload, caller)->number == IDENTITY_REMOTE_NODE)
 		return true;
+	if (!there && is_broker(g, a))
+		return false;
 	s = claim_scratch();
 	if (!s)
 		return false;
@@ -160,7 +173,8 @@ static __always_inline bool is_guarded(struct generation *g, const struct arriva
 	u32 at = guard_of(g, &a->to);
 	struct guard *guard = AT(g, guard, at);
 
-	return at && (guard->network || guard->connections || guard->carriers || guard->requests);
+	return (at && (guard->network || guard->connections || guard->carriers || guard->requests)) ||
+	       is_broker(g, a);
 }
 
 /* Whether it matters what requests to an endpoint are: policies or limits are about them. */

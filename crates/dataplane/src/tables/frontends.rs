@@ -115,6 +115,11 @@ impl<'a> Frontends<'a> {
         let (protocol, cluster) = clusters.for_address(heap, port, address);
         let (ip, transport) =
             (address_bytes(address.to_canonical()), transport_number(port.transport));
+        let guarded = match clusters.leads_to_brokers(port) {
+            true => abi::guarded::GUARDED_BROKERS,
+            false if named => abi::guarded::GUARDED_BY_NAME,
+            false => abi::guarded::GUARDED_NOT,
+        };
         let frontend = abi::frontend {
             ip,
             port: port.number,
@@ -122,7 +127,7 @@ impl<'a> Frontends<'a> {
             protocol: protocol.0 as u8,
             cluster,
             table,
-            guarded: (named || clusters.leads_to_brokers(port)).into(),
+            guarded: guarded.0,
         };
         let hash = hash_address(&ip, frontend_extra(port.number, transport));
         self.entries.push((hash, frontend));
@@ -139,7 +144,7 @@ fn brokers(
     let keys = brokers.iter().map(move |at| (address_bytes(at.ip()), at.port(), transport));
     keys.filter(move |key| !owned(key)).map(|(ip, port, transport)| {
         let protocol = abi::protocol::PROTOCOL_PROXY.0 as u8;
-        let guarded = 1;
+        let guarded = abi::guarded::GUARDED_BROKERS.0;
         let frontend =
             abi::frontend { ip, port, transport, protocol, guarded, ..Default::default() };
         (hash_address(&ip, frontend_extra(port, transport)), frontend)
