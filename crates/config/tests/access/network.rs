@@ -170,6 +170,27 @@ fn ports() {
     }
 }
 
+/// Nothing of SCTP passes: that is told of.
+#[test]
+fn sctp_is_told_of() {
+    for (direction, outcome) in [
+        ("ingress", "the workloads that it selects take no SCTP at all"),
+        ("egress", "what the workloads that it selects send by SCTP is dropped"),
+    ] {
+        let spec = format!(
+            "podSelector: {{}}\n{direction}:\n- ports:\n  - {{port: 80}}\n  - {{port: 9, protocol: SCTP}}"
+        );
+        let loaded = network("data", &spec);
+        let [problem] = &loaded.problems[..] else { panic!("{:?}", loaded.problems) };
+        let wanted = format!(
+            "f.yaml:9: warning: NetworkPolicy data/p: SCTP is not judged by its ports: {outcome}"
+        );
+        assert_eq!(problem.to_string(), wanted);
+    }
+    let loaded = network("data", "podSelector: {}\ningress: [{ports: [{protocol: TCP}]}]");
+    assert_eq!(loaded.problems, []);
+}
+
 /// A pod `data/name` with this address and a port `http`.
 fn pod(name: &str, address: &str, port: u16) -> String {
     format!(
