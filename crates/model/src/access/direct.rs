@@ -100,7 +100,8 @@ impl Mesh {
             Some(workload) => {
                 let name = &workload.name;
                 let name = match workload.addresses.first() == Some(&own) {
-                    true => format!("{PREFIX}{name}:{}", address.port()),
+                    // most are so, of which there may be many
+                    true => [PREFIX, name, ":", &address.port().to_string()].concat(),
                     false => format!("{PREFIX}{name} {address}"),
                 };
                 (&workload.namespace, name)
