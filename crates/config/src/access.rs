@@ -38,7 +38,7 @@ pub(crate) fn policies(
 ) -> Vec<Listed> {
     let root = objects.mesh_configs.first().and_then(|c| c.body.root_namespace.as_deref());
     let root = root.unwrap_or(crate::ROOT_NAMESPACE);
-    let domain = objects.mesh_configs.first().and_then(|c| c.body.trust_domain.as_deref());
+    let domains = objects.mesh_configs.first().map(|c| &c.body.trust_domains[..]);
     let mut listed: Vec<((&str, &str), Listed)> = Vec::new();
     for object in &objects.authorizations {
         let Some(mut policy) = object.body.policy.clone() else { continue };
@@ -48,7 +48,7 @@ pub(crate) fn policies(
             let scope = Scope::Workloads(None, labels.clone());
             Arc::make_mut(&mut policy).scope = scope;
         }
-        if let Some(domain) = domain {
+        for domain in domains.unwrap_or_default() {
             let rules = &mut Arc::make_mut(&mut policy).rules;
             rules.iter_mut().for_each(|rule| rename_domain(rule, domain));
         }
@@ -100,23 +100,49 @@ pub(crate) fn policies(
 
 /// Has a rule name the mesh's trust domain as the model does, where it says `domain`.
 fn rename_domain(rule: &mut AccessRule, domain: &str) {
-    let rename = |text: &mut String| {
-        if let Some(rest) = text.strip_prefix(domain)
-            && (rest.is_empty() || rest.starts_with('/'))
-        {
-            *text = format!("{TRUST_DOMAIN}{rest}");
-        }
-    };
     let lists = rule.sources.iter_mut().chain(&mut rule.operations);
     for clause in lists.flatten().chain(&mut rule.conditions) {
         let Field::Caller(wanted) = &mut clause.field else { continue };
         for wanted in wanted {
-            if let IdentityMatch::Principal(text) | IdentityMatch::TrustDomain(text) = wanted
-                && let Text::Exact(text) | Text::Prefix(text) = text
-            {
-                rename(text);
+            let (text, renamed) = match wanted {
+                IdentityMatch::Principal(text) => {
+                    let renamed = principal_of(text, domain);
+                    (text, renamed)
+                }
+                IdentityMatch::TrustDomain(text) => {
+                    let is_it = text.holds(domain.as_bytes());
+                    (text, is_it.then(|| Text::Exact(TRUST_DOMAIN.to_owned())))
+                }
+                _ => continue,
+            };
+            if let Some(renamed) = renamed {
+                *text = renamed;
             }
         }
+    }
+}
+
+/// What a text on principals is about in the model, where it holds for some of `domain`; nobody is of
+/// another domain there.
+fn principal_of(text: &Text, domain: &str) -> Option<Text> {
+    let below = |rest: &str| format!("{TRUST_DOMAIN}/{rest}");
+    match text {
+        Text::Exact(text) => {
+            let rest = text.strip_prefix(domain)?.strip_prefix('/')?;
+            Some(Text::Exact(below(rest)))
+        }
+        Text::Prefix(text) if domain.starts_with(text.as_str()) => Some(Text::Prefix(below(""))),
+        Text::Prefix(text) => {
+            let rest = text.strip_prefix(domain)?.strip_prefix('/')?;
+            Some(Text::Prefix(below(rest)))
+        }
+        // the end of the domain, and all that follows
+        Text::Suffix(text) => {
+            let (end, rest) = text.split_once("/ns/")?;
+            let whole = !end.is_empty() && rest.contains("/sa/");
+            (whole && domain.ends_with(end)).then(|| Text::Exact(below(&format!("ns/{rest}"))))
+        }
+        Text::Present => None,
     }
 }
 

@@ -124,6 +124,23 @@ pub(crate) fn parse(text: &str) -> Option<Result<Node, Malformed>> {
     }
 }
 
+/// The fields of the top level of a document that is no YAML, as far as each can be read by itself.
+pub(crate) fn fields(text: &str) -> Vec<Entry> {
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    let begins = |first: char| first.is_ascii_alphabetic() || matches!(first, '"' | '\'');
+    let starts: Vec<usize> = (0..lines.len()).filter(|at| lines[*at].starts_with(begins)).collect();
+    let mut fields = Vec::new();
+    for (at, start) in starts.iter().enumerate() {
+        let end = starts.get(at + 1).copied().unwrap_or(lines.len());
+        // As many empty lines in front as there were others: lines keep their numbers.
+        let alone = "\n".repeat(*start) + &lines[*start..end].concat();
+        if let Some(Ok(Node { value: Value::Map(read), .. })) = parse(&alone) {
+            fields.extend(read);
+        }
+    }
+    fields
+}
+
 /// The message without the source snippet and the position, which [`Malformed::line`] carries.
 fn one_line(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
@@ -304,6 +321,13 @@ mod tests {
             assert_eq!(cut(&text)[1].0 + malformed.line, line, "{bad} {malformed:?}");
             assert!(!malformed.reason.contains('\n'), "{malformed:?}");
         }
+    }
+
+    #[test]
+    fn fields_are_read_one_by_one() {
+        let read = fields("a: 1\n\"b\":\n  c: 2\nd: [\n\te: 3\nf: x: y\ng: 4\n");
+        let read: Vec<(&str, usize)> = read.iter().map(|e| (e.key.as_str(), e.line)).collect();
+        assert_eq!(read, [("a", 1), ("b", 2), ("g", 7)]);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! MeshConfig (the ConfigMap `istio` of the root namespace): who decides for CUSTOM policies; and
 //! what [`telemetry_provider`] reads.
 //!
-//! A provider of which anything cannot be read is not there, and policies that name it deny.
+//! A provider of which anything cannot be read is not there, and policies that name it deny. What
+//! policies mean in the whole mesh ([`KEPT`]) is read where the rest is no YAML too: without it those of
+//! the root namespace would be about that one alone, and principals nobody's.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,14 +27,17 @@ pub(crate) const NAME: &str = "istio";
 pub(crate) const KEY: &str = "mesh";
 pub(crate) const PATH: &str = "data.mesh";
 
+/// Fields that are read by themselves where the text cannot be read as a whole.
+const KEPT: [&str; 3] = ["rootNamespace", "trustDomain", "trustDomainAliases"];
+
 /// What is read of it.
 #[derive(Debug, Default)]
 pub(crate) struct MeshConfig {
     providers: Vec<Written>,
     /// Policies of this namespace are for the whole mesh.
     pub root_namespace: Option<String>,
-    /// What policies may call the mesh's trust domain, if that is not the default.
-    pub trust_domain: Option<String>,
+    /// What policies may call the mesh's trust domain beside its default: its name, and aliases.
+    pub trust_domains: Vec<String>,
     /// Access logs and traces.
     pub telemetry: Settings,
 }
@@ -115,25 +120,20 @@ pub(crate) fn read(text: &str, place: &Place, problems: &mut Vec<Problem>) -> Me
         None => return MeshConfig::default(),
         Some(Ok(node)) => node,
         Some(Err(malformed)) => {
+            let node = salvage(text);
             let line = Some(before + malformed.line);
             let fault = Fault { line, ..Fault::at(PATH, malformed.reason) };
-            problems.push(fault.error(place, "there are no extension providers"));
-            return MeshConfig::default();
+            let outcome = format!("there are no extension providers; {}", kept(&node));
+            problems.push(fault.error(place, &outcome));
+            node
         }
     };
-    let named = |key| node.text(key).filter(|name| !name.is_empty()).map(str::to_owned);
     let mut config = MeshConfig {
-        root_namespace: named("rootNamespace"),
-        trust_domain: named("trustDomain").filter(|domain| domain != TRUST_DOMAIN),
+        root_namespace: name(&node, "rootNamespace"),
+        trust_domains: trust_domains(&node, before, place, problems),
         telemetry: telemetry_provider::read(&node, before, place, problems),
         ..MeshConfig::default()
     };
-    if let Some(domain) = &config.trust_domain {
-        let reason =
-            format!("trustDomain is not supported yet: {domain} is another name of {TRUST_DOMAIN}");
-        let line = Some(before + node.line_of("trustDomain"));
-        problems.push(Problem { line, ..place.warning(PATH, reason) });
-    }
     let entries = match node.get("extensionProviders").map(|node| &node.value) {
         Some(Value::List(entries)) => &entries[..],
         _ => &[],
@@ -162,6 +162,61 @@ pub(crate) fn read(text: &str, place: &Place, problems: &mut Vec<Problem>) -> Me
         }
     }
     config
+}
+
+/// What is left of a text that is no YAML.
+fn salvage(text: &str) -> Node {
+    let mut fields = document::fields(text);
+    fields.retain(|field| KEPT.contains(&field.key.as_str()));
+    Node { line: 1, value: Value::Map(fields) }
+}
+
+/// What that is, for people.
+fn kept(node: &Node) -> String {
+    let kept: Vec<&str> = KEPT.into_iter().filter(|key| node.get(key).is_some()).collect();
+    match &kept[..] {
+        [] => "nothing of it is kept".to_owned(),
+        kept => format!("kept of it: {}", kept.join(", ")),
+    }
+}
+
+fn name(node: &Node, key: &str) -> Option<String> {
+    node.text(key).filter(|name| !name.is_empty()).map(str::to_owned)
+}
+
+/// The trust domain and its aliases, without the default.
+fn trust_domains(
+    node: &Node,
+    before: usize,
+    place: &Place,
+    problems: &mut Vec<Problem>,
+) -> Vec<String> {
+    let at = |key: &str| Some(before + node.line_of(key));
+    let domain = name(node, "trustDomain").filter(|domain| domain != TRUST_DOMAIN);
+    if let Some(domain) = &domain {
+        let reason =
+            format!("trustDomain is not supported yet: {domain} is another name of {TRUST_DOMAIN}");
+        problems.push(Problem { line: at("trustDomain"), ..place.warning(PATH, reason) });
+    }
+    let key = "trustDomainAliases";
+    let aliases = match node.get(key) {
+        None | Some(Node { value: Value::Null, .. }) => &[],
+        Some(Node { value: Value::List(aliases), .. }) => &aliases[..],
+        Some(alone) => std::slice::from_ref(alone),
+    };
+    let mut domains: Vec<String> = domain.into_iter().collect();
+    for alias in aliases {
+        match &alias.value {
+            Value::Text(alias) if alias.is_empty() || alias == TRUST_DOMAIN => {}
+            Value::Text(alias) => domains.push(alias.clone()),
+            _ => {
+                let reason = format!("{key}: an alias is no text; it is ignored");
+                let line = Some(before + alias.line);
+                problems.push(Problem { line, ..place.error(PATH, reason) });
+            }
+        }
+    }
+    domains
 }
 
 /// The provider of an entry and its service; `None`: it authorizes nothing.

@@ -157,6 +157,10 @@ fn rules(head: &Head, key: &str, problems: &mut Vec<Problem>) -> Vec<Rule> {
         let rule = rule.and_then(|(peers, ports)| {
             let peers = all(peers, &format!("{path}.{peers_key}"), peer)?;
             let ports = all(ports, &format!("{path}.ports"), port)?;
+            if let Some(at) = ports.iter().flatten().position(Option::is_none) {
+                let path = format!("{path}.ports.{at}");
+                problems.push(head.place.warning(&path, sctp(key)));
+            }
             Ok(Rule { peers, ports: ports.map(|ports| ports.into_iter().flatten().collect()) })
         });
         rule.unwrap_or_else(|fault| {
@@ -203,7 +207,16 @@ fn peer(written: api::NetworkPolicyPeer) -> Result<Peer, String> {
     }
 }
 
-/// `None`: SCTP, which is not governed.
+/// What becomes of SCTP, whatever rules say.
+fn sctp(key: &str) -> String {
+    let outcome = match key {
+        "ingress" => "the workloads that it selects take no SCTP at all",
+        _ => "what the workloads that it selects send by SCTP is dropped",
+    };
+    format!("SCTP is not judged by its ports: {outcome}")
+}
+
+/// `None`: SCTP, of which nothing passes.
 fn port(written: api::NetworkPolicyPort) -> Result<Option<Port>, String> {
     let transport = match written.protocol.as_deref().unwrap_or("TCP") {
         "TCP" => Transport::Tcp,

@@ -162,18 +162,7 @@ pub(crate) fn read(kind: Kind, node: Node, version: &str, fault: Option<Fault>) 
 /// The policy that a document which is no YAML was to be, if its top level tells: each field of
 /// that is read by itself.
 pub(crate) fn salvage(text: &str, malformed: &Malformed) -> Option<Item> {
-    let lines: Vec<&str> = text.split_inclusive('\n').collect();
-    let is_field = |line: &str| line.starts_with(|first: char| first.is_ascii_alphabetic());
-    let starts: Vec<usize> = (0..lines.len()).filter(|at| is_field(lines[*at])).collect();
-    let mut entries = Vec::new();
-    for (at, start) in starts.iter().enumerate() {
-        let end = starts.get(at + 1).copied().unwrap_or(lines.len());
-        // As many empty lines in front as there were others: lines keep their numbers.
-        let alone = "\n".repeat(*start) + &lines[*start..end].concat();
-        if let Some(Ok(Node { value: Value::Map(read), .. })) = document::parse(&alone) {
-            entries.extend(read);
-        }
-    }
+    let mut entries = document::fields(text);
     if !entries.iter().any(|entry| entry.key == "metadata") {
         // There is one that says nothing: not the same as none.
         let node = Node { line: malformed.line, value: Value::Null };

@@ -333,6 +333,37 @@ fn both_layers_and_both_directions_must_allow() {
 }
 
 #[test]
+fn nobody_is_kept_from_himself_by_the_network() {
+    let closed = |direction| network(direction, "shop", Vec::new());
+    let closed = [closed(Direction::Ingress), closed(Direction::Egress)];
+    let deny = AccessPolicy { effect: Effect::Deny, rules: any(), ..closed[0].clone() };
+    let deny = AccessPolicy { layer: Layer::Authorization, ..deny };
+    let mut mesh = mesh();
+    mesh.workloads.push(workload("other", "shop", "10.0.0.3").into());
+    let (web, other) = (party(&mesh, "10.0.0.1"), party(&mesh, "10.0.0.3"));
+    let allowed = |policies: &[AccessPolicy], caller| {
+        let call = Call {
+            caller,
+            called: web,
+            port: 80,
+            transport: Transport::Tcp,
+            services: &[],
+            sni: None,
+            request: None,
+        };
+        evaluate(policies.iter().enumerate(), &call).allowed
+    };
+    for policies in [&closed[..], &closed[..1], &closed[1..]] {
+        assert!(allowed(policies, web));
+        let mapped = "::ffff:10.0.0.1".parse().expect("an address");
+        assert!(allowed(policies, Party { address: mapped, ..web }));
+        assert!(!allowed(policies, other));
+        assert!(!allowed(policies, Party { address: web.address, ..other }), "a forged address");
+    }
+    assert!(!allowed(&[deny], web), "that is for the network's policies alone");
+}
+
+#[test]
 fn a_service_is_called_by_name() {
     let on = |name: &str| AccessPolicy {
         scope: Scope::Services(vec![("data".to_owned(), name.to_owned())]),

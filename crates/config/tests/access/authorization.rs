@@ -218,6 +218,97 @@ fn whom_it_is_about() {
     assert_eq!(scope("data", "targetRefs: []"), (false, true, false));
 }
 
+/// Services of the pod `db`, as is `api` (TCP 80 and 90); and two of `two`, of one address each.
+const MORE_SERVICES: &str = "
+apiVersion: v1
+kind: List
+items:
+- apiVersion: v1
+  kind: Service
+  metadata: {name: api-v1, namespace: data}
+  spec: {clusterIP: 10.96.0.2, selector: {app: db}, ports: [{name: http, port: 8000, targetPort: 80}]}
+- apiVersion: v1
+  kind: Service
+  metadata: {name: other, namespace: data}
+  spec: {clusterIP: 10.96.0.3, selector: {app: db}, ports: [{name: http, port: 80, targetPort: 70}]}
+- apiVersion: v1
+  kind: Service
+  metadata: {name: names, namespace: data}
+  spec: {clusterIP: 10.96.0.4, selector: {app: db}, ports: [{name: udp, port: 90, protocol: UDP}]}
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: two, namespace: data}
+  status: {podIP: 10.0.0.4, podIPs: [{ip: 10.0.0.4}, {ip: 'fd00::4'}]}
+- apiVersion: v1
+  kind: Service
+  metadata: {name: v4, namespace: data}
+  spec: {clusterIP: 10.96.0.5, ports: [{name: http, port: 80}]}
+- apiVersion: v1
+  kind: Service
+  metadata: {name: v6, namespace: data}
+  spec: {clusterIP: 10.96.0.6, ports: [{name: http, port: 80}]}
+- apiVersion: discovery.k8s.io/v1
+  kind: EndpointSlice
+  metadata: {name: v4, namespace: data, labels: {kubernetes.io/service-name: v4}}
+  addressType: IPv4
+  ports: [{name: http, port: 80}]
+  endpoints: [{addresses: [10.0.0.4]}]
+- apiVersion: discovery.k8s.io/v1
+  kind: EndpointSlice
+  metadata: {name: v6, namespace: data, labels: {kubernetes.io/service-name: v6}}
+  addressType: IPv6
+  ports: [{name: http, port: 80}]
+  endpoints: [{addresses: ['fd00::4']}]
+---
+";
+
+/// A call straight to an endpoint is one to all services behind which it stands, by address and port,
+/// and to no others.
+#[test]
+fn whom_a_call_straight_to_an_endpoint_is_to() {
+    let (tcp, udp) = (Transport::Tcp, Transport::Udp);
+    let ends = [
+        ("10.0.0.2", 80, tcp, &["api", "api-v1"][..]),
+        ("10.0.0.2", 90, tcp, &["api"]),
+        ("10.0.0.2", 70, tcp, &["other"]),
+        ("10.0.0.2", 90, udp, &["names"]),
+        ("10.0.0.4", 80, tcp, &["v4"]),
+        ("fd00::4", 80, tcp, &["v6"]),
+    ];
+    let names = ["api", "api-v1", "other", "names", "v4", "v6"];
+    for denied in names {
+        // all have a policy, so that each end is one that may be called straight
+        let of = |name| {
+            let action = if name == denied { "DENY" } else { "AUDIT" };
+            let spec = format!(
+                "targetRef: {{kind: Service, name: {name}}}\naction: {action}\nrules: [{{}}]"
+            );
+            let text = policy("security.istio.io/v1", "AuthorizationPolicy", "data", &spec);
+            text.replace("{name: p,", &format!("{{name: {name},")) + "---\n"
+        };
+        let policies: String = names.into_iter().map(of).collect();
+        let loaded = with(&(MORE_SERVICES.to_owned() + &policies));
+        assert_eq!(errors(&loaded), [""; 0]);
+        for (to, port, transport, services) in ends {
+            let found = loaded.mesh.frontend(to.parse().unwrap(), port, transport);
+            let (found, _) = found.expect("a service of the address");
+            let called = (found.namespace.as_str(), found.name.as_str());
+            let access = Asked { to, port, transport, ..CONNECT }.as_to(&[called], &loaded.mesh);
+            let told = format!("{denied}: {called:?}");
+            assert_eq!(access.allowed, !services.contains(&denied), "{told}");
+            let others = services.iter().filter(|name| **name != denied).count();
+            assert_eq!(access.audit.len(), others, "{told}");
+        }
+    }
+    // with one policy alone, too
+    let deny = "targetRef: {kind: Service, name: api-v1}\naction: DENY\nrules: [{}]";
+    let deny = policy("security.istio.io/v1", "AuthorizationPolicy", "data", deny);
+    let mesh = with(&(MORE_SERVICES.to_owned() + &deny)).mesh;
+    let (called, _) = mesh.frontend("10.0.0.2".parse().unwrap(), 80, tcp).expect("a service");
+    assert!(!CONNECT.as_to(&[(&called.namespace, &called.name)], &mesh).allowed);
+    assert!(mesh.frontend("10.0.0.2".parse().unwrap(), 90, tcp).is_none());
+}
+
 #[test]
 fn gateways_are_not_the_mesh_s() {
     let loaded = authorization(

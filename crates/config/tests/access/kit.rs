@@ -99,6 +99,13 @@ pub const CONNECT: Asked<'static> = Asked { request: None, ..GET };
 impl Asked<'_> {
     /// What the mesh's policies say.
     pub fn of(&self, mesh: &Mesh) -> Access {
+        // as if the service had an endpoint that is no workload
+        let of_api = matches!(self.to, "10.0.0.2" | "198.51.100.7");
+        self.as_to(if of_api { &[("data", "api")] } else { &[] }, mesh)
+    }
+
+    /// What they say where these services are called.
+    pub fn as_to(&self, services: &[(&str, &str)], mesh: &Mesh) -> Access {
         let party = |address: &str| {
             let address: IpAddr = address.parse().expect("an address");
             Party { address, identity: mesh.identity_at(address) }
@@ -111,9 +118,6 @@ impl Asked<'_> {
             headers: self.headers,
             source: None,
         });
-        // as if the service had an endpoint that is no workload
-        let of_api = matches!(self.to, "10.0.0.2" | "198.51.100.7");
-        let services: &[(&str, &str)] = if of_api { &[("data", "api")] } else { &[] };
         let call = Call {
             caller: party(self.from),
             called: party(self.to),

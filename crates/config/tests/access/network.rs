@@ -101,7 +101,12 @@ fn peers() {
         }
     }
     let own = "podSelector: {}\ningress: [{from: [{podSelector: {matchLabels: {app: db}}}]}]";
-    assert!(allows("data", own, &Asked { from: "10.0.0.2", ..CONNECT }), "the policy's namespace");
+    let loaded = with(
+        &(policy("networking.k8s.io/v1", "NetworkPolicy", "data", own)
+            + &pod("db-2", "10.0.0.9", 80)),
+    );
+    let from_another = Asked { from: "10.0.0.9", ..CONNECT };
+    assert!(from_another.allowed(&loaded.mesh), "the policy's namespace");
     let two = "podSelector: {}\ningress: [{from: [{namespaceSelector: {matchLabels: {team: red}}}, \
                {podSelector: {}}]}]";
     assert!(allows("data", two, &CONNECT) && !allows("data", two, &CRON), "peers are alternatives");
@@ -123,6 +128,20 @@ fn egress() {
         assert_eq!(allows("data", &spec, &OUT), world, "{peer}");
         assert!(allows("data", &spec, &CRON), "from another namespace");
     }
+}
+
+/// "A Pod cannot block access to itself."
+#[test]
+fn a_pod_reaches_itself() {
+    let own = Asked { from: "10.0.0.2", ..CONNECT };
+    let closed = "podSelector: {}\npolicyTypes: [Ingress, Egress]";
+    assert!(allows("data", closed, &own));
+    let loaded = with(
+        &(policy("networking.k8s.io/v1", "NetworkPolicy", "data", closed)
+            + &pod("db-2", "10.0.0.9", 80)),
+    );
+    assert!(!Asked { from: "10.0.0.9", ..CONNECT }.allowed(&loaded.mesh));
+    assert!(!Asked { to: "10.0.0.9", ..own }.allowed(&loaded.mesh));
 }
 
 #[test]
@@ -149,6 +168,27 @@ fn ports() {
             assert_eq!(allows("data", &spec, asked), wanted, "{ports} {}", asked.port);
         }
     }
+}
+
+/// Nothing of SCTP passes: that is told of.
+#[test]
+fn sctp_is_told_of() {
+    for (direction, outcome) in [
+        ("ingress", "the workloads that it selects take no SCTP at all"),
+        ("egress", "what the workloads that it selects send by SCTP is dropped"),
+    ] {
+        let spec = format!(
+            "podSelector: {{}}\n{direction}:\n- ports:\n  - {{port: 80}}\n  - {{port: 9, protocol: SCTP}}"
+        );
+        let loaded = network("data", &spec);
+        let [problem] = &loaded.problems[..] else { panic!("{:?}", loaded.problems) };
+        let wanted = format!(
+            "f.yaml:9: warning: NetworkPolicy data/p: SCTP is not judged by its ports: {outcome}"
+        );
+        assert_eq!(problem.to_string(), wanted);
+    }
+    let loaded = network("data", "podSelector: {}\ningress: [{ports: [{protocol: TCP}]}]");
+    assert_eq!(loaded.problems, []);
 }
 
 /// A pod `data/name` with this address and a port `http`.

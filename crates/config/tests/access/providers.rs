@@ -6,7 +6,7 @@ use beeway_config::Loaded;
 use beeway_model::access::{CheckedBody, Effect, HttpCheck, ProviderKind, Text};
 use beeway_model::{ClusterId, Protocol};
 
-use crate::kit::{GET, errors, policy, with};
+use crate::kit::{Asked, GET, errors, policy, with};
 
 /// A policy that asks `authz`, which MeshConfig describes so; its entries begin on line 8.
 fn custom(entries: &str) -> Loaded {
@@ -199,13 +199,46 @@ fn a_mesh_config_that_is_no_yaml_has_no_providers() {
     let loaded = custom("- [");
     assert!(!GET.allowed(&loaded.mesh));
     assert!(errors(&loaded)[0].starts_with("f.yaml:"), "{:?}", errors(&loaded));
-    assert!(errors(&loaded)[0].ends_with("there are no extension providers"));
+    let outcome = "there are no extension providers; nothing of it is kept";
+    assert!(errors(&loaded)[0].ends_with(outcome));
+}
+
+/// A MeshConfig, whose text begins on line 6 of its document.
+fn mesh_config(text: &str) -> String {
+    let text: String = text.lines().map(|line| format!("    {line}\n")).collect();
+    format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata:\n  \
+         mesh: |\n{text}---\n"
+    )
+}
+
+/// The mesh with a MeshConfig and a policy `data/p` that denies these sources.
+fn denying(config: &str, source: &str) -> Loaded {
+    let spec = format!("action: DENY\nrules: [{{from: [{{source: {{{source}}}}}]}}]");
+    let deny = policy("security.istio.io/v1", "AuthorizationPolicy", "data", &spec);
+    with(&(mesh_config(config) + &deny))
+}
+
+/// What policies mean in the whole mesh is not lost with the rest.
+#[test]
+fn of_a_mesh_config_that_is_no_yaml_names_are_kept() {
+    let text = "rootNamespace: shop\nextensionProviders: [\ntrustDomain: td\n\
+                trustDomainAliases:\n- old\naccessLogFile: a: b\n";
+    for source in ["principals: [td/ns/shop/sa/web-sa]", "principals: [old/ns/shop/sa/web-sa]"] {
+        let loaded = denying(text, source);
+        assert!(!GET.allowed(&loaded.mesh), "{source}");
+        let [error] = &errors(&loaded)[..] else { panic!("{:?}", errors(&loaded)) };
+        let kept = "kept of it: rootNamespace, trustDomain, trustDomainAliases";
+        assert!(error.ends_with(kept), "{error}");
+    }
+    let deny = policy("security.istio.io/v1", "AuthorizationPolicy", "shop", "{}");
+    assert!(!GET.allowed(&with(&(mesh_config(text) + &deny)).mesh));
+    assert!(GET.allowed(&with(&(mesh_config("a: [") + &deny)).mesh));
 }
 
 #[test]
 fn the_root_namespace_may_be_another() {
-    let config = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\n\
-                  data:\n  mesh: |\n    rootNamespace: shop\n---\n";
+    let config = mesh_config("rootNamespace: shop");
     let deny = policy("security.istio.io/v1", "AuthorizationPolicy", "shop", "{}");
     assert!(!GET.allowed(&with(&format!("{config}{deny}")).mesh));
     assert!(GET.allowed(&with(&deny).mesh));
@@ -213,18 +246,52 @@ fn the_root_namespace_may_be_another() {
 
 #[test]
 fn the_trust_domain_may_have_another_name() {
-    let config = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\n\
-                  data:\n  mesh: |\n    trustDomain: td\n---\n";
     for (source, denied) in [
         ("principals: [td/ns/shop/sa/web-sa]", true),
         ("principals: ['td/ns/shop/*']", true),
+        ("principals: ['t*']", true),
+        ("principals: ['*d/ns/shop/sa/web-sa']", true),
+        ("principals: ['*d/ns/shop/sa/other']", false),
+        ("principals: ['*x/ns/shop/sa/web-sa']", false),
         ("trustDomains: [td]", true),
+        ("trustDomains: ['*d']", true),
         ("principals: [cluster.local/ns/shop/sa/web-sa]", true),
         ("principals: [tds/ns/shop/sa/web-sa]", false),
     ] {
-        let spec = format!("action: DENY\nrules: [{{from: [{{source: {{{source}}}}}]}}]");
-        let deny = policy("security.istio.io/v1", "AuthorizationPolicy", "data", &spec);
-        let loaded = with(&format!("{config}{deny}"));
+        let loaded = denying("trustDomain: td", source);
         assert_eq!(!GET.allowed(&loaded.mesh), denied, "{source}");
     }
+}
+
+#[test]
+fn the_trust_domain_may_have_aliases() {
+    let config = "trustDomain: td\ntrustDomainAliases: [old-td, older-td]";
+    for (source, denied) in [
+        ("principals: [old-td/ns/shop/sa/web-sa]", true),
+        ("principals: [older-td/ns/shop/sa/web-sa]", true),
+        ("principals: ['older-td/ns/shop/*']", true),
+        ("principals: ['old*']", true),
+        ("principals: [td/ns/shop/sa/web-sa]", true),
+        ("principals: [other-td/ns/shop/sa/web-sa]", false),
+        ("trustDomains: [old-td]", true),
+        ("notPrincipals: [old-td/ns/shop/sa/web-sa]", false),
+        ("notPrincipals: [other-td/ns/shop/sa/web-sa]", true),
+    ] {
+        let loaded = denying(config, source);
+        assert_eq!(!GET.allowed(&loaded.mesh), denied, "{source}");
+        assert_eq!(errors(&loaded), [""; 0]);
+    }
+    let allow = "rules: [{from: [{source: {notPrincipals: [old-td/ns/shop/sa/web-sa]}}]}]";
+    let allow = policy("security.istio.io/v1", "AuthorizationPolicy", "data", allow);
+    let loaded = with(&(mesh_config(config) + &allow));
+    assert!(!GET.allowed(&loaded.mesh));
+    assert!(Asked { from: "10.0.0.3", ..GET }.allowed(&loaded.mesh));
+}
+
+#[test]
+fn an_alias_that_is_no_text_is_told_of() {
+    let loaded = denying("trustDomainAliases:\n- old\n- 1", "principals: [old/ns/shop/sa/web-sa]");
+    assert!(!GET.allowed(&loaded.mesh));
+    let [error] = &errors(&loaded)[..] else { panic!("{:?}", errors(&loaded)) };
+    assert!(error.starts_with("f.yaml:8:") && error.contains("an alias is no text"), "{error}");
 }

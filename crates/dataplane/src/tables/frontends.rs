@@ -40,12 +40,8 @@ pub(super) fn push_frontends<'a>(
         }
     }
     for ((_, called, port), direct) in mesh.direct_ports().zip(&mesh.direct) {
-        let named = !named.is_empty() && {
-            let (namespace, name) = mesh.direct_name(direct);
-            named.contains(&(namespace, name.as_str()))
-        };
         // no service has the address
-        frontends.push(heap, clusters, &port, called.address.ip(), (named, 0));
+        frontends.push(heap, clusters, &port, called.address.ip(), (direct.named, 0));
     }
     let Frontends { mut entries, .. } = frontends;
     let known: FxHashSet<_> = match clusters.brokers.is_empty() {

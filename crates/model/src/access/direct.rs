@@ -5,7 +5,7 @@
 //! of the mesh, with one endpoint. There may be as many as there are pods, and most are never asked
 //! for: the mesh keeps where each stands, and makes a [`Service`] and a [`Cluster`] of it on demand.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::slice;
 use std::sync::{Arc, OnceLock};
 
@@ -35,6 +35,8 @@ pub struct Direct {
     /// Who has the address.
     #[serde(skip)]
     pub workload: Option<Arc<Workload>>,
+    /// Policies name a service behind which it stands.
+    pub named: bool,
     #[serde(skip)]
     made: OnceLock<Box<(Service, Cluster)>>,
 }
@@ -42,9 +44,9 @@ pub struct Direct {
 /// What was made of it follows from the rest.
 impl PartialEq for Direct {
     fn eq(&self, other: &Direct) -> bool {
-        let Direct { service, port, endpoint, workload, made: _ } = self;
+        let Direct { service, port, endpoint, workload, named, made: _ } = self;
         (*service, *port, *endpoint) == (other.service, other.port, other.endpoint)
-            && *workload == other.workload
+            && (workload, named) == (&other.workload, &other.named)
     }
 }
 
@@ -86,15 +88,29 @@ impl Mesh {
         self.direct.iter().enumerate().map(of)
     }
 
-    /// Namespace and name of the service for something that may be called straight.
+    /// Namespace and name of the service for something that may be called straight. Whatever may
+    /// stand behind different services has different names: ports, and addresses of a workload but
+    /// for its first.
     pub fn direct_name<'a>(&'a self, direct: &'a Direct) -> (&'a str, String) {
-        match &direct.workload {
-            Some(workload) => (&workload.namespace, [PREFIX, &workload.name].concat()),
-            None => {
-                let address = self.called(direct).address.ip();
-                (&self.services[direct.service].namespace, format!("{PREFIX}{address}"))
+        let owner = &self.services[direct.service];
+        let address = self.called(direct).address;
+        let own = address.ip().to_canonical();
+        let (namespace, mut name) = match &direct.workload {
+            None => (&owner.namespace, format!("{PREFIX}{address}")),
+            Some(workload) => {
+                let name = &workload.name;
+                let name = match workload.addresses.first() == Some(&own) {
+                    // most are so, of which there may be many
+                    true => [PREFIX, name, ":", &address.port().to_string()].concat(),
+                    false => format!("{PREFIX}{name} {address}"),
+                };
+                (&workload.namespace, name)
             }
+        };
+        if owner.ports[direct.port].transport == Transport::Udp {
+            name.push_str("/udp");
         }
+        (namespace, name)
     }
 
     fn called(&self, direct: &Direct) -> &Endpoint {
@@ -205,26 +221,68 @@ impl GuardedPort {
 /// Lets policies on a service name those of its endpoints.
 fn name_too(mesh: &mut Mesh) {
     let mut access = std::mem::take(&mut mesh.access);
+    let endpoints = named_endpoints(mesh, &access);
     for policy in &mut access {
         let Scope::Services(named) = &policy.scope else { continue };
-        let more = mesh.direct.iter().filter(|direct| {
-            let service = &mesh.services[direct.service];
-            named.iter().any(|(n, name)| *n == service.namespace && *name == service.name)
-        });
-        let names = |direct: &Direct| {
-            let (namespace, name) = mesh.direct_name(direct);
-            (namespace.to_owned(), name)
-        };
-        let mut more: Vec<_> = more.map(names).collect();
+        let named = named.iter().map(|(namespace, name)| (namespace.as_str(), name.as_str()));
+        let more = named.filter_map(|name| endpoints.get(&name));
+        let mut more: Vec<usize> = more.flatten().copied().collect();
+        if more.is_empty() {
+            continue;
+        }
         more.sort_unstable();
         more.dedup();
-        if !more.is_empty()
-            && let Scope::Services(named) = &mut Arc::make_mut(policy).scope
-        {
-            named.extend(more);
+        if let Scope::Services(named) = &mut Arc::make_mut(policy).scope {
+            named.extend(more.into_iter().map(|at| {
+                let (namespace, name) = mesh.direct_name(&mesh.direct[at]);
+                (namespace.to_owned(), name)
+            }));
         }
     }
+    let named: Vec<usize> = endpoints.into_values().flatten().collect();
+    named.into_iter().for_each(|at| mesh.direct[at].named = true);
     mesh.access = access;
+}
+
+/// Which of [`Mesh::direct`] stand behind each service that policies name; an endpoint may stand behind
+/// several.
+fn named_endpoints<'m>(
+    mesh: &'m Mesh,
+    access: &[Arc<AccessPolicy>],
+) -> FxHashMap<(&'m str, &'m str), Vec<usize>> {
+    let mut named: FxHashSet<(&str, &str)> = FxHashSet::default();
+    for policy in access {
+        let Scope::Services(services) = &policy.scope else { continue };
+        named.extend(services.iter().map(|(n, name)| (n.as_str(), name.as_str())));
+    }
+    let mut found: FxHashMap<_, Vec<usize>> = FxHashMap::default();
+    if named.is_empty() {
+        return found;
+    }
+    let mut behind: FxHashMap<Key, Vec<(&str, &str)>> = FxHashMap::default();
+    for service in &mesh.services {
+        let name = (service.namespace.as_str(), service.name.as_str());
+        for port in service.ports.iter().filter(|_| named.contains(&name)) {
+            for endpoint in mesh.endpoints(port.cluster) {
+                behind.entry(key(endpoint.address, port.transport)).or_default().push(name);
+            }
+        }
+    }
+    for (at, direct) in mesh.direct.iter().enumerate() {
+        let transport = mesh.services[direct.service].ports[direct.port].transport;
+        let services = behind.get(&key(mesh.called(direct).address, transport));
+        for name in services.into_iter().flatten() {
+            found.entry(*name).or_default().push(at);
+        }
+    }
+    found
+}
+
+/// What is called, whatever stands for it.
+type Key = (IpAddr, u16, Transport);
+
+fn key(address: SocketAddr, transport: Transport) -> Key {
+    (address.ip().to_canonical(), address.port(), transport)
 }
 
 fn find<'o>(
@@ -258,12 +316,11 @@ fn find<'o>(
             let before = before.next();
             let of = GuardedPort::of(named, endpoints, before, &selectors, &owner, &has_stayed);
             for (endpoint, workload) in &of.guarded {
-                let address = endpoints[*endpoint].address;
-                let free = (address.ip().to_canonical(), address.port(), listed.transport);
-                if taken.insert(free) {
+                if taken.insert(key(endpoints[*endpoint].address, listed.transport)) {
                     let (endpoint, workload) = (*endpoint, workload.clone());
                     let made = OnceLock::new();
-                    found.push(Direct { service, port, endpoint, workload, made });
+                    let named = false;
+                    found.push(Direct { service, port, endpoint, workload, named, made });
                 }
             }
             kept.ports.push(of);

@@ -26,6 +26,8 @@
 //!    in any other rule such clauses hold.
 //! 6. What a token would say (`request.auth`, request principals) is not known here: such a clause
 //!    fails in a rule that allows, negated or not, and holds in any other.
+//! 7. The network's policies do not hold for what a workload sends to its own address ("A Pod cannot
+//!    block access to itself", Kubernetes' documentation).
 
 mod direct;
 mod identity;

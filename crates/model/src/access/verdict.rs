@@ -85,8 +85,10 @@ pub fn evaluate<'a, P: Borrow<AccessPolicy> + 'a>(
     let policies = policies.into_iter().map(|(index, policy)| (index, policy.borrow()));
     let applying: Vec<_> = policies.filter(|(_, policy)| applies(policy, call)).collect();
     let mut access = Access { allowed: true, ..Access::default() };
-    for direction in [Direction::Egress, Direction::Ingress] {
-        allow(&mut access, &applying, (Layer::Network, direction), call);
+    if !is_to_itself(call) {
+        for direction in [Direction::Egress, Direction::Ingress] {
+            allow(&mut access, &applying, (Layer::Network, direction), call);
+        }
     }
     if !access.allowed {
         return access;
@@ -104,6 +106,13 @@ pub fn evaluate<'a, P: Borrow<AccessPolicy> + 'a>(
     }
     allow(&mut access, &applying, (Layer::Authorization, Direction::Ingress), call);
     access
+}
+
+/// Rule 7. The address alone says nothing: who has another one may have taken this.
+fn is_to_itself(call: &Call<'_>) -> bool {
+    let (caller, called) = (call.caller, call.called);
+    caller.address.to_canonical() == called.address.to_canonical()
+        && caller.identity == called.identity
 }
 
 /// Closes what no rule of the allowing policies of a layer matches, if there are such policies.

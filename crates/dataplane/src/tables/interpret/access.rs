@@ -24,7 +24,8 @@ impl Context<'_> {
         if !tables.guarded {
             return access;
         }
-        if let Some(caller) = tables.find_workload(self.source) {
+        let to_itself = self.is_to_itself();
+        if let Some(caller) = tables.find_workload(self.source).filter(|_| !to_itself) {
             access = access.max(self.group_says(self.word(at!(caller, workload.leave))));
         }
         let called = tables.find_workload(self.endpoint.ip());
@@ -32,7 +33,9 @@ impl Context<'_> {
         if guard == 0 {
             return access;
         }
-        access = access.max(self.group_says(self.word(at!(guard, guard.network))));
+        if !to_itself {
+            access = access.max(self.group_says(self.word(at!(guard, guard.network))));
+        }
         let table = self.word(at!(guard, guard.requests));
         if table == 0 {
             return access;
@@ -50,20 +53,28 @@ impl Context<'_> {
         let of = |ip: IpAddr| tables.find_workload(ip);
         let leave = of(self.source).map_or(0, |slot| self.word(at!(slot, workload.leave)));
         let guard = of(self.endpoint.ip()).map_or(0, |slot| self.word(at!(slot, workload.guard)));
-        let groups = match guard {
-            0 => [leave, 0, 0, 0],
+        let [network, connections, carriers] = match guard {
+            0 => [0; 3],
             _ => [
-                leave,
                 self.word(at!(guard, guard.network)),
                 self.word(at!(guard, guard.connections)),
                 self.word(at!(guard, guard.carriers)),
             ],
+        };
+        let groups = match self.is_to_itself() {
+            true => [0, 0, connections, carriers],
+            false => [leave, network, connections, carriers],
         };
         groups.map(|group| match self.group_says(group) {
             Access::Pass => Some(true),
             Access::Denied => Some(false),
             Access::Unsure => None,
         })
+    }
+
+    /// What the network's policies do not hold for.
+    fn is_to_itself(&self) -> bool {
+        self.source.to_canonical() == self.endpoint.ip().to_canonical()
     }
 
     fn group_says(&self, group: u32) -> Access {
@@ -112,5 +123,110 @@ impl Context<'_> {
             let to = wide(at!(range, range.to_high), at!(range, range.to_low));
             (from..=to).contains(&number)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use beeway_model::access::{AccessPolicy, Direction, Effect, LabelSelector, Layer, Scope};
+    use beeway_model::{
+        Cluster, ClusterId, Mesh, Protocol, Service, ServicePort, Transport, Workload,
+    };
+
+    use crate::tables::compile;
+    use crate::tables::interpret::{Lane, decide, judge_connection};
+
+    /// A service of the first of two workloads, both closed by policies of one layer.
+    fn closed(layer: Layer, directions: &[Direction]) -> Mesh {
+        let workload = |name: &str, address: &str| {
+            Arc::new(Workload {
+                namespace: "shop".to_owned(),
+                name: name.to_owned(),
+                labels: Default::default(),
+                addresses: vec![address.parse().unwrap()],
+                service_account: "default".to_owned(),
+                node: None,
+                uid: None,
+                cgroup: None,
+            })
+        };
+        let policy = |direction: &Direction| {
+            Arc::new(AccessPolicy {
+                name: String::new(),
+                layer,
+                direction: *direction,
+                scope: Scope::Workloads(None, LabelSelector::default()),
+                effect: Effect::Allow,
+                dry_run: false,
+                rules: Vec::new(),
+            })
+        };
+        let endpoint = beeway_model::Endpoint {
+            address: "10.0.0.1:80".parse().unwrap(),
+            weight: 1,
+            workload: "web".to_owned(),
+            node: None,
+        };
+        let cluster = Cluster {
+            name: String::new(),
+            protocol: Protocol::Http,
+            endpoints: Arc::new([endpoint]),
+        };
+        let port = ServicePort {
+            name: String::new(),
+            number: 80,
+            transport: Transport::Tcp,
+            protocol: Protocol::Http,
+            cluster: ClusterId(0),
+            rules: None,
+            stream_rules: Vec::new(),
+        };
+        let service = Service {
+            namespace: "shop".to_owned(),
+            name: "web".to_owned(),
+            hosts: Vec::new(),
+            addresses: vec!["10.96.0.1".parse().unwrap()],
+            ports: vec![port],
+        };
+        Mesh {
+            services: vec![service],
+            clusters: vec![cluster],
+            workloads: vec![workload("web", "10.0.0.1"), workload("other", "10.0.0.2")],
+            access: directions.iter().map(policy).collect(),
+            ..Mesh::default()
+        }
+    }
+
+    #[test]
+    fn the_network_keeps_nobody_from_himself() {
+        let both = &[Direction::Ingress, Direction::Egress][..];
+        for (layer, directions, itself, others) in [
+            (Layer::Network, both, [true, true, true, true], [false, false, true, true]),
+            (Layer::Network, &both[..1], [true, true, true, true], [true, false, true, true]),
+            (Layer::Network, &both[1..], [true, true, true, true], [false, true, true, true]),
+            (
+                Layer::Authorization,
+                &both[..1],
+                [true, true, false, false],
+                [true, true, false, false],
+            ),
+        ] {
+            let tables = compile(&closed(layer, directions), 1).unwrap();
+            let endpoint = "10.0.0.1:80".parse().unwrap();
+            for (source, wanted) in
+                [("10.0.0.1", itself), ("::ffff:10.0.0.1", itself), ("10.0.0.2", others)]
+            {
+                let source = source.parse().unwrap();
+                assert_eq!(judge_connection(&tables, source, endpoint), wanted.map(Some));
+                let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+                let service = "10.96.0.1:80".parse().unwrap();
+                let verdict = decide(&tables, service, endpoint, source, head, 0);
+                let allowed = wanted.iter().all(|group| *group);
+                let lane = if allowed { Lane::LANE_NATIVE } else { Lane::LANE_ANSWERED };
+                assert_eq!(verdict.lane, lane, "{layer:?} {directions:?} {source}");
+            }
+        }
     }
 }
