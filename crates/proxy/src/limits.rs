@@ -94,6 +94,9 @@ pub const PLAIN_UNUSUAL: usize = 4096;
 /// connection stays usable. Longer: the answer says `connection: close`.
 pub const DRAIN_BYTES: usize = 256 * 1024;
 
+/// Time for that rest to come. Later: the answer says the same.
+pub const DRAIN_TIME: Duration = Duration::from_secs(3);
+
 /// Interval of house-keeping: closing aged connections, looking for clients that went away
 /// unnoticed.
 pub const SWEEP: Duration = Duration::from_secs(1);
