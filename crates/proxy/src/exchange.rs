@@ -378,7 +378,13 @@ impl<'a> Exchange<'a> {
             record.detail = refusal.denied.detail;
         });
         let mut answer = answer::own(refusal.status, refusal.body, self.call);
-        answer.headers_mut().extend(refusal.headers);
+        let mut headers = refusal.headers;
+        if self.call.grpc {
+            // These are about a body that a gRPC client does not get.
+            headers.remove(header::CONTENT_TYPE);
+            headers.remove(header::CONTENT_LENGTH);
+        }
+        answer.headers_mut().extend(headers);
         answer
     }
 

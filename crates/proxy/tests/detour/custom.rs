@@ -186,6 +186,7 @@ fn what_it_denies_it_answers_itself() {
     kit.request(1, request.replace("/a?b", "/a/words"));
     let answer = kit.answer(1);
     assert_eq!((answer.status, answer.field("grpc-status")), (200, Some("16")));
+    assert_eq!(answer.field("content-type"), Some("application/grpc"));
     assert_eq!((kit.proxy.stats().denied, kit.proxy.stats().authorizer_failed), (4, 0));
 }
 
