@@ -323,7 +323,7 @@ impl<'a> Exchange<'a> {
     /// are: there a sidecar that sends out only passes them on.
     fn introduce(&self, headers: &mut HeaderMap) {
         if !headers.contains_key(REQUEST_ID)
-            && let Ok(mut id) = HeaderValue::try_from(headers::request_id(&mut [0; 36]))
+            && let Ok(mut id) = HeaderValue::from_bytes(&self.call.request_id())
         {
             // It never comes again: it shall not take the place of others in HPACK's table.
             id.set_sensitive(true);

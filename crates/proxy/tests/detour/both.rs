@@ -228,6 +228,23 @@ fn an_identity_is_made_up() {
     assert!(seen.recorded[0].contains(&format!("id {id} ")), "{seen:?}");
 }
 
+#[test]
+fn an_identity_stays_when_the_engine_goes_on() {
+    let fails = says(&["HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n"], Then::Keep);
+    let retry = Retry { statuses: vec![503], ..Retry::default() };
+    let policy = Some(Policy { retry: Some(retry), ..Policy::default() });
+    let around = |endpoint| mesh_of(endpoint, &policy);
+    let (seen, _) = take(true, &around, &["GET / HTTP/1.1\r\nHost: shop\r\n\r\n"], &[fails]);
+    let id_of = |request: &String| {
+        let mut fields = request.split(" | ");
+        fields.find_map(|field| Some(field.strip_prefix("x-request-id: ")?.to_owned())).unwrap()
+    };
+    let ids: Vec<String> = seen.by_endpoint.iter().map(id_of).collect();
+    assert_eq!((ids.len(), &ids[0]), (2, &ids[1]), "{seen:?}");
+    let id = ids[0].split(' ').next().unwrap();
+    assert!(seen.recorded[0].contains(&format!("id {id} ")), "{seen:?}");
+}
+
 fn edits(remove: &[&str], set: &[(&str, &str)], add: &[(&str, &str)]) -> HeaderEdits {
     let pairs = |pairs: &[(&str, &str)]| {
         pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
