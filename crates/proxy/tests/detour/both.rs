@@ -209,6 +209,24 @@ fn requests() {
 }
 
 #[test]
+fn paths_go_on_as_they_are_compared() {
+    for (sent, wanted, plain) in [
+        ("/a/%2e%2E/%61dmin?b=/../%41", "/admin?b=/../%41", true),
+        ("/a/../..?", "/?", true),
+        ("/a%2Fb//c%20/.", "/a%2Fb//c%20/", true),
+        ("/a\\..\\b", "/b", false),
+        ("/%zz", "/%zz", true),
+    ] {
+        let request = format!("GET {sent} HTTP/1.1\r\nHost: shop\r\nX-Request-Id: 1\r\n\r\n");
+        let seen = same(&None, &[&request], &[], u64::from(plain));
+        let got = &seen.by_endpoint[0];
+        assert!(got.starts_with(&format!("GET {wanted} HTTP/1.1 | ")), "{got}");
+        let record = &seen.recorded[0];
+        assert!(record.starts_with(&format!("GET shop {sent} ")), "{record}");
+    }
+}
+
+#[test]
 fn several_requests_on_one_connection() {
     let post =
         "POST /a HTTP/1.1\r\nHost: shop\r\nContent-Length: 5\r\nX-Request-Id: 1\r\n\r\nhello";
