@@ -1,6 +1,8 @@
 //! A request as the router sees it, and all that is done to it before it is compared.
 //!
-//! This is the one place that says so. Nothing here changes the request that is sent on.
+//! This is the one place that says so. A request that the proxy sends on has the path as it was
+//! compared, so that an endpoint does not take it for another one (Istio, "Authorization Policy
+//! Normalization"); for the rest nothing here changes what is sent.
 //!
 //! | part | what is done, in this order | as |
 //! |---|---|---|
@@ -99,6 +101,19 @@ pub fn normalize_path(path: &str) -> Cow<'_, str> {
         return path.into();
     }
     normalize(path).into()
+}
+
+/// A target, path and perhaps query, with its path as rules see it. One that is no path (`*`) stays.
+pub fn normalize_target(target: &str) -> Cow<'_, str> {
+    if !target.starts_with('/') {
+        return target.into();
+    }
+    let target = target.split('#').next().unwrap_or_default();
+    let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
+    match normalize_path(path) {
+        Cow::Borrowed(_) => target.into(),
+        Cow::Owned(path) => (path + query).into(),
+    }
 }
 
 fn normalize(path: &str) -> String {
@@ -224,6 +239,19 @@ mod tests {
             ("/ä%é", "/ä%é"),
         ] {
             assert_eq!(normalize_path(given), wanted, "{given}");
+        }
+    }
+
+    #[test]
+    fn a_target_keeps_its_query_and_what_is_no_path() {
+        for (given, wanted) in [
+            ("/a/../b?c=/d/../e%41", "/b?c=/d/../e%41"),
+            ("/%41?", "/A?"),
+            ("/a#/../b", "/a"),
+            ("/a?b", "/a?b"),
+            ("*", "*"),
+        ] {
+            assert_eq!(normalize_target(given), wanted, "{given}");
         }
     }
 

@@ -11,6 +11,7 @@ use http::{Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use crate::attempt::is_remote_reset;
 use crate::call::Call;
 use crate::deadline::Deadline;
 use crate::grpc;
@@ -181,7 +182,11 @@ impl Body for AnswerBody {
                 tracing::debug!(%error, "an answer was cut off");
                 call.client.core.counters.upstream_errors.add(1);
                 call.flag(match error {
-                    CutOff::Endpoint(_) | CutOff::Reset => Flags::UPSTREAM_CONNECTION_TERMINATION,
+                    CutOff::Endpoint(error) if is_remote_reset(error) => {
+                        Flags::UPSTREAM_REMOTE_RESET
+                    }
+                    CutOff::Endpoint(_) => Flags::UPSTREAM_CONNECTION_TERMINATION,
+                    CutOff::Reset => Flags::UPSTREAM_REMOTE_RESET,
                     CutOff::Timeout => Flags::UPSTREAM_REQUEST_TIMEOUT,
                 });
                 *over = Over::Broken;

@@ -92,6 +92,8 @@ enum Tried {
     Answer(Response<Incoming>),
     Refused(Box<Refusal>, RequestBody),
     Failed(Failure),
+    /// The endpoint has reset the stream.
+    Reset,
     /// What the endpoint said is not HTTP.
     Garbage,
     TimedOut,
@@ -194,7 +196,7 @@ impl<'a> Tries<'a> {
             }
             Tried::Refused(refusal, _) => refusal.as_failure(self.call.grpc),
             Tried::Failed(failure) => *failure,
-            Tried::Garbage => Failure::Reset { sent: true },
+            Tried::Reset | Tried::Garbage => Failure::Reset { sent: true },
             Tried::TimedOut | Tried::ClientBody => return None,
         };
         if !retry::should_retry(self.retry, failure) {
@@ -239,6 +241,10 @@ impl<'a> Tries<'a> {
             Tried::Refused(refusal, body) => Ok(Answered::Refused(refusal, body)),
             Tried::TimedOut => Err(self.timed_out()),
             Tried::ClientBody => Err(NoAnswer::ClientBody),
+            Tried::Reset => {
+                self.call.flag(Flags::UPSTREAM_REMOTE_RESET);
+                Err(NoAnswer::Reset("remote reset"))
+            }
             Tried::Garbage => {
                 self.call.flag(Flags::UPSTREAM_PROTOCOL_ERROR);
                 Err(NoAnswer::Reset("protocol error"))
@@ -291,7 +297,7 @@ impl<'a> Tries<'a> {
         let broken = self.call.source.as_ref().is_some_and(|source| source.is_broken());
         match tried {
             // A connection of HTTP/2 fails in another way than for its own reasons.
-            Ok(Tried::Failed(_) | Tried::Garbage) if broken => Tried::ClientBody,
+            Ok(Tried::Failed(_) | Tried::Reset | Tried::Garbage) if broken => Tried::ClientBody,
             Ok(tried) => tried,
             Err(Lapsed::Request) => Tried::TimedOut,
             Err(Lapsed::Try) => Tried::Failed(Failure::TimedOut { sent: true }),
@@ -465,16 +471,29 @@ fn no_connection(address: SocketAddr, error: &std::io::Error) -> Tried {
 
 fn failed(address: SocketAddr, error: &hyper::Error, sent: bool) -> Tried {
     tracing::debug!(%error, %address, "no answer");
-    if error.is_user() {
-        return Tried::ClientBody;
-    }
-    let reason = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
-    match reason.and_then(h2::Error::reason) {
+    let h2 = h2_error(error);
+    match h2.and_then(h2::Error::reason) {
+        // Of streams above the last one that a GOAWAY names nothing was done (RFC 9113 section 6.8).
+        _ if h2.is_some_and(|h2| h2.is_go_away() && h2.is_remote()) => {
+            Tried::Failed(Failure::RefusedStream)
+        }
         Some(h2::Reason::REFUSED_STREAM) => Tried::Failed(Failure::RefusedStream),
+        _ if is_remote_reset(error) => Tried::Reset,
         Some(h2::Reason::PROTOCOL_ERROR) => Tried::Garbage,
         _ if error.is_parse() => Tried::Garbage,
+        // The library still held it, for want of room, when the connection ended.
+        _ if error.is_user() => Tried::Failed(Failure::NoConnection),
         _ => Tried::Failed(Failure::Reset { sent }),
     }
+}
+
+fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
+    error.source().and_then(|source| source.downcast_ref())
+}
+
+/// Whether the endpoint has reset the stream, and the connection goes on.
+pub(crate) fn is_remote_reset(error: &hyper::Error) -> bool {
+    h2_error(error).is_some_and(|h2| h2.is_reset() && h2.is_remote())
 }
 
 /// What stands where a head was.

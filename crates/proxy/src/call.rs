@@ -10,6 +10,7 @@ use http::{Method, Version};
 
 use crate::body::Source;
 use crate::client::Client;
+use crate::headers;
 use crate::plain::Handed;
 use crate::record::{Flags, Record};
 use crate::upstream::Slot;
@@ -130,6 +131,16 @@ impl Call {
     pub fn view(&self) -> Rc<View> {
         let handed = self.handed.borrow().as_ref().map(|handed| handed.view.clone());
         handed.unwrap_or_else(|| self.client.core.view())
+    }
+
+    /// An identity for a request that has none: the one that it was sent with before, if it was.
+    pub fn request_id(&self) -> [u8; 36] {
+        let made_up = self.handed.borrow().as_ref().and_then(|handed| handed.made_up);
+        made_up.unwrap_or_else(|| {
+            let mut room = [0; 36];
+            headers::request_id(&mut room);
+            room
+        })
     }
 
     /// Notes what went wrong.

@@ -1,8 +1,10 @@
 //! What a decision points at in the configuration.
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use beeway_model::action::rewrite;
+use beeway_model::request::normalize_target;
 use beeway_model::{
     Action, Backend, BackendPolicy, Decision, Match, PathMatch, Policy, Rule, ServicePort,
 };
@@ -45,7 +47,9 @@ impl<'a> Chosen<'a> {
         self.backend?.policy.as_deref()
     }
 
-    /// The authority and the target that take the place of those of the request, if any do.
+    /// The authority and the target that take the place of those of the request, if any do. A path
+    /// goes on as rules and policies compare it: they must not let pass what an endpoint takes for
+    /// another one.
     pub fn rewritten(&self, target: &str) -> (Option<&'a str>, Option<String>) {
         let own = self.own().map(|own| (&own.rewrite, &own.request_headers));
         let edits = [Some((&self.policy.rewrite, &self.policy.request_headers)), own];
@@ -55,7 +59,14 @@ impl<'a> Chosen<'a> {
             authority = named.or(authority);
             path = rewrite.path.as_ref().or(path);
         }
-        let target = path.map(|path| rewrite::rewrite_target(path, self.held(), target));
+        let target = match path {
+            Some(path) => Cow::Owned(rewrite::rewrite_target(path, self.held(), target)),
+            None => normalize_target(target),
+        };
+        let target = match target {
+            Cow::Owned(new) => Some(new),
+            Cow::Borrowed(_) => None,
+        };
         (authority, target)
     }
 }

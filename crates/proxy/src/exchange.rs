@@ -25,7 +25,7 @@ use crate::call::Call;
 use crate::chosen::Chosen;
 use crate::client::Client;
 use crate::headers::{self, ATTEMPT_COUNT, FORWARDED_PROTO, REQUEST_ID, edit};
-use crate::limits::{DRAIN_BYTES, LEGACY_BODY};
+use crate::limits::{DRAIN_BYTES, DRAIN_TIME, LEGACY_BODY};
 use crate::record::Flags;
 use crate::tunnel::Tunnel;
 use crate::view::View;
@@ -323,7 +323,7 @@ impl<'a> Exchange<'a> {
     /// are: there a sidecar that sends out only passes them on.
     fn introduce(&self, headers: &mut HeaderMap) {
         if !headers.contains_key(REQUEST_ID)
-            && let Ok(mut id) = HeaderValue::try_from(headers::request_id(&mut [0; 36]))
+            && let Ok(mut id) = HeaderValue::from_bytes(&self.call.request_id())
         {
             // It never comes again: it shall not take the place of others in HPACK's table.
             id.set_sensitive(true);
@@ -378,7 +378,13 @@ impl<'a> Exchange<'a> {
             record.detail = refusal.denied.detail;
         });
         let mut answer = answer::own(refusal.status, refusal.body, self.call);
-        answer.headers_mut().extend(refusal.headers);
+        let mut headers = refusal.headers;
+        if self.call.grpc {
+            // These are about a body that a gRPC client does not get.
+            headers.remove(header::CONTENT_TYPE);
+            headers.remove(header::CONTENT_LENGTH);
+        }
+        answer.headers_mut().extend(headers);
         answer
     }
 
@@ -518,7 +524,7 @@ fn decide(
 }
 
 /// Answers without asking an endpoint. The request's body is read first, as far as that is
-/// reasonable: the connection is good for further requests only after it.
+/// reasonable: a connection of HTTP/1 is good for further requests only after it.
 fn refuse(
     call: &Rc<Call>,
     status: StatusCode,
@@ -559,8 +565,14 @@ impl Unread {
     /// Reads it as far as that is reasonable. Whether the connection must end because that was not
     /// all.
     async fn drain(self, body: RequestBody) -> bool {
-        let wanted = self.some && !self.waits;
-        let drained = wanted && Limited::new(body, DRAIN_BYTES).collect().await.is_ok();
-        self.some && !drained && !self.http2
+        // A stream of HTTP/2 goes without the rest, which may be waiting for the answer.
+        if !self.some || self.http2 {
+            return false;
+        }
+        if self.waits {
+            return true;
+        }
+        let rest = Limited::new(body, DRAIN_BYTES).collect();
+        !matches!(tokio::time::timeout(DRAIN_TIME, rest).await, Ok(Ok(_)))
     }
 }

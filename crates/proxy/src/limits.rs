@@ -94,6 +94,9 @@ pub const PLAIN_UNUSUAL: usize = 4096;
 /// connection stays usable. Longer: the answer says `connection: close`.
 pub const DRAIN_BYTES: usize = 256 * 1024;
 
+/// Time for that rest to come. Later: the answer says the same.
+pub const DRAIN_TIME: Duration = Duration::from_secs(3);
+
 /// Interval of house-keeping: closing aged connections, looking for clients that went away
 /// unnoticed.
 pub const SWEEP: Duration = Duration::from_secs(1);
@@ -138,8 +141,16 @@ pub const AUTHORIZER_ANSWER: usize = 64 * 1024;
 /// Bytes of a request or an answer that HTTP/2 lets the other side send ahead.
 pub const HTTP2_STREAM_WINDOW: u32 = 256 * 1024;
 
-/// The same for all streams of a connection together.
-pub const HTTP2_CONNECTION_WINDOW: u32 = 1 << 20;
+/// The same for all answers of a connection to an endpoint together: as much as HTTP/2 allows. All
+/// clients share it, so answers that are not read must not take room from those that are. What
+/// bounds memory is [`HTTP2_STREAM_WINDOW`] for each request under way.
+pub const HTTP2_ENDPOINT_WINDOW: u32 = (1 << 31) - 1;
+
+/// The same for all requests on a connection of a client together: below [`HTTP2_STREAM_WINDOW`]
+/// times [`HTTP2_STREAMS`], 256 MiB, so this is what a connection holds at most of requests that
+/// their endpoints do not read. Half as much may come on top for keeping many small pieces (h2
+/// counts 256 bytes for each); more: the connection is ended (ENHANCE_YOUR_CALM).
+pub const HTTP2_CLIENT_WINDOW: u32 = 16 << 20;
 
 /// Requests at once on an HTTP/2 connection of a client; one more is refused (REFUSED_STREAM).
 pub const HTTP2_STREAMS: u32 = 1024;

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use crate::client::Client;
 use crate::exchange::handle;
 use crate::limits::{
-    HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW, HTTP2_STREAMS, REQUEST_HEAD, SERVER_BUFFER,
+    HTTP2_CLIENT_WINDOW, HTTP2_STREAM_WINDOW, HTTP2_STREAMS, REQUEST_HEAD, SERVER_BUFFER,
 };
 use crate::local::LocalExecutor;
 use crate::preface::is_http2;
@@ -136,7 +136,7 @@ async fn serve_http2(
         .timer(TokioTimer::new())
         .auto_date_header(false)
         .initial_stream_window_size(HTTP2_STREAM_WINDOW)
-        .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
+        .initial_connection_window_size(HTTP2_CLIENT_WINDOW)
         .max_send_buf_size(HTTP2_STREAM_WINDOW as usize)
         .max_concurrent_streams(HTTP2_STREAMS)
         .max_header_list_size(REQUEST_HEAD as u32)

@@ -15,7 +15,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::body::RequestBody;
 use crate::gather::Gather;
 use crate::limits::{
-    CONNECT_TIMEOUT, HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW, RECEIVE_BUFFER, UPSTREAM_BUFFER,
+    CONNECT_TIMEOUT, HTTP2_ENDPOINT_WINDOW, HTTP2_STREAM_WINDOW, RECEIVE_BUFFER, UPSTREAM_BUFFER,
 };
 use crate::local::LocalExecutor;
 use crate::stats::{Counters, Held};
@@ -126,7 +126,7 @@ impl Upstream2 {
         let (sender, connection) = http2::Builder::new(LocalExecutor)
             .timer(hyper_util::rt::TokioTimer::new())
             .initial_stream_window_size(HTTP2_STREAM_WINDOW)
-            .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
+            .initial_connection_window_size(HTTP2_ENDPOINT_WINDOW)
             .max_send_buf_size(HTTP2_STREAM_WINDOW as usize)
             // An endpoint that vanished without a word is found out.
             .keep_alive_interval(Duration::from_secs(30))

@@ -23,6 +23,8 @@ pub(super) struct Job {
     stream: Rc<Stream>,
     routed: Routed,
     judged: Judged,
+    /// See [`Handed::made_up`].
+    made_up: Option<[u8; 36]>,
     record: Option<(Box<Record>, Instant)>,
     over: bool,
     /// What is to come of the answer; `None`: its head, too.
@@ -54,6 +56,7 @@ impl Job {
         stream: &Rc<Stream>,
         routed: Routed,
         judged: Judged,
+        made_up: Option<[u8; 36]>,
         record: Option<Box<Record>>,
     ) -> Job {
         let core = &stream.core;
@@ -62,6 +65,7 @@ impl Job {
             stream: stream.clone(),
             routed,
             judged,
+            made_up,
             record: record.map(|record| (record, Instant::now())),
             over: false,
             body: None,
@@ -206,8 +210,9 @@ impl Job {
     pub fn hand_over(mut self, address: SocketAddr, request: &[u8], wire: Option<Wire>) {
         self.over = true;
         let untold = Untold::new(&self.stream.core, self.record.take());
-        let view = self.routed.view.clone();
-        self.stream.hand_over(request, self.judged, Handed { view, address, untold, wire });
+        let (view, made_up) = (self.routed.view.clone(), self.made_up);
+        let handed = Handed { view, address, made_up, untold, wire };
+        self.stream.hand_over(request, self.judged, handed);
     }
 }
 

@@ -71,6 +71,8 @@ pub(crate) struct Handed {
     pub view: Rc<View>,
     /// The endpoint that was tried.
     pub address: SocketAddr,
+    /// The identity that it was sent with, if it had none.
+    pub made_up: Option<[u8; 36]>,
     /// What is known of it, for the engine to go on with.
     pub untold: Untold,
     /// The connection; `None`: there is none to this endpoint.
@@ -297,7 +299,9 @@ pub(crate) fn take(core: &Rc<Core>, stream: &Rc<Stream>, piece: &Piece<'_>) -> b
     core.counters.bytes_in.add(piece.data.len() as u64);
     stream.begin_plain(piece.data.len(), judged);
     let address = routed.address;
-    let job = Job::new(stream, routed, judged, record);
+    // Written to if the request has no identity.
+    let made_up = (room != [0; 36]).then_some(room);
+    let job = Job::new(stream, routed, judged, made_up, record);
     let connection = plain.take(address);
     let connection = connection.unwrap_or_else(|| Connection::open(core, address));
     connection.send(job, piece.data, &out);

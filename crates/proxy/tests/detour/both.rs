@@ -209,6 +209,24 @@ fn requests() {
 }
 
 #[test]
+fn paths_go_on_as_they_are_compared() {
+    for (sent, wanted, plain) in [
+        ("/a/%2e%2E/%61dmin?b=/../%41", "/admin?b=/../%41", true),
+        ("/a/../..?", "/?", true),
+        ("/a%2Fb//c%20/.", "/a%2Fb//c%20/", true),
+        ("/a\\..\\b", "/b", false),
+        ("/%zz", "/%zz", true),
+    ] {
+        let request = format!("GET {sent} HTTP/1.1\r\nHost: shop\r\nX-Request-Id: 1\r\n\r\n");
+        let seen = same(&None, &[&request], &[], u64::from(plain));
+        let got = &seen.by_endpoint[0];
+        assert!(got.starts_with(&format!("GET {wanted} HTTP/1.1 | ")), "{got}");
+        let record = &seen.recorded[0];
+        assert!(record.starts_with(&format!("GET shop {sent} ")), "{record}");
+    }
+}
+
+#[test]
 fn several_requests_on_one_connection() {
     let post =
         "POST /a HTTP/1.1\r\nHost: shop\r\nContent-Length: 5\r\nX-Request-Id: 1\r\n\r\nhello";
@@ -225,6 +243,23 @@ fn an_identity_is_made_up() {
     let id = fields.filter_map(|line| line.strip_prefix("x-request-id: ")).next().unwrap();
     let id = id.split(' ').next().unwrap();
     assert_eq!((id.len(), id.as_bytes()[14]), (36, b'4'), "{id}");
+    assert!(seen.recorded[0].contains(&format!("id {id} ")), "{seen:?}");
+}
+
+#[test]
+fn an_identity_stays_when_the_engine_goes_on() {
+    let fails = says(&["HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n"], Then::Keep);
+    let retry = Retry { statuses: vec![503], ..Retry::default() };
+    let policy = Some(Policy { retry: Some(retry), ..Policy::default() });
+    let around = |endpoint| mesh_of(endpoint, &policy);
+    let (seen, _) = take(true, &around, &["GET / HTTP/1.1\r\nHost: shop\r\n\r\n"], &[fails]);
+    let id_of = |request: &String| {
+        let mut fields = request.split(" | ");
+        fields.find_map(|field| Some(field.strip_prefix("x-request-id: ")?.to_owned())).unwrap()
+    };
+    let ids: Vec<String> = seen.by_endpoint.iter().map(id_of).collect();
+    assert_eq!((ids.len(), &ids[0]), (2, &ids[1]), "{seen:?}");
+    let id = ids[0].split(' ').next().unwrap();
     assert!(seen.recorded[0].contains(&format!("id {id} ")), "{seen:?}");
 }
 

@@ -100,10 +100,14 @@ fn an_authorizer_is_told_what_envoy_would_tell() {
         assert_eq!(kit.answer(1).status, 200);
         assert_eq!(questions.recv_timeout(PATIENCE).unwrap().text(&[1, 4, 2, 9]), size);
     }
+    // what the endpoint is asked
+    let asked_for = kit.get(1, "/b/../%61?%62=/../");
+    assert!(asked_for.text().contains("uri: /a?%62=/../,"), "{asked_for:?}");
+    assert_eq!(questions.recv_timeout(PATIENCE).unwrap().text(&[1, 4, 2, 4]), "/a?%62=/../");
     // only where the policy matches
     assert_eq!(kit.get(1, "/b").status, 200);
     assert!(questions.try_recv().is_err());
-    assert_eq!(kit.proxy.stats().authorizer_asked, 3);
+    assert_eq!(kit.proxy.stats().authorizer_asked, 4);
 }
 
 #[test]
@@ -186,6 +190,7 @@ fn what_it_denies_it_answers_itself() {
     kit.request(1, request.replace("/a?b", "/a/words"));
     let answer = kit.answer(1);
     assert_eq!((answer.status, answer.field("grpc-status")), (200, Some("16")));
+    assert_eq!(answer.field("content-type"), Some("application/grpc"));
     assert_eq!((kit.proxy.stats().denied, kit.proxy.stats().authorizer_failed), (4, 0));
 }
 

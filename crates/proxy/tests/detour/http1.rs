@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use beeway_model::{Action, Match, Rule, SourceMatch};
 use beeway_proxy::FRAME_BYTES;
 use beeway_proxy::frame::{FLAG_END, FLAG_REQUEST};
+use beeway_proxy::limits::DRAIN_TIME;
 
 use crate::kit::{Kit, forward, mesh, rule};
 use crate::upstream::{self, pattern};
@@ -258,6 +259,18 @@ fn what_cannot_be_served_is_refused() {
     assert_eq!(kit.answer(4).status, 431);
     kit.mesh.send(beeway_model::Mesh::default().into()).unwrap();
     assert_eq!(kit.get(5, "/").status, 503);
+}
+
+#[test]
+fn a_refusal_does_not_wait_for_all_of_a_stalled_upload() {
+    let teapot = Action::Respond { status: 418, body: "short and stout".into() };
+    let mut kit = Kit::new(mesh(&[], Some(vec![rule("/", teapot)])));
+    let begun = std::time::Instant::now();
+    kit.request(1, "POST / HTTP/1.1\r\nHost: shop\r\ncontent-length: 4\r\n\r\nmi");
+    let answer = kit.answer(1);
+    assert_eq!((answer.status, answer.field("connection")), (418, Some("close")));
+    let time = begun.elapsed();
+    assert!((DRAIN_TIME..2 * DRAIN_TIME).contains(&time), "{time:?}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod custom;
 mod flow;
 mod hostile;
 mod http1;
+mod http2;
 mod kit;
 mod plain;
 mod random;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use beeway_model::action::rewrite::rewrite_target;
 use beeway_model::policy::{Abort, Fault, Fraction, Mirror, PathRewrite, Retry, RetryOn, Rewrite};
+use beeway_model::request::normalize_target;
 use beeway_model::*;
 
 use crate::bed::SERVICE;
@@ -79,7 +80,7 @@ impl Scene {
                 .or_else(|| named(&policy.rewrite, &policy.request_headers));
             let target = match path {
                 Some(path) => rewrite_target(path, held, request.target),
-                None => request.target.split('#').next().unwrap_or_default().to_owned(),
+                None => normalize_target(request.target).into_owned(),
             };
             (target, host.unwrap_or_else(|| request.authority.to_owned()))
         };

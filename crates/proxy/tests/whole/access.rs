@@ -16,7 +16,7 @@ use crate::check::{allow, authorizer, deny};
 use crate::kit::*;
 use crate::upstream;
 
-fn policy(effect: Effect, field: Field) -> Arc<AccessPolicy> {
+pub fn policy(effect: Effect, field: Field) -> Arc<AccessPolicy> {
     let conditions = vec![Clause { field, negated: false }];
     Arc::new(AccessPolicy {
         name: "AuthorizationPolicy default/buyer".to_owned(),

@@ -4,6 +4,7 @@ mod access;
 #[path = "../detour/check.rs"]
 #[allow(dead_code)] // the other tests need more of it
 mod check;
+mod http2;
 mod kafka;
 mod kit;
 mod random;
