@@ -25,7 +25,7 @@ use crate::call::Call;
 use crate::chosen::Chosen;
 use crate::client::Client;
 use crate::headers::{self, ATTEMPT_COUNT, FORWARDED_PROTO, REQUEST_ID, edit};
-use crate::limits::{DRAIN_BYTES, DRAIN_TIME, LEGACY_BODY};
+use crate::limits::{DRAIN_BYTES, DRAIN_TIME, DRAIN_TIME_HTTP2, LEGACY_BODY};
 use crate::record::Flags;
 use crate::tunnel::Tunnel;
 use crate::view::View;
@@ -565,14 +565,15 @@ impl Unread {
     /// Reads it as far as that is reasonable. Whether the connection must end because that was not
     /// all.
     async fn drain(self, body: RequestBody) -> bool {
-        // A stream of HTTP/2 goes without the rest, which may be waiting for the answer.
-        if !self.some || self.http2 {
+        if !self.some {
             return false;
         }
         if self.waits {
-            return true;
+            return !self.http2;
         }
+        let time = if self.http2 { DRAIN_TIME_HTTP2 } else { DRAIN_TIME };
         let rest = Limited::new(body, DRAIN_BYTES).collect();
-        !matches!(tokio::time::timeout(DRAIN_TIME, rest).await, Ok(Ok(_)))
+        let drained = matches!(tokio::time::timeout(time, rest).await, Ok(Ok(_)));
+        !drained && !self.http2
     }
 }

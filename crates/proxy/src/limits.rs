@@ -97,6 +97,11 @@ pub const DRAIN_BYTES: usize = 256 * 1024;
 /// Time for that rest to come. Later: the answer says the same.
 pub const DRAIN_TIME: Duration = Duration::from_secs(3);
 
+/// The same where a stream of HTTP/2 goes without the rest, which may be waiting for the answer. What is
+/// on its way with the head is waited for: some clients (curl 7.88) take the reset of a stream on which
+/// they are still sending for a failure, the answer notwithstanding.
+pub const DRAIN_TIME_HTTP2: Duration = Duration::from_millis(50);
+
 /// Interval of house-keeping: closing aged connections, looking for clients that went away
 /// unnoticed.
 pub const SWEEP: Duration = Duration::from_secs(1);

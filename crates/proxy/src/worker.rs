@@ -240,15 +240,18 @@ impl Core {
         self.mesh.borrow().clone()
     }
 
-    /// Waits until a mesh has come for which this holds.
-    pub async fn changed_until(&self, holds: impl Fn(&View) -> bool) {
-        let mut mesh = self.mesh.borrow().clone();
-        while mesh.changed().await.is_ok() {
-            if holds(&self.view()) {
-                return;
+    /// Waits until a mesh has come for which this holds, newer than what [`Core::view`] has given
+    /// before this is called: what comes until the first look is not missed.
+    pub fn changed_until(&self, holds: impl Fn(&View) -> bool) -> impl Future<Output = ()> {
+        let mut mesh = self.changes();
+        async move {
+            while mesh.changed().await.is_ok() {
+                if holds(&self.view()) {
+                    return;
+                }
             }
+            std::future::pending().await
         }
-        std::future::pending().await
     }
 
     /// The stream that a piece belongs to, a new one if the connection is new.

@@ -8,8 +8,9 @@
 //!                                     old: yours            (or: busy, while it has not finished
 //!                                          taking over itself)
 //! new: loads, opens its own sockets; new requests come to it
+//! new: closed COOKIE, held COOKIE     (from now on: what the kernel tells of the old one's
+//!                                     connections)
 //! new: serving                        old: ends what it has begun, at most `--drain-seconds`
-//! new: closed COOKIE, held COOKIE     (what the kernel tells of the old one's connections)
 //!                                     old: ends; what is left is answered by the new one
 //! ```
 //!
@@ -145,7 +146,7 @@ fn hand_over(agent: &Arc<Agent>, mut next: &UnixStream) -> Result<bool> {
     }
     tracing::info!("another agent takes over");
     agent.let_go();
-    if let Err(error) = wait_until_it_serves(next) {
+    if let Err(error) = wait_until_it_serves(agent, next) {
         tracing::warn!("the other agent has ended before it served: this one goes on: {error:#}");
         return agent.resume().map(|()| false);
     }
@@ -153,12 +154,17 @@ fn hand_over(agent: &Arc<Agent>, mut next: &UnixStream) -> Result<bool> {
     Ok(true)
 }
 
-fn wait_until_it_serves(mut next: &UnixStream) -> Result<()> {
+fn wait_until_it_serves(agent: &Agent, mut next: &UnixStream) -> Result<()> {
     writeln!(next, "{YOURS}")?;
     next.set_read_timeout(None)?;
-    match read_line(next)?.as_str() {
-        SERVING => Ok(()),
-        said => bail!("it says {said:?}"),
+    loop {
+        let said = read_line(next)?;
+        if said == SERVING {
+            return Ok(());
+        }
+        // it hears the kernel's events before it serves
+        let Some(event) = event(&said) else { bail!("it says {said:?}") };
+        agent.detour.happened(event);
     }
 }
 

@@ -28,6 +28,7 @@ fn run(what: impl Future<Output = ()>) {
 /// A client that reads at most so many bytes of an answer ahead.
 async fn connect(kit: &Kit, window: u32) -> Client {
     let socket = tokio::net::TcpStream::connect(kit.address).await.unwrap();
+    socket.set_nodelay(true).unwrap();
     let mut builder = h2::client::Builder::new();
     let (client, connection) = builder.initial_window_size(window).handshake(socket).await.unwrap();
     tokio::spawn(async { drop(connection.await) });
@@ -120,12 +121,13 @@ const MESSAGE: Bytes = Bytes::from_static(&[7; 20]);
 
 #[test]
 fn slow_readers_are_in_nobodys_way() {
-    for (path, readers, length) in
-        [("/messages", 1, MESSAGES * MESSAGE.len()), ("/much", 5, 1 << 20)]
+    let messages = MESSAGES * MESSAGE.len();
+    for (path, window, readers, length) in
+        [("/messages", 1 << 10, 1, messages), ("/much", 1 << 13, 5, 1 << 20)]
     {
         let kit = Kit::new(mesh(Protocol::Http2, &[sending()], Vec::new()));
         run(async {
-            let slow = connect(&kit, 1 << 10).await;
+            let slow = connect(&kit, window).await;
             let mut answers = Vec::new();
             for _ in 0..readers {
                 answers.push(get(&slow, path).await);
