@@ -50,6 +50,14 @@ static __always_inline u32 guard_of(struct generation *g, const struct address *
 	return called ? AT(g, workload, called)->guard : 0;
 }
 
+/* The policies on whom a workload may call: struct group; 0: none. */
+static __always_inline u32 leave_of(struct generation *g, const struct address *from)
+{
+	u32 caller = find_workload(g, from);
+
+	return caller ? AT(g, workload, caller)->leave : 0;
+}
+
 /* What is asked about a connection besides the network's policies. */
 enum asked {
 	ASK_NETWORK,		/* nothing: its requests are judged one by one */
@@ -67,14 +75,13 @@ static __always_inline bool is_to_itself(const struct verdict *v)
 __weak __noinline int
 judge_connection(struct generation *g, struct scratch *s, struct verdict *v, u32 asked)
 {
-	u32 caller, leave;
+	u32 leave;
 	enum access access = ACCESS_PASS;
 	struct guard *guard;
 
 	if (!g || !s || !v)
 		return ACCESS_UNSURE;
-	caller = find_workload(g, &v->caller);
-	leave = caller ? AT(g, workload, caller)->leave : 0;
+	leave = leave_of(g, &v->caller);
 	if (leave && !is_to_itself(v)) {
 		v->guarded = 1;
 		access = group_says(g, leave, s, v);

@@ -446,7 +446,6 @@ static __always_inline void note_caller(struct __sk_buff *skb, const struct arri
 static __always_inline bool admits_datagram(struct generation *g, struct __sk_buff *skb,
 					    struct bpf_sock *sk, const struct arrival *a)
 {
-	u32 caller = find_workload(g, &a->from), called = find_workload(g, &a->to);
 	bool guarded = is_guarded(g, a);
 
 	if (guarded) {
@@ -456,8 +455,7 @@ static __always_inline bool admits_datagram(struct generation *g, struct __sk_bu
 			return false;
 	}
 	/* or the answer would be judged as a call to him, or as one of a workload that may not call */
-	if (guarded || (caller && AT(g, workload, caller)->guard) ||
-	    (called && AT(g, workload, called)->leave))
+	if (guarded || guard_of(g, &a->from) || leave_of(g, &a->to))
 		note_caller(skb, a);
 	return true;
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use beeway_dataplane::tables::interpret::{decide, judge_connection, pick_endpoint};
+use beeway_dataplane::tables::interpret::{Lane, decide, judge_connection, pick_endpoint};
 use beeway_dataplane::tables::{Compiler, Tables, compile};
 use beeway_model::access::{
     AccessPolicy, AccessRule, Clause, Direction, Effect, Field, IdentityMatch, LabelSelector,
@@ -142,35 +142,42 @@ fn what_is_kept_changes_nothing() {
     assert!(with_policies > 500, "{with_policies} of the meshes had policies");
 }
 
-#[test]
-fn who_is_the_first_not_to_be_meant_is_told_apart() {
-    let workload = |name: &str, namespace: &str, address: &str| {
-        Arc::new(Workload {
-            namespace: namespace.into(),
-            name: name.into(),
-            labels: Default::default(),
-            addresses: vec![address.parse().unwrap()],
-            service_account: "default".into(),
-            node: None,
-            uid: None,
-            cgroup: None,
-        })
-    };
-    let foreign = IdentityMatch::Namespace(Text::Exact("foreign".into()));
-    let not_foreign = Clause { field: Field::Caller(vec![foreign]), negated: true };
-    let policy = AccessPolicy {
+fn workload(name: &str, namespace: &str, address: &str) -> Arc<Workload> {
+    Arc::new(Workload {
+        namespace: namespace.into(),
+        name: name.into(),
+        labels: Default::default(),
+        addresses: vec![address.parse().unwrap()],
+        service_account: "default".into(),
+        node: None,
+        uid: None,
+        cgroup: None,
+    })
+}
+
+/// A policy about all workloads of the service's namespace.
+fn allow(layer: Layer, direction: Direction, rules: Vec<AccessRule>) -> Arc<AccessPolicy> {
+    Arc::new(AccessPolicy {
         name: "p".into(),
-        layer: Layer::Authorization,
-        direction: Direction::Ingress,
+        layer,
+        direction,
         scope: Scope::Workloads(Some("shop".into()), LabelSelector::default()),
         effect: Effect::Allow,
         dry_run: false,
-        rules: vec![AccessRule { sources: vec![vec![not_foreign]], ..AccessRule::default() }],
-    };
+        rules,
+    })
+}
+
+#[test]
+fn who_is_the_first_not_to_be_meant_is_told_apart() {
+    let foreign = IdentityMatch::Namespace(Text::Exact("foreign".into()));
+    let not_foreign = Clause { field: Field::Caller(vec![foreign]), negated: true };
+    let rule = AccessRule { sources: vec![vec![not_foreign]], ..AccessRule::default() };
+    let policy = allow(Layer::Authorization, Direction::Ingress, vec![rule]);
     let endpoint = SocketAddr::from(([10, 1, 0, 1], 8080));
     let mut mesh = service(&[endpoint]);
     mesh.workloads = vec![workload("web-1", "shop", "10.1.0.1")];
-    mesh.access = vec![Arc::new(policy)];
+    mesh.access = vec![policy];
     let mut compiler = Compiler::default();
     let caller = CALLERS[0].parse().unwrap();
     let mut may_call = |mesh: &Mesh| {
@@ -184,4 +191,35 @@ fn who_is_the_first_not_to_be_meant_is_told_apart() {
     assert_eq!(may_call(&mesh), Some(true));
     mesh.workloads.push(workload("x-2", "foreign", CALLERS[0]));
     assert_eq!(may_call(&mesh), Some(false));
+}
+
+#[test]
+fn the_network_keeps_nobody_from_himself() {
+    let both = &[Direction::Ingress, Direction::Egress][..];
+    let (all, requests) = ([true, true, true, true], [true, true, false, false]);
+    for (layer, directions, itself, others) in [
+        (Layer::Network, both, all, [false, false, true, true]),
+        (Layer::Network, &both[..1], all, [true, false, true, true]),
+        (Layer::Network, &both[1..], all, [false, true, true, true]),
+        (Layer::Authorization, &both[..1], requests, requests),
+    ] {
+        let endpoint = SocketAddr::from(([10, 1, 0, 1], 80));
+        let mut mesh = service(&[endpoint]);
+        mesh.workloads =
+            vec![workload("web", "shop", "10.1.0.1"), workload("other", "shop", "10.2.0.1")];
+        let policies = directions.iter().map(|direction| allow(layer, *direction, Vec::new()));
+        mesh.access = policies.collect();
+        let tables = compile(&mesh, 1).unwrap();
+        for (source, wanted) in
+            [("10.1.0.1", itself), ("::ffff:10.1.0.1", itself), ("10.2.0.1", others)]
+        {
+            let source = source.parse().unwrap();
+            assert_eq!(judge_connection(&tables, source, endpoint), wanted.map(Some));
+            let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+            let verdict = decide(&tables, SERVICE.parse().unwrap(), endpoint, source, head, 0);
+            let allowed = wanted.iter().all(|group| *group);
+            let lane = if allowed { Lane::LANE_NATIVE } else { Lane::LANE_ANSWERED };
+            assert_eq!(verdict.lane, lane, "{layer:?} {directions:?} {source}");
+        }
+    }
 }

@@ -108,12 +108,17 @@ pub fn normalize_target(target: &str) -> Cow<'_, str> {
     if !target.starts_with('/') {
         return target.into();
     }
+    match split_target(target) {
+        (Cow::Borrowed(path), query) => target[..path.len() + query.len()].into(),
+        (Cow::Owned(path), query) => (path + query).into(),
+    }
+}
+
+/// The path of a target as rules see it, and the query with its question mark if there is one.
+pub(crate) fn split_target(target: &str) -> (Cow<'_, str>, &str) {
     let target = target.split('#').next().unwrap_or_default();
     let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
-    match normalize_path(path) {
-        Cow::Borrowed(_) => target.into(),
-        Cow::Owned(path) => (path + query).into(),
-    }
+    (normalize_path(path), query)
 }
 
 fn normalize(path: &str) -> String {

@@ -1,6 +1,7 @@
 //! Where a redirect leads.
 
-use crate::action::rewrite::{rewrite_path, split};
+use crate::action::rewrite::rewrite_path;
+use crate::request::split_target;
 use crate::route::{PathMatch, Redirect, RedirectPort};
 
 /// What a redirect keeps of a request.
@@ -24,7 +25,7 @@ pub struct Asked<'a> {
 pub fn location(redirect: &Redirect, held: Option<&PathMatch>, asked: &Asked<'_>) -> String {
     let scheme = redirect.scheme.as_deref().unwrap_or(asked.scheme);
     let host = authority(redirect, scheme, asked);
-    let (path, query) = split(asked.target);
+    let (path, query) = split_target(asked.target);
     match &redirect.path {
         None => format!("{scheme}://{host}{path}{query}"),
         Some(rewrite) => {

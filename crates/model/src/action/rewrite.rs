@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use crate::pattern;
 use crate::policy::PathRewrite;
-use crate::request::normalize_path;
+use crate::request::split_target;
 use crate::route::PathMatch;
 
 /// The target that takes the place of `target` (path and perhaps query, as sent).
@@ -29,15 +29,8 @@ pub fn rewrite_target(rewrite: &PathRewrite, held: Option<&PathMatch>, target: &
     if !target.starts_with('/') {
         return target.to_owned();
     }
-    let (path, query) = split(target);
+    let (path, query) = split_target(target);
     rewrite_path(rewrite, held, &path) + query
-}
-
-/// The path as rules see it, and the query with its question mark if there is one.
-pub(crate) fn split(target: &str) -> (Cow<'_, str>, &str) {
-    let target = target.split('#').next().unwrap_or_default();
-    let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
-    (normalize_path(path), query)
 }
 
 /// The path that takes the place of a normalised one.
