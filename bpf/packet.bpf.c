@@ -97,8 +97,8 @@ judge_again(struct __sk_buff *skb, struct conn *conn, struct generation *g)
 	enum access access;
 	struct verdict *v;
 
-	/* it is for the proxy to judge now, as a new connection */
-	if (f && f->guarded && f->protocol == PROTOCOL_PROXY)
+	/* policies on the service came, and userspace asks them: it is for the proxy now, as a new connection */
+	if (f && f->guarded)
 		return cut_off(skb, conn);
 	s = claim_scratch();
 	if (!s)

@@ -214,14 +214,23 @@ int find_buckets(struct buckets_query *query)
 	return 0;
 }
 
-/* In: verdict's inputs and a head. Out: what on_send() would do with it. */
+/* In: verdict's inputs and a head. Out: what on_send() would do with it, or for a visit on_receive(). */
 struct decision_query {
 	struct verdict verdict;
 	struct head parsed;
 	u32 length;
-	u32 pad;
+	u32 visit;		/* it came in, and is judged nowhere else */
 	u8 head[HEAD_BYTES];
 };
+
+static __always_inline void
+decide_visit(struct generation *g, struct scratch *s, struct head *h, struct verdict *v)
+{
+	enum access access = judge_request(g, s, h, v, 1);
+
+	v->lane = access == ACCESS_PASS ? LANE_NATIVE : access == ACCESS_DENIED ? LANE_ANSWERED : LANE_REFUSED;
+	v->reason = access == ACCESS_DENIED ? REASON_DENIED : REASON_VISIT;
+}
 
 SEC("syscall")
 int decide(struct decision_query *query)
@@ -254,6 +263,8 @@ int decide(struct decision_query *query)
 	if (reason) {
 		v.lane = LANE_DETOUR;
 		v.reason = reason;
+	} else if (query->visit) {
+		decide_visit(g, s, &h, &v);
 	} else {
 		judge(g, s, &h, &v);
 	}

@@ -281,6 +281,14 @@ fn who_comes_from_another_node_is_judged_there() -> Result<()> {
 
 #[test]
 fn a_live_connection_that_is_not_http_is_reset() -> Result<()> {
+    for scope in [ON_WEB, "  targetRefs: [{kind: Service, group: '', name: raw}]\n"] {
+        let nobody = policy("nobody", &format!("{scope}  action: ALLOW\n"));
+        assert_live_connections_are_reset(&nobody)?;
+    }
+    Ok(())
+}
+
+fn assert_live_connections_are_reset(nobody: &str) -> Result<()> {
     let (bed, _servers) = echo_bed("reset")?;
     let straight = format!("{}:7007", bed.v2.ip4()).parse()?;
     let mut clients = [
@@ -293,7 +301,7 @@ fn a_live_connection_that_is_not_http_is_reset() -> Result<()> {
         raw.send("hello")?;
         assert_eq!(raw.step(&serde_json::json!({"recv": 5}))?["bytes"], 5);
     }
-    apply(&bed, "policy.yaml", &policy("nobody", &format!("{ON_WEB}  action: ALLOW\n")))?;
+    apply(&bed, "policy.yaml", nobody)?;
     for (raw, error) in &mut clients {
         raw.send("hello")?;
         assert_eq!(raw.recv_until_close()?, (String::new(), (*error).to_owned()));

@@ -215,6 +215,46 @@ fn a_visit_follows_the_policies() -> Result<()> {
     })
 }
 
+/// Who comes straight to an endpoint calls all services that it stands behind.
+#[test]
+fn policies_on_services_hold_for_their_endpoints() -> Result<()> {
+    let bed = bed("visitname")?;
+    let scope = |yaml: &str| POLICY.replace("selector: {matchLabels: {app: web}}", yaml);
+    let named =
+        |name: &str| scope(&format!("targetRefs: [{{kind: Service, group: '', name: {name}}}]"));
+    let mut raw = outside(&bed, false)?;
+    for service in ["web", "v1"] {
+        apply(&bed, &named(service))?;
+        for v6 in [false, true] {
+            let mut fresh = outside(&bed, v6)?;
+            assert_eq!(fresh.get("web", "/open", &[])?.status, 200, "{service} {v6}");
+            assert_eq!(fresh.get("web", "/admin", &[])?.status, 403, "{service} {v6}");
+        }
+        assert_eq!(raw.get("web", "/admin/x", &[])?.status, 403, "a connection from before");
+    }
+    // v1 is not one of its endpoints, nor is this port
+    for elsewhere in ["nobody", "raw"] {
+        apply(&bed, &named(elsewhere))?;
+        assert_eq!(raw.get("web", "/admin", &[])?.status, 200, "{elsewhere}");
+    }
+    // together with those that select workloads: what one of them allows is allowed
+    let allow = |policy: String, name: &str, path: &str| {
+        let text =
+            policy.replace("name: visits", &format!("name: {name}")).replace("DENY", "ALLOW");
+        text[..text.find("  - to").expect("rules")].to_owned()
+            + &format!("  - to: [{{operation: {{paths: [{path}]}}}}]\n")
+    };
+    let both = allow(named("web"), "a", "/a") + "---" + &allow(POLICY.to_owned(), "b", "/b");
+    apply(&bed, &both)?;
+    for (path, status) in [("/a", 200), ("/b", 200), ("/c", 403)] {
+        assert_eq!(raw.get("web", path, &[])?.status, status, "{path}");
+    }
+    let seen = bed.recorded_paths();
+    assert_eq!(seen.iter().filter(|path| path.starts_with("/admin")).count(), 2, "{seen:?}");
+    assert!(!seen.contains(&"/c".to_owned()), "{seen:?}");
+    Ok(())
+}
+
 #[test]
 fn policies_that_only_report_change_nothing() -> Result<()> {
     let bed = bed("visitaudit")?;

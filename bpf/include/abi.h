@@ -12,7 +12,7 @@
 #define BEEWAY_ABI_H
 
 enum limits {
-	ABI_VERSION = 18,	/* changes with any layout; pins of another version are not adopted */
+	ABI_VERSION = 19,	/* changes with any layout; pins of another version are not adopted */
 	HEAP_WORDS = 1 << 20,	/* 4 MiB a generation */
 	HEAP_SLACK = 64,	/* so that a record at the last index stays inside */
 	HEAD_BYTES = 8192,	/* request head that the kernel judges; larger ones detour */
@@ -164,6 +164,8 @@ struct frontend {
 	unsigned int cluster;		/* struct cluster that connect() chooses from */
 	unsigned int table;		/* struct table; 0: every request goes to `cluster` */
 	unsigned int guarded;		/* enum guarded */
+	unsigned int guard;		/* struct guard of who comes straight to this address, where policies
+					 * name a service that it is an endpoint of; 0: as by the workload */
 };
 
 /* Which policies are about a service besides those about workloads. Userspace asks them. */

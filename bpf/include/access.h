@@ -58,11 +58,24 @@ static __always_inline u32 leave_of(struct generation *g, const struct address *
 	return caller ? AT(g, workload, caller)->leave : 0;
 }
 
+/*
+ * The same for who comes to an address straight: of all services that it is an endpoint of, nobody knows which
+ * is meant, so policies that name any of them count. Not inlined, for the sake of the stack.
+ */
+static __noinline u32 guard_at(struct generation *g, const struct address *to, u32 transport)
+{
+	struct frontend *f = find_frontend(g, to->ip, to->port, transport);
+
+	return f && f->guard ? f->guard : guard_of(g, to);
+}
+
 /* What is asked about a connection besides the network's policies. */
 enum asked {
 	ASK_NETWORK,		/* nothing: its requests are judged one by one */
 	ASK_CONNECTION,		/* it is not HTTP */
-	ASK_CARRIER,		/* its requests are judged on another node */
+	ASK_CARRIER,		/* its requests are judged elsewhere */
+	ASK_WHAT = 3,
+	ASK_STRAIGHT = 4,	/* and it is not known which service is meant: a flag */
 };
 
 /* Whether a workload calls itself, which no policy on the network forbids (NetworkPolicy's API). */
@@ -71,7 +84,7 @@ static __always_inline bool is_to_itself(const struct verdict *v)
 	return same_ip(v->caller.ip, v->endpoint.ip);
 }
 
-/* What policies say of a connection. Sets v->guarded where any apply, and v->guard. */
+/* What policies say of a connection, by enum asked. Sets v->guarded where any apply, and v->guard. */
 __weak __noinline int
 judge_connection(struct generation *g, struct scratch *s, struct verdict *v, u32 asked)
 {
@@ -86,7 +99,9 @@ judge_connection(struct generation *g, struct scratch *s, struct verdict *v, u32
 		v->guarded = 1;
 		access = group_says(g, leave, s, v);
 	}
-	v->guard = guard_of(g, &v->endpoint);
+	v->guard = asked & ASK_STRAIGHT ? guard_at(g, &v->endpoint, v->transport) :
+					  guard_of(g, &v->endpoint);
+	asked &= ASK_WHAT;
 	if (!v->guard)
 		return access;
 	v->guarded = 1;
@@ -111,7 +126,7 @@ __weak __noinline int judge_request(struct generation *g, struct scratch *s, str
 
 	if (!g || !s || !h || !v)
 		return ACCESS_UNSURE;
-	access = judge_connection(g, s, v, ASK_NETWORK);
+	access = judge_connection(g, s, v, visits ? ASK_NETWORK | ASK_STRAIGHT : ASK_NETWORK);
 	if (!v->guard)
 		return access;
 	guard = AT(g, guard, v->guard);

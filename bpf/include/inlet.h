@@ -148,6 +148,7 @@ admits(struct generation *g, const struct arrival *a, bool by_request)
 	bool there = is_judged_there(g, caller), pass;
 	struct scratch *s;
 	struct verdict *v;
+	u32 asked;
 
 	if (there && AT(g, workload, caller)->number == IDENTITY_REMOTE_NODE)
 		return true;
@@ -161,8 +162,11 @@ admits(struct generation *g, const struct arrival *a, bool by_request)
 	v->source = v->caller = a->from;
 	v->endpoint = a->to;
 	v->transport = a->transport;
-	pass = judge_connection(g, s, v, there || by_request ? ASK_CARRIER : ASK_CONNECTION) ==
-	       ACCESS_PASS;
+	asked = there || by_request ? ASK_CARRIER : ASK_CONNECTION;
+	/* an agent there knows which service is meant */
+	if (!there)
+		asked |= ASK_STRAIGHT;
+	pass = judge_connection(g, s, v, asked) == ACCESS_PASS;
 	release_scratch(s);
 	return pass;
 }
@@ -170,17 +174,28 @@ admits(struct generation *g, const struct arrival *a, bool by_request)
 /* Whether the workload that a packet is for asks who calls. Limits of the rate alone ask nobody. */
 static __always_inline bool is_guarded(struct generation *g, const struct arrival *a)
 {
-	u32 at = guard_of(g, &a->to);
+	u32 at = guard_at(g, &a->to, a->transport);
 	struct guard *guard = AT(g, guard, at);
 
 	return (at && (guard->network || guard->connections || guard->carriers || guard->requests)) ||
 	       is_broker(g, a);
 }
 
+/* The same where something before the header of TCP or UDP hides it, and the ports: what the socket says. */
+static __always_inline bool is_guarded_at(struct generation *g, struct arrival *a, u32 port)
+{
+	a->to.port = port;
+	a->transport = IPPROTO_TCP;
+	if (is_guarded(g, a))
+		return true;
+	a->transport = IPPROTO_UDP;
+	return is_guarded(g, a);
+}
+
 /* Whether it matters what requests to an endpoint are: policies or limits are about them. */
 static __always_inline bool asks_requests(struct generation *g, const struct address *to)
 {
-	u32 at = guard_of(g, to);
+	u32 at = guard_at(g, to, IPPROTO_TCP);
 	struct guard *guard = AT(g, guard, at);
 
 	return at && (guard->requests || guard->limits);
@@ -365,7 +380,7 @@ releases(struct generation *g, struct __sk_buff *skb, struct bpf_sock *sk, const
 	find_owner(skb, sk, &a->from, &v->caller);
 	v->endpoint = a->to;
 	v->transport = a->transport;
-	pass = judge_connection(g, s, v, ASK_CONNECTION) == ACCESS_PASS;
+	pass = judge_connection(g, s, v, ASK_CONNECTION | ASK_STRAIGHT) == ACCESS_PASS;
 	release_scratch(s);
 	return pass;
 }
@@ -474,10 +489,9 @@ static __always_inline bool may_enter(struct __sk_buff *skb)
 	inlet = bpf_sk_storage_get(&inlets, sk, 0, 0);
 	if (is_settled(g, inlet))
 		return !inlet->denied;
-	/* something before the header of TCP or UDP hides it: closed, where anybody asks */
 	if (!read_arrival(skb, &a))
 		return a.transport == IPPROTO_ICMP || a.transport == IPPROTO_ICMPV6 ||
-		       !is_guarded(g, &a);
+		       !is_guarded_at(g, &a, sk->src_port);
 	opens = a.transport == IPPROTO_TCP && (a.flags & (SYN | ACK)) == SYN;
 	if (opens && was_announced(&a))
 		return true;
@@ -552,7 +566,7 @@ static __always_inline bool may_leave(struct __sk_buff *skb)
 	if (is_settled(g, inlet))
 		return !inlet->denied;
 	if (!read_arrival(skb, &a))
-		return !is_guarded(g, &a);
+		return !is_guarded_at(g, &a, bpf_ntohs(sk->dst_port));
 	if (!inlet && a.transport == IPPROTO_TCP) {
 		inlet = meet(skb, sk, &a.from);
 		if (!inlet)

@@ -151,7 +151,7 @@ static __always_inline bool asks_visits(const struct visit *visit)
 
 	if (!g || !g->guarded)
 		return !g;
-	at = guard_of(g, &visit->called);
+	at = guard_at(g, &visit->called, IPPROTO_TCP);
 	guard = AT(g, guard, at);
 	return at && (guard->visits || guard->limits);
 }

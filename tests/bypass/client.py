@@ -2,7 +2,9 @@
 each with one of its own.
 
 {"connect": [HOST, PORT]}           makes a connection; with "source": from there; with "multipath": by
-                                    MPTCP; "socket": makes one only, "finish": connects that
+                                    MPTCP; with "padded": by packets with options of IPv6; with
+                                    "wait": in so many seconds; "socket": makes one only, "finish":
+                                    connects that
 {"datagram": [HOST, PORT]}          what comes back; with "connected": by a connected socket; with "again":
                                     by the same as before; with "wait": so many seconds; with
                                     "source": from there, and nothing comes back
@@ -352,6 +354,12 @@ def follow(order):
             kept.bind((order["source"], 0))
         if order.get("deferred"):
             kept.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
+        if order.get("padded"):
+            # destination options of padding alone (RFC 8200 section 4.6)
+            padding = bytes([0, 0, 1, 4, 0, 0, 0, 0])
+            kept.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_DSTOPTS, padding)
+        if "wait" in order:
+            kept.settimeout(order["wait"])
         kept.connect(tuple(order["connect"]))
         return "connected"
     if "datagram" in order:

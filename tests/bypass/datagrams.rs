@@ -133,6 +133,52 @@ fn datagrams_made_by_hand_are_judged_where_they_come_in() -> Result<()> {
     Ok(())
 }
 
+/// The same policies, on the service `raw` instead of pods.
+fn on_raw(policy: &str) -> String {
+    let named = "targetRefs: [{kind: Service, group: '', name: raw}]";
+    policy.replace("selector: {matchLabels: {app: web}}", named)
+}
+
+#[test]
+fn policies_on_services_hold_for_who_comes_straight() -> Result<()> {
+    let (bed, _echoes) = bed("by-name", SHORTCUT)?;
+    let (pod, pod6) = (bed.v1.ip4().to_string(), bed.v1.ip6().to_string());
+    let mut outside = Client::start_in(&bed.client, bed.node.plain().path())?;
+    for (policy, heard) in [(only_from("default"), true), (nobody(), false)] {
+        apply(&bed, "policy.yaml", &on_raw(&policy))?;
+        for to in [&pod, &pod6] {
+            let wait = if heard { 5.0 } else { NEVER };
+            let datagram = json!({"datagram": [to, ECHO], "wait": wait});
+            let connect = json!({"connect": [to, ECHO], "wait": wait});
+            let answers = [outside.order(datagram)?, outside.order(connect)?];
+            let wanted = if heard { ["ping", "connected"] } else { ["timeout"; 2] };
+            assert_eq!(answers, wanted, "{to}");
+            // another service has that port
+            assert_eq!(outside.connect((to, 8080))?, "connected", "{to}");
+        }
+    }
+    Ok(())
+}
+
+/// Options in front of the header of TCP hide what is called: closed, where policies are about it.
+#[test]
+fn what_hides_behind_options_does_not_come_in() -> Result<()> {
+    let (bed, _echoes) = bed("options", SHORTCUT)?;
+    let pod = bed.v1.ip6().to_string();
+    let mut outside = Client::start_in(&bed.client, bed.node.plain().path())?;
+    let padded = |wait: f64| json!({"connect": [&pod, ECHO], "padded": true, "wait": wait});
+    assert_eq!(outside.order(padded(5.0))?, "connected");
+    assert!(outside.echoes()?);
+    for policy in [only_from("elsewhere"), on_raw(&only_from("elsewhere"))] {
+        apply(&bed, "policy.yaml", &policy)?;
+        assert!(outside.is_cut_off()?, "{policy}");
+        assert_eq!(outside.order(padded(NEVER))?, "timeout", "{policy}");
+        std::fs::remove_file(bed.config.path().join("policy.yaml"))?;
+        wait_until("it is open again", || Ok(outside.order(padded(NEVER))? == "connected"))?;
+    }
+    Ok(())
+}
+
 /// A NetworkPolicy about these pods, by their label `app`.
 fn network(app: &str, types: &str) -> String {
     format!(

@@ -22,6 +22,8 @@ pub struct DecisionQuery<'a> {
     pub source: IpAddr,
     /// Random number that chooses among backends.
     pub draw: u32,
+    /// It came in at the endpoint, and is judged nowhere else.
+    pub visit: bool,
     /// Request bytes, at most `HEAD_BYTES`.
     pub head: &'a [u8],
 }
@@ -58,6 +60,7 @@ pub(crate) fn decide(program: BorrowedFd<'_>, query: &DecisionQuery<'_>) -> Resu
     let length = query.head.len().min(context.head.len());
     context.head[..length].copy_from_slice(&query.head[..length]);
     context.length = length as u32;
+    context.visit = query.visit.into();
     run(program, &mut *context).context(|| "run the decision program".into())?;
     let verdict = context.verdict;
     Ok(Decision {

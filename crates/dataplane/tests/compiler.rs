@@ -3,11 +3,13 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use beeway_dataplane::tables::interpret::{Lane, decide, judge_connection, pick_endpoint};
+use beeway_dataplane::tables::interpret::{
+    Lane, decide, judge_connection, judge_visit, pick_endpoint,
+};
 use beeway_dataplane::tables::{Compiler, Tables, compile};
 use beeway_model::access::{
-    AccessPolicy, AccessRule, Clause, Direction, Effect, Field, IdentityMatch, LabelSelector,
-    Layer, Scope, Text,
+    AccessPolicy, AccessRule, Clause, Direction, Effect, Field, Guarded, IdentityMatch,
+    LabelSelector, Layer, Scope, Text, add_direct,
 };
 use beeway_model::testing::{Asked, Dice, Stage};
 use beeway_model::{
@@ -88,8 +90,10 @@ fn compare(dice: &mut Dice, stage: &Stage, mesh: &Mesh, [kept, anew]: [&Tables; 
     let callers = stage.callers.iter().copied().chain(["10.9.9.9".parse::<IpAddr>().unwrap()]);
     for caller in callers {
         for endpoint in &stage.endpoints {
-            let says = |tables| judge_connection(tables, caller, *endpoint);
-            assert_eq!(says(kept), says(anew), "{caller} calls {endpoint}: {mesh:#?}");
+            for straight in [false, true] {
+                let says = |tables| judge_connection(tables, caller, *endpoint, straight);
+                assert_eq!(says(kept), says(anew), "{caller} calls {endpoint}: {mesh:#?}");
+            }
         }
     }
     for _ in 0..12 {
@@ -101,7 +105,22 @@ fn compare(dice: &mut Dice, stage: &Stage, mesh: &Mesh, [kept, anew]: [&Tables; 
         let says =
             |tables| decide(tables, service, attempt.endpoint, attempt.caller, &head(asked), draw);
         assert_eq!(says(kept), says(anew), "{attempt:?}: {mesh:#?}");
+        let (caller, endpoint) = (attempt.caller, attempt.endpoint);
+        let says = |tables| judge_visit(tables, caller, endpoint, &head(asked));
+        assert_eq!(says(kept), says(anew), "{attempt:?}: {mesh:#?}");
     }
+}
+
+/// Makes services of the endpoints that policies are about, as the configuration does.
+fn address_endpoints(mesh: &mut Mesh) {
+    let owners = mesh.workloads.clone();
+    let owner = |ip| owners.iter().find(|workload| workload.addresses.contains(&ip));
+    for policy in &mut mesh.access {
+        if let Scope::Services(named) = &mut Arc::make_mut(policy).scope {
+            named.retain(|(_, name)| name == "web");
+        }
+    }
+    add_direct(mesh, &mut Guarded::default(), owner, |_| false);
 }
 
 #[test]
@@ -133,6 +152,7 @@ fn what_is_kept_changes_nothing() {
             _ => change(&mut dice, &mut mesh, &mut gone),
         }
         with_policies += usize::from(!mesh.access.is_empty());
+        address_endpoints(&mut mesh);
         let kept = compiler.compile(&mesh, round).unwrap();
         let anew = compile(&mesh, round).unwrap();
         compare(&mut dice, &stage, &mesh, [&kept, &anew]);
@@ -182,7 +202,7 @@ fn who_is_the_first_not_to_be_meant_is_told_apart() {
     let caller = CALLERS[0].parse().unwrap();
     let mut may_call = |mesh: &Mesh| {
         let tables = compiler.compile(mesh, 1).unwrap();
-        judge_connection(&tables, caller, endpoint)[2]
+        judge_connection(&tables, caller, endpoint, false)[2]
     };
     assert_eq!(may_call(&mesh), Some(true), "there is nobody in that namespace");
     mesh.workloads.push(workload("x-1", "foreign", CALLERS[0]));
@@ -214,7 +234,7 @@ fn the_network_keeps_nobody_from_himself() {
             [("10.1.0.1", itself), ("::ffff:10.1.0.1", itself), ("10.2.0.1", others)]
         {
             let source = source.parse().unwrap();
-            assert_eq!(judge_connection(&tables, source, endpoint), wanted.map(Some));
+            assert_eq!(judge_connection(&tables, source, endpoint, false), wanted.map(Some));
             let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
             let verdict = decide(&tables, SERVICE.parse().unwrap(), endpoint, source, head, 0);
             let allowed = wanted.iter().all(|group| *group);

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use anyhow::{Context, Result};
 use beeway_dataplane::tables;
 use beeway_dataplane::{Dataplane, Forbidden, Namespaces, Purpose, WorkerSockets};
-use beeway_model::access::{Call, Party, evaluate};
+use beeway_model::access::{Call, Party, called_at, evaluate};
 use beeway_model::{Mesh, Transport};
 use beeway_proxy::frame::{FLAG_OUT, Frame, KIND_DATA};
 use tokio::sync::watch;
@@ -124,12 +124,13 @@ fn reset(mesh: &Mesh, forbidden: &Forbidden, namespaces: &mut Namespaces) {
 /// What the policies of now say of it.
 fn reason(mesh: &Mesh, forbidden: &Forbidden) -> String {
     let party = |address: IpAddr| Party { address, identity: mesh.identity_at(address) };
+    let called = called_at(forbidden.called(), Transport::Tcp);
     let call = Call {
         caller: party(forbidden.caller),
         called: party(forbidden.called().ip()),
         port: forbidden.called().port(),
         transport: Transport::Tcp,
-        services: &[],
+        services: &mesh.services_of(called),
         sni: None,
         request: None,
     };

@@ -1,9 +1,12 @@
 //! What is asked of who calls a workload: policies as `struct guard`, one for all workloads to which
 //! the same ones apply.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use beeway_model::access::{AccessPolicy, AccessRule, Direction, Field, Identity, Layer, Scope};
+use beeway_model::access::{
+    AccessPolicy, AccessRule, CalledAt, Direction, Field, Identity, Layer, Scope,
+};
 use beeway_model::{Mesh, RateLimiter};
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -24,6 +27,8 @@ use crate::abi;
 pub(super) struct Guards {
     /// By number: an index of `places`.
     of: Vec<usize>,
+    /// Of those who come straight to an endpoint of a service that policies name, likewise.
+    at: FxHashMap<CalledAt, usize>,
     /// The `struct guard` and the group of whom it may call, 0 for none.
     places: Vec<(u32, u32)>,
     /// Whose they are: all to whom the same applies.
@@ -37,7 +42,7 @@ pub(super) struct Guards {
 }
 
 /// Policies and limits that apply to an identity, by their indices in the mesh.
-#[derive(Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Hash)]
 struct Applying {
     policies: Vec<usize>,
     limits: Vec<usize>,
@@ -67,10 +72,10 @@ impl Guards {
     /// first.
     pub fn new(mesh: &Mesh, identities: &Identities<'_>, limit: usize) -> Guards {
         let words = Heap::new().into_words();
-        let (known, of, places, notices) = Default::default();
-        let mut guards = Guards { of, places, known, words, begun: 0, notices };
+        let (known, of, at, places, notices) = Default::default();
+        let mut guards = Guards { of, at, places, known, words, begun: 0, notices };
         if !mesh.access.is_empty() || !mesh.limits.is_empty() {
-            guards.add(mesh, identities, limit, |_| false);
+            guards.add(mesh, identities, limit, straight(mesh, identities), |_| false);
         }
         guards.begun = guards.words.len();
         guards
@@ -86,7 +91,11 @@ impl Guards {
     ) -> Option<Guards> {
         let before = identities.kept()?;
         let new: Vec<Identity<'_>> = identities.iter().skip(before).collect();
-        if new.is_empty() || self.known.is_empty() {
+        let straight = straight(mesh, identities);
+        let all_known = straight.iter().all(|(_, applying)| self.known.contains_key(applying));
+        if self.known.is_empty() || (new.is_empty() && all_known) {
+            let place = |(called, applying)| (called, self.known[&applying]);
+            self.at = straight.into_iter().map(place).collect();
             return Some(self);
         }
         if !mesh.limits.is_empty() || !self.notices.is_empty() {
@@ -94,7 +103,7 @@ impl Guards {
         }
         let names = |policy: &Arc<AccessPolicy>| new.iter().any(|new| concerns(policy, *new));
         let concerned: Vec<bool> = mesh.access.iter().map(names).collect();
-        self.add(mesh, identities, limit, |applying| {
+        self.add(mesh, identities, limit, straight, |applying| {
             applying.policies.iter().any(|index| concerned[*index])
         });
         let waste = self.words.len() > self.begun + self.begun / WASTE;
@@ -106,12 +115,13 @@ impl Guards {
         self.words.len() != self.begun
     }
 
-    /// Makes those of further numbers, and anew those that are `stale`.
+    /// Makes those of further numbers and of who comes straight, and anew those that are `stale`.
     fn add(
         &mut self,
         mesh: &Mesh,
         identities: &Identities<'_>,
         limit: usize,
+        straight: Vec<(CalledAt, Applying)>,
         stale: impl Fn(&Applying) -> bool,
     ) {
         let heap = Heap::behind(std::mem::take(&mut self.words));
@@ -124,17 +134,13 @@ impl Guards {
         }
         let scopes = Scopes::of(mesh);
         for identity in identities.iter().skip(self.of.len()) {
-            let limits = identity.workload().map(|workload| limits::applying(mesh, workload));
-            let policies = scopes.applying(mesh, identity);
-            let applying = Applying { policies, limits: limits.unwrap_or_default() };
-            self.of.push(match self.known.get(&applying) {
-                Some(at) => *at,
-                None => {
-                    self.places.push(maker.make(&applying));
-                    self.known.insert(applying, self.places.len() - 1);
-                    self.places.len() - 1
-                }
-            });
+            let place = self.place(&mut maker, scopes.applying(mesh, identity));
+            self.of.push(place);
+        }
+        self.at.clear();
+        for (called, applying) in straight {
+            let place = self.place(&mut maker, applying);
+            self.at.insert(called, place);
         }
         let Maker { mut heap, mut clusters, mut notices, drafts, .. } = maker;
         place_all(&mut heap, &mut clusters, drafts, limit, &mut notices);
@@ -142,11 +148,54 @@ impl Guards {
         self.notices.append(&mut notices);
     }
 
+    fn place(&mut self, maker: &mut Maker<'_>, applying: Applying) -> usize {
+        *self.known.entry(applying).or_insert_with_key(|applying| {
+            self.places.push(maker.make(applying));
+            self.places.len() - 1
+        })
+    }
+
+    /// The `struct guard` of who comes straight to an endpoint of services that policies name, or 0.
+    pub fn at(&self, called: &CalledAt) -> u32 {
+        self.at.get(called).map_or(0, |at| self.places[*at].0)
+    }
+
     /// The `struct guard` of an identity, and the group of whom it may call.
     pub fn of(&self, number: u32) -> (u32, u32) {
         let at = self.of.get(number as usize);
         at.map_or((0, 0), |at| self.places[*at])
     }
+}
+
+/// What applies to who comes straight to the endpoints of services that policies name.
+fn straight(mesh: &Mesh, identities: &Identities<'_>) -> Vec<(CalledAt, Applying)> {
+    let named = mesh.named_policies();
+    if named.is_empty() {
+        return Vec::new();
+    }
+    let scopes = Scopes::of(mesh);
+    let mut owners: FxHashMap<IpAddr, usize> = FxHashMap::default();
+    for (index, workload) in mesh.workloads.iter().enumerate() {
+        for address in &workload.addresses {
+            owners.entry(address.to_canonical()).or_insert(index);
+        }
+    }
+    // workloads of one number have the same, and are many
+    let mut known: FxHashMap<u32, Applying> = FxHashMap::default();
+    let of = |(called, policies): (CalledAt, Vec<usize>)| {
+        let mut applying = match owners.get(&called.0) {
+            None => Applying::default(),
+            Some(owner) => known
+                .entry(identities.number(*owner))
+                .or_insert_with(|| {
+                    scopes.applying(mesh, Identity::Workload(&mesh.workloads[*owner]))
+                })
+                .clone(),
+        };
+        applying.policies.extend(policies);
+        (called, applying)
+    };
+    named.into_iter().map(of).collect()
 }
 
 /// All is made anew when more than one part in this many was added.
@@ -184,14 +233,15 @@ impl<'m> Scopes<'m> {
         scopes
     }
 
-    fn applying(&self, mesh: &Mesh, identity: Identity<'_>) -> Vec<usize> {
-        let Some(workload) = identity.workload() else { return Vec::new() };
+    fn applying(&self, mesh: &Mesh, identity: Identity<'_>) -> Applying {
+        let Some(workload) = identity.workload() else { return Applying::default() };
         let near = self.of_namespace.get(workload.namespace.as_str()).into_iter().flatten();
         let selects = |index: &&usize| match &mesh.access[**index].scope {
             Scope::Workloads(_, labels) => labels.holds(&workload.labels),
             Scope::Services(_) => false,
         };
-        self.of_all.iter().chain(near).filter(selects).copied().collect()
+        let policies = self.of_all.iter().chain(near).filter(selects).copied().collect();
+        Applying { policies, limits: limits::applying(mesh, workload) }
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use beeway_model::{Mesh, ServicePort, Transport};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::access::named_services;
+use super::access::{Guards, named_services};
 use super::balance::{Clusters, PortId, frontend_extra, transport_number};
 use super::heap::{Heap, Slots, address_bytes, hash_address};
 use super::table::Draft;
@@ -18,11 +18,12 @@ pub(super) fn push_frontends<'a>(
     heap: &mut Heap,
     clusters: &mut Clusters<'a>,
     tables: &BTreeMap<PortId, Draft>,
+    guards: &'a Guards,
     notices: &mut Vec<Notice>,
 ) -> Result<Slots, Error> {
     let mesh = clusters.mesh;
     let named = named_services(mesh);
-    let mut frontends = Frontends::new(mesh);
+    let mut frontends = Frontends::new(mesh, guards);
     for (service, value) in mesh.services.iter().enumerate() {
         let named = named.contains(&(value.namespace.as_str(), value.name.as_str()));
         for (port, listed) in value.ports.iter().enumerate() {
@@ -56,6 +57,7 @@ pub(super) fn push_frontends<'a>(
 /// Service addresses on their way into their table.
 struct Frontends<'a> {
     mesh: &'a Mesh,
+    guards: &'a Guards,
     /// Whose each is, by the index of the service.
     owners: FxHashMap<([u8; 16], u16, u8), usize>,
     entries: Vec<(u32, abi::frontend)>,
@@ -72,9 +74,10 @@ struct Claim {
 }
 
 impl<'a> Frontends<'a> {
-    fn new(mesh: &'a Mesh) -> Frontends<'a> {
+    fn new(mesh: &'a Mesh, guards: &'a Guards) -> Frontends<'a> {
         let count = mesh.services.len() + mesh.direct.len();
-        Frontends { mesh, owners: FxHashMap::default(), entries: Vec::with_capacity(count) }
+        let (owners, entries) = (FxHashMap::default(), Vec::with_capacity(count));
+        Frontends { mesh, guards, owners, entries }
     }
 
     /// Fails when the address is another service's.
@@ -124,6 +127,7 @@ impl<'a> Frontends<'a> {
             cluster,
             table,
             guarded: guarded.0,
+            guard: self.guards.at(&(address.to_canonical(), port.number, port.transport)),
         };
         let hash = hash_address(&ip, frontend_extra(port.number, transport));
         self.entries.push((hash, frontend));

@@ -173,7 +173,8 @@ fn assemble(
     let members = balance::push_members(&mut heap, mesh)?;
     let workloads = identity::push_workloads(&mut heap, mesh, identities, guards)?;
     let ports = table::drafts(&mut heap, mesh, identities, &mut notices);
-    let frontends = frontends::push_frontends(&mut heap, &mut clusters, &ports, &mut notices)?;
+    let frontends =
+        frontends::push_frontends(&mut heap, &mut clusters, &ports, guards, &mut notices)?;
     heap.check()?;
     let drafts = ports.into_values().collect();
     table::place_all(&mut heap, &mut clusters, drafts, heap::HEAP_WORDS, &mut notices);

@@ -113,7 +113,7 @@ macro_rules! records {
 }
 
 records! {
-    frontend { ip, port, transport, protocol, cluster, table, guarded }
+    frontend { ip, port, transport, protocol, cluster, table, guarded, guard }
     cluster { id, endpoints, count, total }
     endpoint { ip, port, family, up_to }
     member { ip, port, cluster }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use beeway_dataplane::DecisionQuery;
 use beeway_model::access::{Access, Call, Party, evaluate};
 use beeway_model::{Decision, Mesh, Request, Transport, route};
 
@@ -100,7 +101,7 @@ pub struct Message<'a> {
 }
 
 impl Message<'_> {
-    fn request<'a>(&'a self, mesh: &'a Mesh, source: IpAddr) -> Request<'a> {
+    pub fn request<'a>(&'a self, mesh: &'a Mesh, source: IpAddr) -> Request<'a> {
         Request {
             method: self.method,
             scheme: "http",
@@ -116,6 +117,13 @@ impl Case {
     pub fn new(bytes: Vec<u8>) -> Case {
         let (endpoint, source) = (ENDPOINT.parse().unwrap(), SOURCES[0].parse().unwrap());
         Case { bytes, endpoint, source, draw: 0 }
+    }
+
+    /// The same for the kernel's program.
+    pub fn query(&self, service: SocketAddr) -> DecisionQuery<'_> {
+        let Case { bytes: head, endpoint, source, draw } = self;
+        let (endpoint, source, draw) = (*endpoint, *source, *draw);
+        DecisionQuery { service, endpoint, source, draw, visit: false, head }
     }
 
     /// Reads the head in the plainest way, which is good enough for the heads of tests.

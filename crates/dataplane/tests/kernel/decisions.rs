@@ -175,7 +175,8 @@ fn a_draw_on_a_border_is_the_routers() {
 fn what_is_not_in_the_tables_is_left_to_userspace() {
     let node = Node::start();
     let trial = Trial::new(&node, mesh(None));
-    let Case { bytes, source, endpoint, .. } = Draft::get("/").case();
+    let case = Draft::get("/").case();
+    let Case { bytes, source, endpoint, .. } = &case;
     for (service, lane, reason) in [
         (SERVICE, "native", "none"),
         ("10.96.0.1:81", "detour", "no_service"),
@@ -183,9 +184,9 @@ fn what_is_not_in_the_tables_is_left_to_userspace() {
         ("[fd00::1]:80", "detour", "no_service"),
     ] {
         let service = service.parse().unwrap();
-        let kernel = node.decide(service, endpoint, source, 0, &bytes);
+        let kernel = node.decide(&case.query(service));
         assert_eq!((kernel.lane, kernel.reason), (lane, reason), "{service}");
-        let twin = interpret::decide(&trial.tables, service, endpoint, source, &bytes, 0);
+        let twin = interpret::decide(&trial.tables, service, *endpoint, *source, bytes, 0);
         assert_eq!(twin.lane == Lane::LANE_NATIVE, lane == "native", "{service}");
     }
     for endpoint in ["10.1.0.1:8081", "10.1.0.9:8080", "[fd00::2]:8080"] {

@@ -1,13 +1,12 @@
 //! Heads: what the kernel takes for a request, byte by byte.
 
-use std::net::SocketAddr;
-
 use beeway_dataplane::counts::REASONS;
 use beeway_dataplane::tables::head;
 use beeway_model::Match;
 
+use crate::case::Case;
 use crate::node::Node;
-use crate::world::{ENDPOINT, SERVICE, forward, mesh, rule};
+use crate::world::{SERVICE, forward, mesh, rule};
 
 const LIMIT: usize = 8192;
 
@@ -20,10 +19,7 @@ pub fn start() -> Node {
 
 /// The length of a head that is understood, or why it is a detour; the twin must say the same.
 pub fn ask(node: &Node, bytes: &[u8]) -> Result<usize, &'static str> {
-    let (service, endpoint): (SocketAddr, SocketAddr) =
-        (SERVICE.parse().unwrap(), ENDPOINT.parse().unwrap());
-    let source = "10.2.0.1".parse().unwrap();
-    let decision = node.decide(service, endpoint, source, 0, bytes);
+    let decision = node.decide(&Case::new(bytes.to_vec()).query(SERVICE.parse().unwrap()));
     let shown = || String::from_utf8_lossy(&bytes[..bytes.len().min(300)]).into_owned();
     let kernel = match (decision.lane, decision.reason) {
         ("native", "route") => Ok(decision.head_length),

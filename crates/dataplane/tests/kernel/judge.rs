@@ -6,10 +6,10 @@
 
 use std::net::{Ipv6Addr, SocketAddr};
 
-use beeway_dataplane::Decision;
 use beeway_dataplane::counts::{LANES, REASONS};
 use beeway_dataplane::tables::Tables;
 use beeway_dataplane::tables::interpret::{self, Verdict};
+use beeway_dataplane::{Decision, DecisionQuery};
 use beeway_model::access::{AccessPolicy, Scope};
 use beeway_model::{Mesh, Outcome};
 
@@ -54,7 +54,12 @@ impl<'a> Trial<'a> {
 
     pub fn by_kernel(&self, case: &Case) -> Decision {
         let service = SERVICE.parse().unwrap();
-        self.node.decide(service, case.endpoint, case.source, case.draw, &case.bytes)
+        self.node.decide(&case.query(service))
+    }
+
+    /// As one that comes in at the endpoint, and is judged nowhere else.
+    pub fn by_kernel_as_visit(&self, case: &Case) -> Decision {
+        self.node.decide(&DecisionQuery { visit: true, ..case.query(case.endpoint) })
     }
 
     pub fn by_twin(&self, case: &Case) -> Verdict {
@@ -196,7 +201,7 @@ fn is_name(authority: &str) -> bool {
 }
 
 /// Whether a request is of a kind that the kernel leaves to userspace whatever the rules are.
-fn is_excused(case: &Case, reason: &str) -> bool {
+pub fn is_excused(case: &Case, reason: &str) -> bool {
     let message = case.message();
     match reason {
         "path" => {

@@ -10,7 +10,7 @@ use beeway_model::{
     Bucket, HeaderMatch, Match, PathMatch, RateLimit, RateLimiter, Rule, StringMatch,
 };
 
-use crate::case::{Case, Draft};
+use crate::case::Draft;
 use crate::generate::Scene;
 use crate::judge::{Judged, Trial};
 use crate::node::Node;
@@ -131,8 +131,7 @@ fn a_table_without_room_leaves_room_for_the_others() {
     assert_eq!(trial.judge(&Draft::get("/").case()), Ok(Judged::Detour("table")));
     let used = trial.tables.used_words();
     assert!(used < Tables::limit_words() / 50, "a part of the large table is left: {used} words");
-    let Case { bytes, endpoint, source, .. } = Draft::get("/").case();
-    let kernel = node.decide("10.96.0.2:80".parse().unwrap(), endpoint, source, 0, &bytes);
+    let kernel = node.decide(&Draft::get("/").case().query("10.96.0.2:80".parse().unwrap()));
     assert_eq!((kernel.lane, kernel.rule), ("native", Some(0)));
 }
 

@@ -15,4 +15,5 @@ mod reduce;
 mod regressions;
 mod runs;
 mod tokens;
+mod visits;
 mod world;

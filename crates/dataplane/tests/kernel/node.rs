@@ -47,16 +47,8 @@ impl Node {
         tables
     }
 
-    pub fn decide(
-        &self,
-        service: SocketAddr,
-        endpoint: SocketAddr,
-        source: IpAddr,
-        draw: u32,
-        head: &[u8],
-    ) -> Decision {
-        let query = DecisionQuery { service, endpoint, source, draw, head };
-        self.dataplane().decide(&query).expect("the program runs")
+    pub fn decide(&self, query: &DecisionQuery<'_>) -> Decision {
+        self.dataplane().decide(query).expect("the program runs")
     }
 
     pub fn take_token(

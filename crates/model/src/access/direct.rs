@@ -113,6 +113,48 @@ impl Mesh {
         (namespace, name)
     }
 
+    /// Policies that name services (their indices, in order), by the endpoints of these. An endpoint
+    /// may stand behind several; who comes straight to it has asked for any of them.
+    pub fn named_policies(&self) -> FxHashMap<CalledAt, Vec<usize>> {
+        let mut naming: FxHashMap<(&str, &str), Vec<usize>> = FxHashMap::default();
+        for (index, policy) in self.access.iter().enumerate() {
+            let Scope::Services(services) = &policy.scope else { continue };
+            for (namespace, name) in services {
+                naming.entry((namespace, name)).or_default().push(index);
+            }
+        }
+        let mut found: FxHashMap<_, Vec<usize>> = FxHashMap::default();
+        if naming.is_empty() {
+            return found;
+        }
+        for service in &self.services {
+            let Some(policies) = naming.get(&(&*service.namespace, &*service.name)) else {
+                continue;
+            };
+            for port in &service.ports {
+                for endpoint in self.endpoints(port.cluster) {
+                    let called = called_at(endpoint.address, port.transport);
+                    found.entry(called).or_default().extend(policies);
+                }
+            }
+        }
+        for policies in found.values_mut() {
+            policies.sort_unstable();
+            policies.dedup();
+        }
+        found
+    }
+
+    /// Namespaces and names of all services that an address is an endpoint of.
+    pub fn services_of(&self, called: CalledAt) -> Vec<(&str, &str)> {
+        let is_of = |port: &ServicePort| {
+            let endpoints = self.endpoints(port.cluster).iter();
+            endpoints.map(|e| called_at(e.address, port.transport)).any(|at| at == called)
+        };
+        let services = self.services.iter().filter(|service| service.ports.iter().any(is_of));
+        services.map(|service| (service.namespace.as_str(), service.name.as_str())).collect()
+    }
+
     fn called(&self, direct: &Direct) -> &Endpoint {
         let port = &self.services[direct.service].ports[direct.port];
         &self.clusters[port.cluster.0].endpoints[direct.endpoint]
@@ -220,68 +262,33 @@ impl GuardedPort {
 
 /// Lets policies on a service name those of its endpoints.
 fn name_too(mesh: &mut Mesh) {
-    let mut access = std::mem::take(&mut mesh.access);
-    let endpoints = named_endpoints(mesh, &access);
-    for policy in &mut access {
-        let Scope::Services(named) = &policy.scope else { continue };
-        let named = named.iter().map(|(namespace, name)| (namespace.as_str(), name.as_str()));
-        let more = named.filter_map(|name| endpoints.get(&name));
-        let mut more: Vec<usize> = more.flatten().copied().collect();
-        if more.is_empty() {
-            continue;
-        }
-        more.sort_unstable();
-        more.dedup();
-        if let Scope::Services(named) = &mut Arc::make_mut(policy).scope {
-            named.extend(more.into_iter().map(|at| {
-                let (namespace, name) = mesh.direct_name(&mesh.direct[at]);
-                (namespace.to_owned(), name)
-            }));
-        }
-    }
-    let named: Vec<usize> = endpoints.into_values().flatten().collect();
-    named.into_iter().for_each(|at| mesh.direct[at].named = true);
-    mesh.access = access;
-}
-
-/// Which of [`Mesh::direct`] stand behind each service that policies name; an endpoint may stand behind
-/// several.
-fn named_endpoints<'m>(
-    mesh: &'m Mesh,
-    access: &[Arc<AccessPolicy>],
-) -> FxHashMap<(&'m str, &'m str), Vec<usize>> {
-    let mut named: FxHashSet<(&str, &str)> = FxHashSet::default();
-    for policy in access {
-        let Scope::Services(services) = &policy.scope else { continue };
-        named.extend(services.iter().map(|(n, name)| (n.as_str(), name.as_str())));
-    }
-    let mut found: FxHashMap<_, Vec<usize>> = FxHashMap::default();
-    if named.is_empty() {
-        return found;
-    }
-    let mut behind: FxHashMap<Key, Vec<(&str, &str)>> = FxHashMap::default();
-    for service in &mesh.services {
-        let name = (service.namespace.as_str(), service.name.as_str());
-        for port in service.ports.iter().filter(|_| named.contains(&name)) {
-            for endpoint in mesh.endpoints(port.cluster) {
-                behind.entry(key(endpoint.address, port.transport)).or_default().push(name);
-            }
-        }
-    }
-    for (at, direct) in mesh.direct.iter().enumerate() {
+    let by_endpoint = mesh.named_policies();
+    let mut more: FxHashMap<usize, Vec<(String, String)>> = FxHashMap::default();
+    for at in 0..mesh.direct.len() {
+        let direct = &mesh.direct[at];
         let transport = mesh.services[direct.service].ports[direct.port].transport;
-        let services = behind.get(&key(mesh.called(direct).address, transport));
-        for name in services.into_iter().flatten() {
-            found.entry(*name).or_default().push(at);
+        let Some(policies) = by_endpoint.get(&called_at(mesh.called(direct).address, transport))
+        else {
+            continue;
+        };
+        let (namespace, name) = mesh.direct_name(direct);
+        for policy in policies {
+            more.entry(*policy).or_default().push((namespace.to_owned(), name.clone()));
+        }
+        mesh.direct[at].named = true;
+    }
+    for (policy, more) in more {
+        if let Scope::Services(named) = &mut Arc::make_mut(&mut mesh.access[policy]).scope {
+            named.extend(more);
         }
     }
-    found
 }
 
-/// What is called, whatever stands for it.
-type Key = (IpAddr, u16, Transport);
+/// What is called, whatever stands for it: a canonical address, a port (host byte order).
+pub type CalledAt = (IpAddr, u16, Transport);
 
-fn key(address: SocketAddr, transport: Transport) -> Key {
+/// An address as a key.
+pub fn called_at(address: SocketAddr, transport: Transport) -> CalledAt {
     (address.ip().to_canonical(), address.port(), transport)
 }
 
@@ -316,7 +323,7 @@ fn find<'o>(
             let before = before.next();
             let of = GuardedPort::of(named, endpoints, before, &selectors, &owner, &has_stayed);
             for (endpoint, workload) in &of.guarded {
-                if taken.insert(key(endpoints[*endpoint].address, listed.transport)) {
+                if taken.insert(called_at(endpoints[*endpoint].address, listed.transport)) {
                     let (endpoint, workload) = (*endpoint, workload.clone());
                     let made = OnceLock::new();
                     let named = false;

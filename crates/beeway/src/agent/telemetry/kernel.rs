@@ -8,7 +8,7 @@ use anyhow::Result;
 use beeway_dataplane::traffic::{LATENCY_BUCKETS, LatencyKey, Told, TrafficKind};
 use beeway_dataplane::{Dataplane, Forbidden};
 use beeway_model::access::{
-    Access, AccessPolicy, Call, Decider, Identity, Party as Caller, evaluate,
+    Access, AccessPolicy, Call, Decider, Identity, Party as Caller, called_at, evaluate,
 };
 use beeway_model::{Mesh, Request, Transport};
 use beeway_telemetry::graph::{Durations, Tick};
@@ -213,8 +213,11 @@ fn ask<'a>(
         source: None,
     };
     let address = told.source.map_or(told.caller, |source| source.ip());
-    let asked = service_of(mesh, told.service);
-    let services: Vec<(&str, &str)> = asked.into_iter().collect();
+    // who comes straight to an endpoint calls all that it stands behind
+    let services = match told.service == endpoint {
+        true => mesh.services_of(called_at(endpoint, Transport::Tcp)),
+        false => service_of(mesh, told.service).into_iter().collect(),
+    };
     let call = Call {
         caller: Caller { address, identity: identity(told.caller) },
         called: Caller { address: endpoint.ip(), identity: identity(endpoint.ip()) },

@@ -3,8 +3,11 @@
 use std::mem::offset_of;
 use std::net::IpAddr;
 
+use beeway_model::Transport;
+
 use super::{Choice, Context, Unsure};
 use crate::abi;
+use crate::tables::balance::transport_number;
 use crate::tables::heap::address_bytes;
 use crate::tables::records::Record;
 
@@ -17,8 +20,9 @@ pub(super) enum Access {
 }
 
 impl Context<'_> {
-    /// What policies say of the request, on the connection that it is on.
-    pub(super) fn judge_request(&self) -> Access {
+    /// What policies say of the request, on the connection that it is on. `visit`: it came in, and
+    /// nobody knows for which service.
+    pub(super) fn judge_request(&self, visit: bool) -> Access {
         let tables = self.tables;
         let mut access = Access::Pass;
         if !tables.guarded {
@@ -28,15 +32,17 @@ impl Context<'_> {
         if let Some(caller) = tables.find_workload(self.source).filter(|_| !to_itself) {
             access = access.max(self.group_says(self.word(at!(caller, workload.leave))));
         }
-        let called = tables.find_workload(self.endpoint.ip());
-        let guard = called.map_or(0, |slot| self.word(at!(slot, workload.guard)));
+        let guard = self.guard(visit);
         if guard == 0 {
             return access;
         }
         if !to_itself {
             access = access.max(self.group_says(self.word(at!(guard, guard.network))));
         }
-        let table = self.word(at!(guard, guard.requests));
+        let table = match visit {
+            true => self.word(at!(guard, guard.visits)),
+            false => self.word(at!(guard, guard.requests)),
+        };
         if table == 0 {
             return access;
         }
@@ -47,12 +53,26 @@ impl Context<'_> {
         access.max(self.candidate_says(self.find(table)))
     }
 
+    /// What is about who is called.
+    fn guard(&self, straight: bool) -> u32 {
+        let tables = self.tables;
+        let tcp = transport_number(Transport::Tcp);
+        let frontend = tables.find_frontend(self.endpoint, tcp).filter(|_| straight);
+        match frontend.map_or(0, |slot| self.word(at!(slot, frontend.guard))) {
+            0 => {
+                let called = tables.find_workload(self.endpoint.ip());
+                called.map_or(0, |slot| self.word(at!(slot, workload.guard)))
+            }
+            guard => guard,
+        }
+    }
+
     /// What each group says of the connection.
-    pub(super) fn judge_connection(&self) -> [Option<bool>; 4] {
+    pub(super) fn judge_connection(&self, straight: bool) -> [Option<bool>; 4] {
         let tables = self.tables;
         let of = |ip: IpAddr| tables.find_workload(ip);
         let leave = of(self.source).map_or(0, |slot| self.word(at!(slot, workload.leave)));
-        let guard = of(self.endpoint.ip()).map_or(0, |slot| self.word(at!(slot, workload.guard)));
+        let guard = self.guard(straight);
         let [network, connections, carriers] = match guard {
             0 => [0; 3],
             _ => [

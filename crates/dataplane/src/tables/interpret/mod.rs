@@ -80,17 +80,34 @@ pub fn decide(
     }
 }
 
+/// What policies say of a request that came in at an endpoint and is judged nowhere else; `None`: the
+/// kernel ends the connection.
+pub fn judge_visit(
+    tables: &Tables,
+    source: IpAddr,
+    endpoint: SocketAddr,
+    bytes: &[u8],
+) -> Option<bool> {
+    let head = head::parse(bytes).ok()?;
+    match (Context { tables, endpoint, source, draw: 0, head: &head }).judge_request(true) {
+        Access::Pass => Some(true),
+        Access::Denied => Some(false),
+        Access::Unsure => None,
+    }
+}
+
 /// What policies say of a connection: of whom the caller may call; of who calls the endpoint, those
 /// of the network, the others where it is not HTTP, and what no request could change. `None`:
-/// userspace finds out.
+/// userspace finds out. `straight`: nobody knows which service is meant.
 pub fn judge_connection(
     tables: &Tables,
     source: IpAddr,
     endpoint: SocketAddr,
+    straight: bool,
 ) -> [Option<bool>; 4] {
     // conditions on requests are in none of these
     let head = head::parse(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").expect("a head");
-    Context { tables, endpoint, source, draw: 0, head: &head }.judge_connection()
+    Context { tables, endpoint, source, draw: 0, head: &head }.judge_connection(straight)
 }
 
 /// The endpoint that connect() chooses for a service address and a draw; `None` where it refuses
@@ -259,7 +276,7 @@ impl Context<'_> {
         };
         let named = self.word(at!(frontend, frontend.guarded)) != 0;
         let (unsure, limited, limits) = self.find_limits();
-        let access = if named { Access::Unsure } else { self.judge_request() }.max(unsure);
+        let access = if named { Access::Unsure } else { self.judge_request(false) }.max(unsure);
         let verdict = match self.word(at!(frontend, frontend.table)) {
             0 => {
                 let cluster = self.word(at!(frontend, frontend.cluster));
