@@ -475,6 +475,23 @@ fn explain_names_the_policy_and_rule_that_decide() {
             "allowed by AuthorizationPolicy shop/orders, rule 1",
             "detour",
         ),
+        // each port of a pod by itself, under the policies of its services
+        (
+            "shop/web",
+            "GET",
+            "http://10.244.1.20:8080/orders/1",
+            true,
+            "allowed by AuthorizationPolicy shop/orders, rule 1",
+            "detour",
+        ),
+        (
+            "shop/web",
+            "GET",
+            "http://10.244.1.20:9090/metrics",
+            false,
+            "10.244.1.20:9090  orders  denied",
+            "detour",
+        ),
     ] {
         let args = ["--from", from, method, url];
         let all = json(&explain(&config, &[&args[..], &["--json"]].concat()));

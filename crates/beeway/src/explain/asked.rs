@@ -109,7 +109,12 @@ fn workload<'a>(mesh: &'a Mesh, from: &str) -> Result<&'a Workload> {
 
 fn service<'a>(mesh: &'a Mesh, url: &Url, namespace: &str) -> Result<&'a Service> {
     let found = match url.address() {
-        Some(ip) => mesh.all_services().find(|service| service.addresses.contains(&ip)),
+        // a pod has one for each of its ports
+        Some(ip) => {
+            let at = || mesh.all_services().filter(|service| service.addresses.contains(&ip));
+            let has_port = |service: &&Service| service.port(url.port, Transport::Tcp).is_some();
+            at().find(has_port).or_else(|| at().next())
+        }
         None => mesh.service_by_host(&url.host, namespace),
     };
     if let Some(service) = found {
@@ -118,7 +123,8 @@ fn service<'a>(mesh: &'a Mesh, url: &Url, namespace: &str) -> Result<&'a Service
     let services = mesh.all_services();
     if url.address().is_some() {
         let addresses = services.flat_map(|s| &s.addresses).map(|ip| ip.to_string());
-        let names: Vec<String> = addresses.collect();
+        let mut names: Vec<String> = addresses.collect();
+        names.dedup();
         bail!("there is no service with the address {}{}", url.host, hint(&url.host, &names))
     }
     let names: Vec<String> =
