@@ -162,8 +162,15 @@ fn what_goes_wrong_is_a_status_of_grpc() -> Result<()> {
     let mut client = greeters.client(GREETER)?;
     let answer = client.call(&json!({"call": "Fail", "body": "ALREADY_EXISTS"}))?;
     assert_eq!(outcome(&answer), ("ALREADY_EXISTS", "on purpose"));
-    let answer = client.call(&json!({"call": "Hang", "deadline": 0.3}))?;
-    assert_eq!(outcome(&answer).0, "DEADLINE_EXCEEDED");
+    // the server knows the deadline too: where the client is held up, its reset may be there first
+    let mut codes = Vec::new();
+    while codes.len() < 3 && !codes.contains(&"DEADLINE_EXCEEDED".to_owned()) {
+        let answer = client.call(&json!({"call": "Hang", "deadline": 0.3}))?;
+        codes.push(outcome(&answer).0.to_owned());
+    }
+    let last = codes.pop();
+    assert_eq!(last.as_deref(), Some("DEADLINE_EXCEEDED"));
+    assert!(codes.iter().all(|code| code == "UNAVAILABLE"), "{codes:?}");
     // the channel goes on
     assert_eq!(client.call(&json!({"call": "Echo"}))?["code"], "OK");
     let mut deaf = greeters.client("10.96.0.23:50051")?;

@@ -9,7 +9,7 @@
 //! | target | `#` and what follows is cut off | Istio: it turns off Envoy's refusal and strips the fragment |
 //! | target | split at the first `?` into path and query | RFC 3986 section 3.4 |
 //! | path | `\` becomes `/` | Istio's normalisation `BASE` |
-//! | path | `%XX` is decoded, once, when it stands for a letter, a digit, `-`, `.`, `_` or `~`; every other escape stays as it is, `%2F`, `%5C` and broken ones included | `BASE`; RFC 3986 section 6.2.2.2 |
+//! | path | `%XX` is decoded, once, when it stands for a letter, a digit, `-`, `.`, `_` or `~`; every other escape stays as it is, `%2F`, `%5C` and broken ones included, and one that would mend a broken one (`%%34%31` would become `%41`, another path) | `BASE`; RFC 3986 section 6.2.2.2 |
 //! | path | `.` and `..` segments are removed; `..` at the root is dropped | `BASE`; RFC 3986 section 5.2.4 |
 //! | path | adjacent slashes, letters' case and `;` stay | `BASE` |
 //! | query | split at `&`, then each at its first `=`; nothing is decoded (`+` and `%20` are themselves); of a repeated name the first counts; without `=` the value is empty | Envoy's query parameter matcher |
@@ -146,13 +146,21 @@ fn decode_unreserved(path: &str) -> String {
     let bytes = path.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
+    // behind the last `%` of `out`
+    let mut broken = None;
     while at < bytes.len() {
+        let mends = |byte: &u8| {
+            let digits: Option<&[u8]> = broken.map(|from| &out[from..]);
+            byte.is_ascii_hexdigit()
+                && digits.is_some_and(|d| d.len() < 2 && d.iter().all(u8::is_ascii_hexdigit))
+        };
         let escaped = (bytes[at] == b'%')
             .then(|| path.get(at + 1..at + 3))
             .flatten()
             .filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))
             .and_then(|hex| u8::from_str_radix(hex, 16).ok())
-            .filter(|b| b.is_ascii_alphanumeric() || b"-._~".contains(b));
+            .filter(|b| b.is_ascii_alphanumeric() || b"-._~".contains(b))
+            .filter(|b| !mends(b));
         match escaped {
             Some(byte) => {
                 out.push(byte);
@@ -160,6 +168,7 @@ fn decode_unreserved(path: &str) -> String {
             }
             None => {
                 out.push(bytes[at]);
+                broken = if bytes[at] == b'%' { Some(out.len()) } else { broken };
                 at += 1;
             }
         }
@@ -234,7 +243,12 @@ mod tests {
             // once, not twice
             ("/%252e%252e/b", "/%252e%252e/b"),
             ("/%25%32%65", "/%252e"),
-            // of nothing
+            // of nothing, and what would mend it
+            ("/%%34%31", "/%%341"),
+            ("/%4%31", "/%4%31"),
+            ("/%%341", "/%%341"),
+            ("/%x%34%31", "/%x41"),
+            ("/%%7e%41", "/%~A"),
             ("/%zz%4", "/%zz%4"),
             ("/%", "/%"),
             ("/%+1", "/%+1"),
@@ -273,6 +287,24 @@ mod tests {
         }
         for path in paths {
             assert_eq!(normalize_path(&path), normalize(&path), "{path}");
+        }
+    }
+
+    /// An endpoint that decodes it once more finds what it would have found before.
+    #[test]
+    fn what_was_normalised_stays() {
+        let mut paths = vec!["/".to_owned()];
+        for _ in 0..5 {
+            for at in 0..paths.len() {
+                let ends = ["%", "4", "1", "%34", "%31", "%25", "%2e", "/"];
+                paths.extend(ends.map(|end| paths[at].clone() + end));
+            }
+            paths.sort();
+            paths.dedup();
+        }
+        for path in paths {
+            let once = normalize_path(&path);
+            assert_eq!(normalize_path(&once), once, "{path}");
         }
     }
 
