@@ -50,6 +50,7 @@ struct layouts {
 	enum counter counter;
 	enum protocol protocol;
 	enum guarded guarded;
+	enum guards guards;
 	enum listener listener;
 	enum side side;
 	enum table_flags table_flags;

@@ -92,14 +92,19 @@ static __always_inline bool cut_off(struct __sk_buff *skb, struct conn *conn)
 static __always_inline bool
 judge_again(struct __sk_buff *skb, struct conn *conn, struct generation *g)
 {
-	struct frontend *f = find_frontend(g, conn->service.ip, conn->service.port, IPPROTO_TCP);
+	struct frontend *f = find_frontend(g, conn->service.ip, conn->service.port, IPPROTO_TCP), *own;
+	u32 asked = ASK_CONNECTION;
 	struct scratch *s;
 	enum access access;
 	struct verdict *v;
 
-	/* policies on the service came, and userspace asks them: it is for the proxy now, as a new connection */
-	if (f && f->guarded)
-		return cut_off(skb, conn);
+	if (f && f->guarded) {
+		/* what a new connection is not asked by the kernel, an old one is for as long as that is sure */
+		own = find_frontend(g, conn->endpoint.ip, conn->endpoint.port, IPPROTO_TCP);
+		if (f->guarded == GUARDED_BROKERS || !own || !own->guard)
+			return cut_off(skb, conn);
+		asked |= ASK_STRAIGHT;
+	}
 	s = claim_scratch();
 	if (!s)
 		return false;
@@ -109,7 +114,7 @@ judge_again(struct __sk_buff *skb, struct conn *conn, struct generation *g)
 	v->source = conn->source;
 	v->caller = conn->caller;
 	v->transport = IPPROTO_TCP;
-	access = judge_connection(g, s, v, ASK_CONNECTION);
+	access = judge_connection(g, s, v, asked);
 	release_scratch(s);
 	if (access == ACCESS_PASS) {
 		conn->generation = g->number;

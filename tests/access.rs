@@ -276,6 +276,16 @@ fn who_comes_from_another_node_is_judged_there() -> Result<()> {
                  to: [{operation: {paths: [/x]}}]\n";
     apply(&bed, "policy.yaml", &policy("some", &format!("{ON_WEB}{rules}")))?;
     assert!(outsider(&bed.client, &pod)?, "some could");
+    let rules = "  action: DENY\n  rules:\n  - from: [{source: {namespaces: [default]}}]\n";
+    let named = |names: &[&str]| {
+        let refs = names.iter().map(|name| format!("{{kind: Service, group: '', name: {name}}}"));
+        let refs = refs.collect::<Vec<_>>().join(", ");
+        policy("named", &format!("  targetRefs: [{refs}]\n{rules}"))
+    };
+    apply(&bed, "policy.yaml", &named(&["web"]))?;
+    assert!(outsider(&bed.client, &pod)?, "it may call `v1`");
+    apply(&bed, "policy.yaml", &named(&["web", "v1"]))?;
+    assert!(!outsider(&bed.client, &pod)?, "whatever it calls");
     Ok(())
 }
 
@@ -313,6 +323,31 @@ fn assert_live_connections_are_reset(nobody: &str) -> Result<()> {
     for server in [&bed.v1, &bed.v2] {
         wait_until("no connection is left", || Ok(connections(server, 7007)? == 0))?;
     }
+    Ok(())
+}
+
+/// What only reports, or lets a caller in, leaves his live connection alone.
+#[test]
+fn a_live_connection_goes_on_where_policies_on_its_service_allow_it() -> Result<()> {
+    let (bed, _servers) = echo_bed("goes-on")?;
+    let mut raw = RawClient::connect(&bed.client, "10.96.0.12:7".parse()?)?;
+    let mut straight = RawClient::connect(&bed.client, format!("{}:7007", bed.v2.ip4()).parse()?)?;
+    let on_raw = "  targetRefs: [{kind: Service, group: '', name: raw}]\n";
+    for (action, rule) in [
+        ("AUDIT", "  - {}\n"),
+        ("DENY", "  - from: [{source: {namespaces: [elsewhere]}}]\n"),
+        ("ALLOW", "  - from: [{source: {namespaces: [default]}}]\n"),
+    ] {
+        let spec = format!("{on_raw}  action: {action}\n  rules:\n{rule}");
+        apply(&bed, "policy.yaml", &policy("some", &spec))?;
+        for raw in [&mut raw, &mut straight] {
+            for _ in 0..3 {
+                raw.send("hello")?;
+                assert_eq!(raw.step(&serde_json::json!({"recv": 5}))?["bytes"], 5, "{action}");
+            }
+        }
+    }
+    assert_eq!(bed.counter("connections_denied")?, 0);
     Ok(())
 }
 

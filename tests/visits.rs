@@ -232,6 +232,18 @@ fn policies_on_services_hold_for_their_endpoints() -> Result<()> {
         }
         assert_eq!(raw.get("web", "/admin/x", &[])?.status, 403, "a connection from before");
     }
+    // nobody is led to who is not ready, but he can be called
+    let pod = format!("podIP: {}", bed.v1.ip4());
+    let yaml = bed.mesh_yaml(true);
+    let (head, tail) = yaml.split_at(yaml.find(&pod).expect("the pod"));
+    let unready = head.to_owned() + &tail.replacen("\"True\"", "\"False\"", 1);
+    for yaml in [&unready, &yaml] {
+        let before = bed.generation()?;
+        bed.write("mesh.yaml", yaml)?;
+        bed.wait_for_generation(before)?;
+        assert_eq!(raw.get("web", "/admin/x", &[])?.status, 403);
+        assert_eq!(outside(&bed, false)?.get("web", "/admin", &[])?.status, 403);
+    }
     // v1 is not one of its endpoints, nor is this port
     for elsewhere in ["nobody", "raw"] {
         apply(&bed, &named(elsewhere))?;

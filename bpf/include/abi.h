@@ -148,11 +148,17 @@ struct generation {
 	unsigned int member_mask;
 	unsigned int workloads;		/* struct workload slots: who owns an address */
 	unsigned int workload_mask;
-	unsigned int guarded;		/* there are policies */
+	unsigned int guarded;		/* enum guards, flags; 0: there are no policies */
 	unsigned int zero;		/* always; but the verifier does not know, see pick_endpoint() */
 	unsigned int used;		/* words of the heap in use */
 	unsigned int abi;		/* ABI_VERSION */
 	unsigned int heap[HEAP_WORDS + HEAP_SLACK];
+};
+
+/* What policies there are. */
+enum guards {
+	GUARDS_SOME = 1,
+	GUARDS_STRAIGHT = 2,	/* a frontend has a guard */
 };
 
 /* A service address and port. `port` 0 is an empty slot. */
@@ -172,6 +178,7 @@ struct frontend {
 enum guarded {
 	GUARDED_NOT,
 	GUARDED_BY_NAME,	/* some name it */
+	GUARDED_BY_EACH,	/* of an endpoint: the same ones name all services that it is one of */
 	GUARDED_BROKERS,	/* some select its Kafka brokers */
 };
 

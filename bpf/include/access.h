@@ -50,6 +50,19 @@ static __always_inline u32 guard_of(struct generation *g, const struct address *
 	return called ? AT(g, workload, called)->guard : 0;
 }
 
+/*
+ * What is about who comes straight to an address: of all services that it is an endpoint of, nobody knows which
+ * is meant, so policies that name any of them count. Not inlined, for the sake of the stack.
+ */
+static __noinline u32 guard_at(struct generation *g, const struct address *to, u32 transport)
+{
+	struct frontend *f = NULL;
+
+	if (g->guarded & GUARDS_STRAIGHT)
+		f = find_frontend(g, to->ip, to->port, transport);
+	return f && f->guard ? f->guard : guard_of(g, to);
+}
+
 /* The policies on whom a workload may call: struct group; 0: none. */
 static __always_inline u32 leave_of(struct generation *g, const struct address *from)
 {
@@ -58,16 +71,6 @@ static __always_inline u32 leave_of(struct generation *g, const struct address *
 	return caller ? AT(g, workload, caller)->leave : 0;
 }
 
-/*
- * The same for who comes to an address straight: of all services that it is an endpoint of, nobody knows which
- * is meant, so policies that name any of them count. Not inlined, for the sake of the stack.
- */
-static __noinline u32 guard_at(struct generation *g, const struct address *to, u32 transport)
-{
-	struct frontend *f = find_frontend(g, to->ip, to->port, transport);
-
-	return f && f->guard ? f->guard : guard_of(g, to);
-}
 
 /* What is asked about a connection besides the network's policies. */
 enum asked {

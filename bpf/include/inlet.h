@@ -64,6 +64,29 @@ static __always_inline bool was_announced(const struct arrival *a)
 	return bpf_map_lookup_elem(&announced, &key);
 }
 
+/* The same of datagrams, which holds for this tick and the next. */
+static __always_inline struct pair_key announcement_at(const struct arrival *a, u32 tick)
+{
+	return pair_key_of(&a->from, &a->to, tick, IPPROTO_UDP);
+}
+
+/* Ticks of 1.07 s. */
+static __always_inline u32 tick_of_now(void)
+{
+	return bpf_ktime_get_ns() >> 30;
+}
+
+static __always_inline bool was_announced_lately(const struct arrival *a)
+{
+	u32 now = tick_of_now();
+	struct pair_key key = announcement_at(a, now);
+
+	if (bpf_map_lookup_elem(&announced, &key))
+		return true;
+	key.client_seq = now - 1;
+	return bpf_map_lookup_elem(&announced, &key);
+}
+
 /* A connection is made that is no client's of ours: for when packets of it are judged. */
 static __always_inline void note_outlet(struct bpf_sock *sk)
 {
@@ -121,15 +144,31 @@ static __always_inline bool read_arrival(struct __sk_buff *skb, struct arrival *
 	return true;
 }
 
-/* Whether policies on Kafka are about an endpoint. The proxy asks them, of whom it is told. Not inlined, for
- * the sake of the stack. */
-static __noinline int is_broker(struct generation *g, const struct arrival *a)
+/* Which policies besides those on workloads are about an endpoint: enum guarded. Not inlined, for the sake of
+ * the stack. */
+static __noinline u32 guarded_by(struct generation *g, const struct arrival *a)
 {
-	struct frontend *f = NULL;
+	struct frontend *f = find_frontend(g, a->to.ip, a->to.port, a->transport);
 
-	if (a->transport == IPPROTO_TCP)
-		f = find_frontend(g, a->to.ip, a->to.port, IPPROTO_TCP);
-	return f && f->guarded == GUARDED_BROKERS;
+	return f ? f->guarded : GUARDED_NOT;
+}
+
+/*
+ * A datagram of a client in the mesh leaves, who was asked at his end for which service it is: the receiver
+ * cannot know that, where policies name any. Not inlined, for the sake of the stack.
+ */
+static __noinline int announce_datagram(struct __sk_buff *skb, struct generation *g)
+{
+	struct arrival a = {};
+	struct pair_key key;
+	u8 judged = 1;
+
+	if (!read_arrival(skb, &a) || a.transport != IPPROTO_UDP || guarded_by(g, &a) == GUARDED_NOT)
+		return 0;
+	key = announcement_at(&a, tick_of_now());
+	if (!bpf_map_lookup_elem(&announced, &key) && bpf_map_update_elem(&announced, &key, &judged, BPF_ANY))
+		add(COUNT_FULL, 1);
+	return 0;
 }
 
 /* Whether a workload is on another node, where an agent judges what it asks. */
@@ -148,11 +187,13 @@ admits(struct generation *g, const struct arrival *a, bool by_request)
 	bool there = is_judged_there(g, caller), pass;
 	struct scratch *s;
 	struct verdict *v;
-	u32 asked;
+	u32 asked, by;
 
 	if (there && AT(g, workload, caller)->number == IDENTITY_REMOTE_NODE)
 		return true;
-	if (!there && is_broker(g, a))
+	by = guarded_by(g, a);
+	/* the proxy asks them, of whom it is told */
+	if (!there && by == GUARDED_BROKERS)
 		return false;
 	s = claim_scratch();
 	if (!s)
@@ -163,8 +204,8 @@ admits(struct generation *g, const struct arrival *a, bool by_request)
 	v->endpoint = a->to;
 	v->transport = a->transport;
 	asked = there || by_request ? ASK_CARRIER : ASK_CONNECTION;
-	/* an agent there knows which service is meant */
-	if (!there)
+	/* who was asked at his end knows which service is meant; if they are all the same, so do we */
+	if (by == GUARDED_BY_EACH || !(there || (a->transport == IPPROTO_UDP && was_announced_lately(a))))
 		asked |= ASK_STRAIGHT;
 	pass = judge_connection(g, s, v, asked) == ACCESS_PASS;
 	release_scratch(s);
@@ -178,7 +219,7 @@ static __always_inline bool is_guarded(struct generation *g, const struct arriva
 	struct guard *guard = AT(g, guard, at);
 
 	return (at && (guard->network || guard->connections || guard->carriers || guard->requests)) ||
-	       is_broker(g, a);
+	       guarded_by(g, a) == GUARDED_BROKERS;
 }
 
 /* The same where something before the header of TCP or UDP hides it, and the ports: what the socket says. */
@@ -364,10 +405,28 @@ static __always_inline void find_owner(struct __sk_buff *skb, struct bpf_sock *s
 		name_by_address(caller, own);
 }
 
+/* Whether a datagram is for a service that no policy names. Not inlined, for the sake of the stack. */
+static __noinline int is_for_nameless(struct generation *g, struct __sk_buff *skb, const struct arrival *a)
+{
+	struct datagram_key key = { .port = a->to.port };
+	struct frontend *f = NULL;
+	struct address *meant;
+
+	if (a->transport != IPPROTO_UDP)
+		return false;
+	key.cookie = bpf_get_socket_cookie(skb);
+	copy_ip(key.ip, a->to.ip);
+	meant = bpf_map_lookup_elem(&datagrams, &key);
+	if (meant && meant->family)
+		f = find_frontend(g, meant->ip, meant->port, IPPROTO_UDP);
+	return f && !f->guarded;
+}
+
 /* What policies say of who calls from here, by the socket. */
 static __always_inline bool
 releases(struct generation *g, struct __sk_buff *skb, struct bpf_sock *sk, const struct arrival *a)
 {
+	u32 asked = is_for_nameless(g, skb, a) ? ASK_CONNECTION : ASK_CONNECTION | ASK_STRAIGHT;
 	struct scratch *s = claim_scratch();
 	struct verdict *v;
 	bool pass;
@@ -380,7 +439,7 @@ releases(struct generation *g, struct __sk_buff *skb, struct bpf_sock *sk, const
 	find_owner(skb, sk, &a->from, &v->caller);
 	v->endpoint = a->to;
 	v->transport = a->transport;
-	pass = judge_connection(g, s, v, ASK_CONNECTION | ASK_STRAIGHT) == ACCESS_PASS;
+	pass = judge_connection(g, s, v, asked) == ACCESS_PASS;
 	release_scratch(s);
 	return pass;
 }
@@ -560,6 +619,8 @@ static __always_inline bool may_leave(struct __sk_buff *skb)
 		return true;
 	if (!is_plain(sk))
 		return releases_packet(g, skb, sk);
+	if (sk->protocol == IPPROTO_UDP && g->guarded & GUARDS_STRAIGHT)
+		announce_datagram(skb, g);
 	if (is_judged_elsewhere(sk))
 		return true;
 	inlet = bpf_sk_storage_get(&inlets, sk, 0, 0);

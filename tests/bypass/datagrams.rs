@@ -160,6 +160,34 @@ fn policies_on_services_hold_for_who_comes_straight() -> Result<()> {
     Ok(())
 }
 
+/// Who calls another service is not bound by policies on this one, whoever serves both.
+#[test]
+fn policies_on_a_service_hold_for_no_other() -> Result<()> {
+    let (bed, _echoes) = bed("other", SHORTCUT)?;
+    let other = "---\napiVersion: v1\nkind: Service\nmetadata: {name: other, namespace: default}\n\
+                 spec:\n  clusterIP: 10.96.0.14\n  selector: {app: web}\n  \
+                 ports: [{name: udp-echo, port: 9, protocol: UDP, targetPort: 7007}]\n";
+    apply(&bed, "other.yaml", other)?;
+    let mut client = Client::start(&bed.client)?;
+    let mut early = Client::start(&bed.client)?;
+    let ping = |to: (&str, u16), connected: bool, again: bool, wait: f64| json!({"datagram": to, "connected": connected, "again": again, "wait": wait});
+    let other = ("10.96.0.14", 9);
+    assert_eq!(client.order(ping(other, true, false, 5.0))?, "ping");
+    assert_eq!(early.order(ping(SERVICE, true, false, 5.0))?, "ping");
+    apply(&bed, "policy.yaml", &on_raw(&nobody()))?;
+    assert_eq!(client.order(ping(other, true, true, 5.0))?, "ping", "a socket from before");
+    assert_eq!(early.order(ping(SERVICE, true, true, NEVER))?, "EPERM", "a socket from before");
+    for connected in [false, true] {
+        for (to, heard) in [(other, "ping"), (SERVICE, "ECONNREFUSED")] {
+            let answer = client.order(ping(to, connected, false, 5.0))?;
+            assert_eq!(answer, heard, "{to:?}, {connected}");
+        }
+    }
+    let pod = bed.v1.ip4().to_string();
+    assert_eq!(client.order(ping((&pod, ECHO), false, false, 5.0))?, "ECONNREFUSED", "straight");
+    Ok(())
+}
+
 /// Options in front of the header of TCP hide what is called: closed, where policies are about it.
 #[test]
 fn what_hides_behind_options_does_not_come_in() -> Result<()> {

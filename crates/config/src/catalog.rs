@@ -65,13 +65,17 @@ pub(crate) struct Port {
 pub(crate) struct Backing {
     pub endpoint: Endpoint,
     pub workload: Option<Arc<Workload>>,
+    /// Whether anybody may be led there.
+    pub serves: bool,
 }
 
 /// The endpoints of a port in order of their addresses, each once.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Backings {
     endpoints: Arc<[Endpoint]>,
-    /// Whose labels subsets select by, in the same order.
+    /// Those to which nobody is led.
+    idle: Arc<[Endpoint]>,
+    /// Whose labels subsets select by, in the order of those that serve.
     behind: Arc<[Option<Arc<Workload>>]>,
 }
 
@@ -84,8 +88,9 @@ impl Backings {
         port: u16,
         problems: &mut Vec<Problem>,
     ) -> Self {
-        list.sort_by_key(|b| b.endpoint.address);
+        list.sort_by_key(|b| (b.endpoint.address, !b.serves));
         list.dedup_by_key(|b| b.endpoint.address);
+        let idle = list.extract_if(.., |b| !b.serves).map(|b| b.endpoint).collect();
         let total: u64 = list.iter().map(|b| u64::from(b.endpoint.weight)).sum();
         if total > u64::from(u32::MAX) {
             let reason = format!(
@@ -97,7 +102,7 @@ impl Backings {
         }
         let (endpoints, behind): (Vec<_>, Vec<_>) =
             list.into_iter().map(|b| (b.endpoint, b.workload)).unzip();
-        Self { endpoints: endpoints.into(), behind: behind.into() }
+        Self { endpoints: endpoints.into(), idle, behind: behind.into() }
     }
 }
 
@@ -110,7 +115,7 @@ impl Backing {
             workload: instance.name.clone(),
             node: instance.node.clone(),
         };
-        Self { endpoint, workload: Some(instance.workload.clone()) }
+        Self { endpoint, workload: Some(instance.workload.clone()), serves: instance.ready }
     }
 }
 
@@ -216,9 +221,11 @@ impl Catalog {
         self.report_shared_frontends(&listed, problems);
         for at in 0..listed.ports.len() {
             let (number, transport) = (listed.ports[at].number, listed.ports[at].transport);
-            let endpoints = listed.ports[at].backings.endpoints.clone();
+            let Backings { endpoints, idle, .. } = listed.ports[at].backings.clone();
             let name = listed.cluster_name(number, transport, None);
-            listed.ports[at].cluster = self.of_port(&listed.ports[at], name, endpoints);
+            let cluster = self.of_port(&listed.ports[at], name, endpoints);
+            self.clusters[cluster.0].idle = idle;
+            listed.ports[at].cluster = cluster;
         }
         self.services.push(listed);
     }
@@ -290,7 +297,7 @@ impl Catalog {
     ) {
         let listed = std::mem::take(&mut self.services[service].ports);
         for port in &listed {
-            let Backings { endpoints, behind } = &port.backings;
+            let Backings { endpoints, behind, .. } = &port.backings;
             let whole = endpoints.iter().zip(&**behind);
             let chosen = whole.filter(|(_, workload)| {
                 let own = workload.as_ref().map(|workload| &workload.labels);
@@ -380,7 +387,7 @@ impl Catalog {
             return *known;
         }
         self.by_name.insert(name.clone(), id);
-        self.clusters.push(Cluster { name, protocol, endpoints });
+        self.clusters.push(Cluster { name, protocol, endpoints, idle: Arc::default() });
         id
     }
 

@@ -43,7 +43,7 @@ pub(crate) fn listed(
     };
     // Without endpoints of its own, traffic goes where the client sends it, so no address is
     // taken over. An empty STATIC entry, in contrast, answers 503.
-    let taken = resolution == "STATIC" || !chosen.is_empty();
+    let taken = resolution == "STATIC" || chosen.iter().any(|instance| instance.ready);
     if !taken {
         let reason =
             format!("resolution {resolution}: traffic goes to the address that the client chose");
@@ -90,7 +90,7 @@ fn backing(
             problems.push(place.error("spec.endpoints", reason));
         }
         let chosen = instances.selected(&entry.namespace, &selector.labels);
-        return chosen.filter(|instance| instance.ready).cloned().collect();
+        return chosen.cloned().collect();
     }
     let inline = spec.endpoints.iter().enumerate().filter_map(|(index, endpoint)| {
         let path = format!("spec.endpoints.{index}");

@@ -152,7 +152,7 @@ fn of_service(
         listed.hint = hint(number, transport, &listed.name, port.app_protocol.as_deref());
         let mut behind = of_port(service, spec, port, number, slices, instances, problems);
         if let (true, Some(node)) = (local, &options.node) {
-            behind.retain(|b| b.endpoint.node.as_deref() == Some(node));
+            behind.iter_mut().for_each(|b| b.serves &= b.endpoint.node.as_deref() == Some(node));
         }
         listed.backings = Backings::of(behind, place, number, problems);
         ports.push(listed);
@@ -234,13 +234,15 @@ fn of_port(
         return backings;
     };
     let chosen = instances.selected(&service.namespace, selector).filter(|instance| {
-        (instance.ready || unready)
-            // Slices are the truth about pods; WorkloadEntries are never in them.
-            && (slices.is_empty() || instance.kind == InstanceKind::WorkloadEntry)
+        // Slices are the truth about pods; WorkloadEntries are never in them.
+        slices.is_empty() || instance.kind == InstanceKind::WorkloadEntry
     });
     for instance in chosen {
         if let Some(target) = target_port(port, number, instance) {
-            let offered = instance.addresses.iter().map(|a| Backing::of(instance, *a, target));
+            let offered = instance.addresses.iter().map(|a| {
+                let backing = Backing::of(instance, *a, target);
+                Backing { serves: instance.ready || unready, ..backing }
+            });
             backings.extend(offered);
         }
     }
@@ -282,9 +284,6 @@ fn of_slice(
     let target = target.port.and_then(|port| u16::try_from(port).ok()).unwrap_or(number);
     for (index, endpoint) in body.endpoints.iter().enumerate() {
         let ready = endpoint.conditions.as_ref().and_then(|c| c.ready) != Some(false);
-        if !ready && !unready {
-            continue;
-        }
         let pod = endpoint
             .target_ref
             .as_ref()
@@ -312,6 +311,7 @@ fn of_slice(
                     node: endpoint.node_name.clone().or_else(|| known?.node.clone()),
                 },
                 workload: known.map(|instance| instance.workload.clone()),
+                serves: ready || unready,
             });
         }
     }

@@ -33,6 +33,7 @@ fn service(endpoints: &[SocketAddr]) -> Mesh {
         rules: None,
     };
     let cluster = Cluster {
+        idle: Default::default(),
         name: String::new(),
         protocol: Protocol::Http,
         endpoints: endpoints.iter().map(endpoint).collect(),
@@ -115,11 +116,6 @@ fn compare(dice: &mut Dice, stage: &Stage, mesh: &Mesh, [kept, anew]: [&Tables; 
 fn address_endpoints(mesh: &mut Mesh) {
     let owners = mesh.workloads.clone();
     let owner = |ip| owners.iter().find(|workload| workload.addresses.contains(&ip));
-    for policy in &mut mesh.access {
-        if let Scope::Services(named) = &mut Arc::make_mut(policy).scope {
-            named.retain(|(_, name)| name == "web");
-        }
-    }
     add_direct(mesh, &mut Guarded::default(), owner, |_| false);
 }
 

@@ -46,6 +46,7 @@ fn mesh(protocol: Protocol, cluster: usize, stream_rules: Vec<StreamRule>) -> Me
         clusters: clusters
             .into_iter()
             .map(|endpoints| Cluster {
+                idle: Default::default(),
                 protocol,
                 name: String::new(),
                 endpoints: endpoints.iter().map(endpoint).collect(),

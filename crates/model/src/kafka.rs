@@ -95,7 +95,10 @@ impl Mesh {
         let ports = self.services.iter().flat_map(|service| &service.ports);
         ports
             .filter(|port| port.protocol == Protocol::Kafka)
-            .flat_map(|port| self.tcp_endpoints(port))
+            .flat_map(|port| {
+                let idle = self.cluster(port.cluster).idle.iter().map(|e| canonical(e.address));
+                self.tcp_endpoints(port).chain(idle)
+            })
             .filter(|endpoint| selected.contains(&endpoint.ip()))
             .collect()
     }
@@ -109,7 +112,7 @@ impl Mesh {
         let clusters = std::iter::once(port.cluster).chain(backends.filter_map(|b| b.cluster));
         let endpoints =
             clusters.filter(|_| port.transport == Transport::Tcp).flat_map(|id| self.endpoints(id));
-        endpoints.map(|e| SocketAddr::new(e.address.ip().to_canonical(), e.address.port()))
+        endpoints.map(|e| canonical(e.address))
     }
 }
 
@@ -262,6 +265,10 @@ pub fn kafka_names_topics(api: i16) -> bool {
 pub fn kafka_api(name: &str) -> Option<i16> {
     let found = KAFKA_APIS.iter().find(|(_, known)| known.eq_ignore_ascii_case(name));
     found.map(|(number, _)| *number)
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 #[cfg(test)]

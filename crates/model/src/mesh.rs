@@ -116,9 +116,13 @@ pub struct Cluster {
     /// Ready endpoints in address order. Empty: a request routed here is answered 503.
     #[serde(serialize_with = "each")]
     pub endpoints: Arc<[Endpoint]>,
+    /// Those of a service port that nobody is led to: they are not ready, or on another node where
+    /// only local ones count. A call straight to one is a call to the service all the same.
+    #[serde(serialize_with = "each")]
+    pub idle: Arc<[Endpoint]>,
 }
 
-/// One ready address that serves a cluster.
+/// One address that serves a cluster.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Endpoint {
     /// Where it listens.
@@ -214,6 +218,19 @@ impl Service {
 }
 
 impl Cluster {
+    /// Its endpoints, the idle ones behind the others.
+    pub fn everybody(&self) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints.iter().chain(&*self.idle)
+    }
+
+    /// One of [`Cluster::everybody`], by its index.
+    pub(crate) fn member(&self, index: usize) -> &Endpoint {
+        match index.checked_sub(self.endpoints.len()) {
+            None => &self.endpoints[index],
+            Some(at) => &self.idle[at],
+        }
+    }
+
     /// The endpoint that a uniformly distributed draw chooses, in proportion to the weights.
     pub fn pick(&self, draw: u32) -> Option<&Endpoint> {
         weighted(self.endpoints.iter(), draw)
@@ -269,6 +286,7 @@ mod tests {
             node: None,
         };
         let cluster = Cluster {
+            idle: Arc::default(),
             name: "c".to_owned(),
             protocol: Protocol::Http,
             endpoints: Arc::new([

@@ -241,6 +241,7 @@ fn mesh(service: SocketAddr, address: SocketAddr) -> Mesh {
             ports: vec![port],
         }],
         clusters: vec![Cluster {
+            idle: Default::default(),
             protocol: Protocol::Http,
             name: "shop:80".into(),
             endpoints: [endpoint].into(),

@@ -124,17 +124,22 @@ fn reset(mesh: &Mesh, forbidden: &Forbidden, namespaces: &mut Namespaces) {
 /// What the policies of now say of it.
 fn reason(mesh: &Mesh, forbidden: &Forbidden) -> String {
     let party = |address: IpAddr| Party { address, identity: mesh.identity_at(address) };
-    let called = called_at(forbidden.called(), Transport::Tcp);
     let call = Call {
         caller: party(forbidden.caller),
         called: party(forbidden.called().ip()),
         port: forbidden.called().port(),
         transport: Transport::Tcp,
-        services: &mesh.services_of(called),
+        services: &[],
         sni: None,
         request: None,
     };
-    let access = evaluate(mesh.access.iter().enumerate(), &call);
+    let judge = |call: &Call<'_>| evaluate(mesh.access.iter().enumerate(), call);
+    let mut access = judge(&call);
+    // which service was meant is not told: it may be any that the endpoint stands behind
+    if access.allowed {
+        let services = mesh.names_at(called_at(forbidden.called(), Transport::Tcp));
+        access = judge(&Call { services: &services, ..call });
+    }
     let policy = access.by.as_ref().map(|by| mesh.access[by.policy].name.as_str());
     words(access.allowed, policy, access.by.as_ref().and_then(|by| by.rule))
 }

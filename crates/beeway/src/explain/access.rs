@@ -34,13 +34,12 @@ pub fn judge(mesh: &Mesh, asked: &Asked<'_>, endpoint: SocketAddr) -> Access {
     let party = |address: IpAddr| Party { address, identity: mesh.identity_at(address) };
     let request = asked.request();
     let http = matches!(asked.port.protocol, Protocol::Http | Protocol::Http2);
-    let service = (asked.service.namespace.as_str(), asked.service.name.as_str());
     let call = Call {
         caller: party(asked.source_ip),
         called: party(endpoint.ip()),
         port: endpoint.port(),
         transport: Transport::Tcp,
-        services: &[service],
+        services: &asked.services,
         sni: None,
         request: http.then_some(&request),
     };

@@ -17,6 +17,8 @@ pub struct Asked<'a> {
     pub source_ip: IpAddr,
     /// What is asked for.
     pub service: &'a Service,
+    /// Namespaces and names of all services that are called by that.
+    pub services: Vec<(&'a str, &'a str)>,
     /// On this port of it.
     pub port: &'a ServicePort,
     /// What the client connects to.
@@ -35,7 +37,7 @@ impl<'a> Asked<'a> {
     /// Looks everything up; what is not there is named, with what is.
     pub fn find(mesh: &'a Mesh, args: &'a ExplainArgs, url: &'a Url) -> Result<Asked<'a>> {
         let source = workload(mesh, &args.from)?;
-        let service = service(mesh, url, &source.namespace)?;
+        let (index, service) = service(mesh, url, &source.namespace)?;
         let Some(port) = service.port(url.port, Transport::Tcp) else {
             let ports = service.ports.iter().filter(|port| port.transport == Transport::Tcp);
             let ports: Vec<String> = ports.map(|port| port.number.to_string()).collect();
@@ -65,6 +67,7 @@ impl<'a> Asked<'a> {
             source,
             source_ip,
             service,
+            services: mesh.asked_by(index).into_iter().map(|at| mesh.service_name(at)).collect(),
             port,
             address: SocketAddr::new(ip, url.port),
             method: &args.method,
@@ -107,15 +110,19 @@ fn workload<'a>(mesh: &'a Mesh, from: &str) -> Result<&'a Workload> {
     bail!("there is no workload {from}{}", hint(from, &names))
 }
 
-fn service<'a>(mesh: &'a Mesh, url: &Url, namespace: &str) -> Result<&'a Service> {
+/// A service and its index.
+fn service<'a>(mesh: &'a Mesh, url: &Url, namespace: &str) -> Result<(usize, &'a Service)> {
     let found = match url.address() {
         // a pod has one for each of its ports
         Some(ip) => {
-            let at = || mesh.all_services().filter(|service| service.addresses.contains(&ip));
-            let has_port = |service: &&Service| service.port(url.port, Transport::Tcp).is_some();
-            at().find(has_port).or_else(|| at().next())
+            let has_address = |(_, service): &(usize, &Service)| service.addresses.contains(&ip);
+            let at = || mesh.all_services().enumerate().filter(has_address);
+            let has_port = |service: &Service| service.port(url.port, Transport::Tcp).is_some();
+            at().find(|(_, service)| has_port(service)).or_else(|| at().next())
         }
-        None => mesh.service_by_host(&url.host, namespace),
+        None => mesh.service_by_host(&url.host, namespace).and_then(|found| {
+            mesh.services.iter().enumerate().find(|(_, service)| std::ptr::eq(*service, found))
+        }),
     };
     if let Some(service) = found {
         return Ok(service);

@@ -1,5 +1,7 @@
 //! AuthorizationPolicy: each field, each operator, each key.
 
+use std::net::IpAddr;
+
 use beeway_model::Transport;
 use beeway_model::access::{Effect, LabelSelector, Scope};
 
@@ -290,10 +292,11 @@ fn whom_a_call_straight_to_an_endpoint_is_to() {
         let loaded = with(&(MORE_SERVICES.to_owned() + &policies));
         assert_eq!(errors(&loaded), [""; 0]);
         for (to, port, transport, services) in ends {
-            let found = loaded.mesh.frontend(to.parse().unwrap(), port, transport);
-            let (found, _) = found.expect("a service of the address");
-            let called = (found.namespace.as_str(), found.name.as_str());
-            let access = Asked { to, port, transport, ..CONNECT }.as_to(&[called], &loaded.mesh);
+            let mesh = &loaded.mesh;
+            let address: IpAddr = to.parse().unwrap();
+            assert!(mesh.frontend(address, port, transport).is_some(), "it can be called straight");
+            let called = mesh.names_at((address, port, transport));
+            let access = Asked { to, port, transport, ..CONNECT }.as_to(&called, mesh);
             let told = format!("{denied}: {called:?}");
             assert_eq!(access.allowed, !services.contains(&denied), "{told}");
             let others = services.iter().filter(|name| **name != denied).count();
@@ -304,9 +307,48 @@ fn whom_a_call_straight_to_an_endpoint_is_to() {
     let deny = "targetRef: {kind: Service, name: api-v1}\naction: DENY\nrules: [{}]";
     let deny = policy("security.istio.io/v1", "AuthorizationPolicy", "data", deny);
     let mesh = with(&(MORE_SERVICES.to_owned() + &deny)).mesh;
-    let (called, _) = mesh.frontend("10.0.0.2".parse().unwrap(), 80, tcp).expect("a service");
-    assert!(!CONNECT.as_to(&[(&called.namespace, &called.name)], &mesh).allowed);
-    assert!(mesh.frontend("10.0.0.2".parse().unwrap(), 90, tcp).is_none());
+    let pod: IpAddr = "10.0.0.2".parse().unwrap();
+    assert!(mesh.frontend(pod, 80, tcp).is_some() && mesh.frontend(pod, 90, tcp).is_none());
+    assert!(!CONNECT.as_to(&mesh.names_at((pod, 80, tcp)), &mesh).allowed);
+    // of the services behind which it stands one is named
+    let naming = &mesh.named_policies()[&(pod, 80, tcp)];
+    assert_eq!((naming.policies.as_slice(), naming.every), (&[0][..], false));
+}
+
+/// Nobody is led to who is not ready, but it can be called.
+#[test]
+fn policies_on_a_service_hold_for_who_is_not_ready() {
+    let deny = "targetRef: {kind: Service, name: late}\naction: DENY\nrules: [{}]";
+    let deny = policy("security.istio.io/v1", "AuthorizationPolicy", "data", deny);
+    let service = |more: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: late, namespace: data}}\n\
+             spec:\n  clusterIP: 10.96.0.9\n  ports: [{{name: http, port: 80}}]\n{more}\n---\n"
+        )
+    };
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: late, namespace: data, labels: {app: late}}\n\
+               status: {podIP: 10.0.0.8, conditions: [{type: Ready, status: \"False\"}]}\n---\n";
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+                 metadata: {name: late, namespace: data, labels: {kubernetes.io/service-name: late}}\n\
+                 addressType: IPv4\nports: [{name: http, port: 80}]\n\
+                 endpoints: [{addresses: [10.0.0.8], conditions: {ready: false}}]\n---\n";
+    for text in [
+        service("  selector: {app: late}") + pod,
+        service("") + slice,
+        service("  selector: {app: late}") + pod + slice,
+    ] {
+        let loaded = with(&(text + &deny));
+        assert_eq!(errors(&loaded), [""; 0]);
+        let (mesh, pod) = (loaded.mesh, "10.0.0.8".parse().unwrap());
+        let (_, port) = mesh.frontend(pod, 80, Transport::Tcp).expect("it can be called straight");
+        assert_eq!(mesh.endpoints(port.cluster).len(), 1);
+        let (_, port) = mesh.frontend("10.96.0.9".parse().unwrap(), 80, Transport::Tcp).unwrap();
+        assert_eq!(mesh.endpoints(port.cluster), []);
+        let called = mesh.names_at((pod, 80, Transport::Tcp));
+        assert_eq!(called, [("data", "late")]);
+        assert!(!Asked { to: "10.0.0.8", port: 80, ..CONNECT }.as_to(&called, &mesh).allowed);
+        assert!(mesh.named_policies()[&(pod, 80, Transport::Tcp)].every);
+    }
 }
 
 #[test]

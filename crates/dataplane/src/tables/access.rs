@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use beeway_model::access::{
-    AccessPolicy, AccessRule, CalledAt, Direction, Field, Identity, Layer, Scope,
+    AccessPolicy, AccessRule, CalledAt, Direction, Field, Identity, Layer, Naming, Scope,
 };
 use beeway_model::{Mesh, RateLimiter};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -28,7 +28,7 @@ pub(super) struct Guards {
     /// By number: an index of `places`.
     of: Vec<usize>,
     /// Of those who come straight to an endpoint of a service that policies name, likewise.
-    at: FxHashMap<CalledAt, usize>,
+    at: FxHashMap<CalledAt, Place>,
     /// The `struct guard` and the group of whom it may call, 0 for none.
     places: Vec<(u32, u32)>,
     /// Whose they are: all to whom the same applies.
@@ -92,9 +92,11 @@ impl Guards {
         let before = identities.kept()?;
         let new: Vec<Identity<'_>> = identities.iter().skip(before).collect();
         let straight = straight(mesh, identities);
-        let all_known = straight.iter().all(|(_, applying)| self.known.contains_key(applying));
+        let all_known = straight.iter().all(|s| self.known.contains_key(&s.applying));
         if self.known.is_empty() || (new.is_empty() && all_known) {
-            let place = |(called, applying)| (called, self.known[&applying]);
+            let place = |straight: Straight| {
+                (straight.called, straight.place(self.known[&straight.applying]))
+            };
             self.at = straight.into_iter().map(place).collect();
             return Some(self);
         }
@@ -121,7 +123,7 @@ impl Guards {
         mesh: &Mesh,
         identities: &Identities<'_>,
         limit: usize,
-        straight: Vec<(CalledAt, Applying)>,
+        straight: Vec<Straight>,
         stale: impl Fn(&Applying) -> bool,
     ) {
         let heap = Heap::behind(std::mem::take(&mut self.words));
@@ -138,9 +140,9 @@ impl Guards {
             self.of.push(place);
         }
         self.at.clear();
-        for (called, applying) in straight {
-            let place = self.place(&mut maker, applying);
-            self.at.insert(called, place);
+        for straight in straight {
+            let at = self.place(&mut maker, straight.applying.clone());
+            self.at.insert(straight.called, straight.place(at));
         }
         let Maker { mut heap, mut clusters, mut notices, drafts, .. } = maker;
         place_all(&mut heap, &mut clusters, drafts, limit, &mut notices);
@@ -155,9 +157,23 @@ impl Guards {
         })
     }
 
+    /// Whether there is one for who comes straight somewhere.
+    pub fn has_straight(&self) -> bool {
+        !self.at.is_empty()
+    }
+
+    /// How policies name the services that an address is an endpoint of.
+    pub fn naming(&self, called: &CalledAt) -> abi::guarded {
+        match self.at.get(called) {
+            None => abi::guarded::GUARDED_NOT,
+            Some(place) if place.every => abi::guarded::GUARDED_BY_EACH,
+            Some(_) => abi::guarded::GUARDED_BY_NAME,
+        }
+    }
+
     /// The `struct guard` of who comes straight to an endpoint of services that policies name, or 0.
     pub fn at(&self, called: &CalledAt) -> u32 {
-        self.at.get(called).map_or(0, |at| self.places[*at].0)
+        self.at.get(called).map_or(0, |place| self.places[place.at].0)
     }
 
     /// The `struct guard` of an identity, and the group of whom it may call.
@@ -167,8 +183,29 @@ impl Guards {
     }
 }
 
-/// What applies to who comes straight to the endpoints of services that policies name.
-fn straight(mesh: &Mesh, identities: &Identities<'_>) -> Vec<(CalledAt, Applying)> {
+/// What applies to who comes straight to an endpoint of services that policies name.
+struct Straight {
+    called: CalledAt,
+    applying: Applying,
+    every: bool,
+}
+
+/// An index of [`Guards::places`].
+#[derive(Debug)]
+struct Place {
+    at: usize,
+    /// All services that it is an endpoint of are named by the same policies.
+    every: bool,
+}
+
+impl Straight {
+    fn place(&self, at: usize) -> Place {
+        Place { at, every: self.every }
+    }
+}
+
+/// All of them.
+fn straight(mesh: &Mesh, identities: &Identities<'_>) -> Vec<Straight> {
     let named = mesh.named_policies();
     if named.is_empty() {
         return Vec::new();
@@ -182,7 +219,7 @@ fn straight(mesh: &Mesh, identities: &Identities<'_>) -> Vec<(CalledAt, Applying
     }
     // workloads of one number have the same, and are many
     let mut known: FxHashMap<u32, Applying> = FxHashMap::default();
-    let of = |(called, policies): (CalledAt, Vec<usize>)| {
+    let of = |(called, naming): (CalledAt, Naming)| {
         let mut applying = match owners.get(&called.0) {
             None => Applying::default(),
             Some(owner) => known
@@ -192,8 +229,8 @@ fn straight(mesh: &Mesh, identities: &Identities<'_>) -> Vec<(CalledAt, Applying
                 })
                 .clone(),
         };
-        applying.policies.extend(policies);
-        (called, applying)
+        applying.policies.extend(naming.policies);
+        Straight { called, applying, every: naming.every }
     };
     named.into_iter().map(of).collect()
 }

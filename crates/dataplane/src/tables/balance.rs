@@ -354,6 +354,7 @@ mod tests {
             node: None,
         };
         let clusters = clusters.iter().map(|addresses| Cluster {
+            idle: Default::default(),
             protocol: Protocol::Http,
             name: String::new(),
             endpoints: addresses.iter().zip([1, 5, 3].into_iter().cycle()).map(endpoint).collect(),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use beeway_model::access::called_at;
 use beeway_model::{Mesh, ServicePort, Transport};
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -25,7 +26,10 @@ pub(super) fn push_frontends<'a>(
     let named = named_services(mesh);
     let mut frontends = Frontends::new(mesh, guards);
     for (service, value) in mesh.services.iter().enumerate() {
-        let named = named.contains(&(value.namespace.as_str(), value.name.as_str()));
+        let naming = match named.contains(&(value.namespace.as_str(), value.name.as_str())) {
+            true => abi::guarded::GUARDED_BY_NAME,
+            false => abi::guarded::GUARDED_NOT,
+        };
         for (port, listed) in value.ports.iter().enumerate() {
             let id = PortId { service, port };
             if listed.number == 0 {
@@ -35,14 +39,15 @@ pub(super) fn push_frontends<'a>(
             }
             for address in &value.addresses {
                 let table = tables.get(&id).map_or(0, |draft| draft.place);
-                let claim = Claim { id, address: *address, named, table };
+                let claim = Claim { id, address: *address, naming, table };
                 notices.extend(frontends.claim(heap, clusters, listed, &claim).err());
             }
         }
     }
-    for ((_, called, port), direct) in mesh.direct_ports().zip(&mesh.direct) {
+    for (_, called, port) in mesh.direct_ports() {
         // no service has the address
-        frontends.push(heap, clusters, &port, called.address.ip(), (direct.named, 0));
+        let naming = guards.naming(&called_at(called.address, port.transport));
+        frontends.push(heap, clusters, &port, called.address.ip(), (naming, 0));
     }
     let Frontends { mut entries, .. } = frontends;
     let known: FxHashSet<_> = match clusters.brokers.is_empty() {
@@ -67,8 +72,8 @@ struct Frontends<'a> {
 struct Claim {
     id: PortId,
     address: IpAddr,
-    /// Policies name the service.
-    named: bool,
+    /// Whether policies name the service.
+    naming: abi::guarded,
     /// Its rules in the heap; 0: none.
     table: u32,
 }
@@ -98,26 +103,25 @@ impl<'a> Frontends<'a> {
             let reason = format!("{address} belongs to {owner}, which keeps it");
             return Err(Notice::new(self.mesh, claim.id, reason));
         }
-        self.push(heap, clusters, port, address, (claim.named, claim.table));
+        self.push(heap, clusters, port, address, (claim.naming, claim.table));
         Ok(())
     }
 
-    /// An address that nobody else has; whether policies name the service, and its rules.
+    /// An address that nobody else has; whether policies name the service, and where its rules are.
     fn push(
         &mut self,
         heap: &mut Heap,
         clusters: &mut Clusters<'a>,
         port: &ServicePort,
         address: IpAddr,
-        (named, table): (bool, u32),
+        (naming, table): (abi::guarded, u32),
     ) {
         let (protocol, cluster) = clusters.for_address(heap, port, address);
         let (ip, transport) =
             (address_bytes(address.to_canonical()), transport_number(port.transport));
         let guarded = match clusters.leads_to_brokers(port) {
             true => abi::guarded::GUARDED_BROKERS,
-            false if named => abi::guarded::GUARDED_BY_NAME,
-            false => abi::guarded::GUARDED_NOT,
+            false => naming,
         };
         let frontend = abi::frontend {
             ip,

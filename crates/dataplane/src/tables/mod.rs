@@ -98,7 +98,7 @@ pub struct Tables {
     frontends: Slots,
     members: Slots,
     workloads: Slots,
-    guarded: bool,
+    guarded: u32,
     notices: Vec<Notice>,
     counts: Counts,
 }
@@ -180,7 +180,10 @@ fn assemble(
     table::place_all(&mut heap, &mut clusters, drafts, heap::HEAP_WORDS, &mut notices);
     let words = heap.into_words();
     let counts = count(mesh);
-    let guarded = !mesh.access.is_empty() || !mesh.kafka.is_empty() || !mesh.limits.is_empty();
+    let some = !mesh.access.is_empty() || !mesh.kafka.is_empty() || !mesh.limits.is_empty();
+    let flag = |set: bool, flag: abi::guards| if set { flag.0 } else { 0 };
+    let straight = flag(guards.has_straight(), abi::guards::GUARDS_STRAIGHT);
+    let guarded = flag(some, abi::guards::GUARDS_SOME) | straight;
     Ok(Tables { number, words, frontends, members, workloads, guarded, notices, counts })
 }
 
@@ -257,7 +260,7 @@ impl Tables {
             self.members.mask,
             self.workloads.first,
             self.workloads.mask,
-            self.guarded.into(),
+            self.guarded,
             0,
             self.words.len() as u32,
             abi::limits::ABI_VERSION.0,
@@ -283,7 +286,7 @@ mod tests {
         tables.frontends = Slots { first: 101, mask: 102 };
         tables.members = Slots { first: 103, mask: 104 };
         tables.workloads = Slots { first: 105, mask: 106 };
-        tables.guarded = true;
+        tables.guarded = 1;
         let bytes = tables.bytes();
         assert_eq!(bytes.len(), Tables::BYTES);
         let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());

@@ -350,6 +350,7 @@ mod tests {
             ports: vec![port],
         };
         let clusters = vec![Cluster {
+            idle: Default::default(),
             protocol: Protocol::Http,
             name: String::new(),
             endpoints: Arc::default(),

@@ -45,7 +45,7 @@ fn expected(mesh: &Mesh, case: &Case) -> Option<bool> {
         called: party(case.endpoint.ip()),
         port: case.endpoint.port(),
         transport: Transport::Tcp,
-        services: &mesh.services_of(called_at(case.endpoint, Transport::Tcp)),
+        services: &mesh.names_at(called_at(case.endpoint, Transport::Tcp)),
         sni: None,
         request: Some(&request),
     };

@@ -39,6 +39,7 @@ fn cluster(name: &str, addresses: &[&str]) -> Cluster {
         node: None,
     };
     Cluster {
+        idle: Default::default(),
         protocol: Protocol::Http,
         name: name.to_owned(),
         endpoints: addresses.iter().map(endpoint).collect(),

@@ -30,13 +30,11 @@ pub struct Direct {
     pub service: usize,
     /// The index of that one's port.
     pub port: usize,
-    /// Its own index among the endpoints of the port's cluster.
+    /// Its own index among the endpoints of the port's cluster, the idle ones behind the others.
     pub endpoint: usize,
     /// Who has the address.
     #[serde(skip)]
     pub workload: Option<Arc<Workload>>,
-    /// Policies name a service behind which it stands.
-    pub named: bool,
     #[serde(skip)]
     made: OnceLock<Box<(Service, Cluster)>>,
 }
@@ -44,9 +42,9 @@ pub struct Direct {
 /// What was made of it follows from the rest.
 impl PartialEq for Direct {
     fn eq(&self, other: &Direct) -> bool {
-        let Direct { service, port, endpoint, workload, named, made: _ } = self;
+        let Direct { service, port, endpoint, workload, made: _ } = self;
         (*service, *port, *endpoint) == (other.service, other.port, other.endpoint)
-            && (workload, named) == (&other.workload, &other.named)
+            && *workload == other.workload
     }
 }
 
@@ -113,51 +111,89 @@ impl Mesh {
         (namespace, name)
     }
 
-    /// Policies that name services (their indices, in order), by the endpoints of these. An endpoint
-    /// may stand behind several; who comes straight to it has asked for any of them.
-    pub fn named_policies(&self) -> FxHashMap<CalledAt, Vec<usize>> {
+    /// Policies that name services, by the endpoints of these. An endpoint may stand behind several; who
+    /// comes straight to it has asked for all of them.
+    pub fn named_policies(&self) -> FxHashMap<CalledAt, Naming> {
         let mut naming: FxHashMap<(&str, &str), Vec<usize>> = FxHashMap::default();
         for (index, policy) in self.access.iter().enumerate() {
             let Scope::Services(services) = &policy.scope else { continue };
             for (namespace, name) in services {
-                naming.entry((namespace, name)).or_default().push(index);
-            }
-        }
-        let mut found: FxHashMap<_, Vec<usize>> = FxHashMap::default();
-        if naming.is_empty() {
-            return found;
-        }
-        for service in &self.services {
-            let Some(policies) = naming.get(&(&*service.namespace, &*service.name)) else {
-                continue;
-            };
-            for port in &service.ports {
-                for endpoint in self.endpoints(port.cluster) {
-                    let called = called_at(endpoint.address, port.transport);
-                    found.entry(called).or_default().extend(policies);
+                let policies = naming.entry((namespace, name)).or_default();
+                if policies.last() != Some(&index) {
+                    policies.push(index);
                 }
             }
         }
-        for policies in found.values_mut() {
-            policies.sort_unstable();
-            policies.dedup();
+        let mut found: FxHashMap<_, Naming> = FxHashMap::default();
+        if naming.is_empty() {
+            return found;
+        }
+        for (service, value) in self.services.iter().enumerate() {
+            let Some(policies) = naming.get(&self.service_name(service)) else { continue };
+            for called in self.called_by(value) {
+                let new = || Naming { policies: policies.clone(), every: true };
+                let naming = found.entry(called).or_insert_with(new);
+                if naming.policies != *policies {
+                    naming.every = false;
+                    naming.policies.extend(policies);
+                    naming.policies.sort_unstable();
+                    naming.policies.dedup();
+                }
+            }
+        }
+        for (service, value) in self.services.iter().enumerate() {
+            if !naming.contains_key(&self.service_name(service)) {
+                for called in self.called_by(value) {
+                    found.entry(called).and_modify(|naming| naming.every = false);
+                }
+            }
         }
         found
     }
 
-    /// Namespaces and names of all services that an address is an endpoint of.
-    pub fn services_of(&self, called: CalledAt) -> Vec<(&str, &str)> {
-        let is_of = |port: &ServicePort| {
-            let endpoints = self.endpoints(port.cluster).iter();
-            endpoints.map(|e| called_at(e.address, port.transport)).any(|at| at == called)
+    /// Where the endpoints of a service are.
+    fn called_by(&self, service: &Service) -> impl Iterator<Item = CalledAt> {
+        service.ports.iter().flat_map(|port| {
+            let endpoints = self.clusters[port.cluster.0].everybody();
+            endpoints.map(|endpoint| called_at(endpoint.address, port.transport))
+        })
+    }
+
+    /// All services that an address is an endpoint of, by their indices.
+    pub fn services_of(&self, called: CalledAt) -> Vec<usize> {
+        let is_of = |(_, service): &(usize, &Service)| {
+            self.called_by(service).any(|endpoint| endpoint == called)
         };
-        let services = self.services.iter().filter(|service| service.ports.iter().any(is_of));
-        services.map(|service| (service.namespace.as_str(), service.name.as_str())).collect()
+        self.services.iter().enumerate().filter(is_of).map(|(index, _)| index).collect()
+    }
+
+    /// The services that are called by the address of one: this one, or all that an endpoint stands
+    /// behind.
+    pub fn asked_by(&self, index: usize) -> Vec<usize> {
+        match index.checked_sub(self.services.len()) {
+            None => vec![index],
+            Some(at) => {
+                let direct = &self.direct[at];
+                let transport = self.services[direct.service].ports[direct.port].transport;
+                self.services_of(called_at(self.called(direct).address, transport))
+            }
+        }
+    }
+
+    /// Namespaces and names of all services that an address is an endpoint of.
+    pub fn names_at(&self, called: CalledAt) -> Vec<(&str, &str)> {
+        self.services_of(called).into_iter().map(|index| self.service_name(index)).collect()
+    }
+
+    /// Namespace and name of one of [`Mesh::services`].
+    pub fn service_name(&self, index: usize) -> (&str, &str) {
+        let service = &self.services[index];
+        (&service.namespace, &service.name)
     }
 
     fn called(&self, direct: &Direct) -> &Endpoint {
         let port = &self.services[direct.service].ports[direct.port];
-        &self.clusters[port.cluster.0].endpoints[direct.endpoint]
+        self.clusters[port.cluster.0].member(direct.endpoint)
     }
 
     fn direct_port(&self, at: usize, direct: &Direct) -> ServicePort {
@@ -182,6 +218,7 @@ impl Mesh {
                 name: endpoint.address.to_string(),
                 protocol: port.protocol,
                 endpoints: Arc::new([endpoint.clone()]),
+                idle: Arc::default(),
             };
             let service = Service {
                 namespace: namespace.to_owned(),
@@ -195,8 +232,8 @@ impl Mesh {
     }
 }
 
-/// Finds the addresses of workloads that policies or limits are about. What a policy says of a
-/// service it says of calls straight to its endpoints too. Services and clusters must be complete.
+/// Finds the addresses of workloads that policies or limits are about. Services and clusters must be
+/// complete.
 /// `owner` says which workload has an address, and `has_stayed` whether it is the one that had it
 /// when `kept` was here the last time.
 pub fn add_direct<'o>(
@@ -210,7 +247,6 @@ pub fn add_direct<'o>(
     } else {
         mesh.direct = find(mesh, kept, owner, has_stayed);
     }
-    name_too(mesh);
 }
 
 /// Which endpoints of the mesh before policies and limits are about, and what that follows from.
@@ -227,7 +263,8 @@ pub struct Guarded {
 struct GuardedPort {
     /// Policies name the service.
     named: bool,
-    endpoints: Arc<[Endpoint]>,
+    /// Those that are ready, and those that are not.
+    endpoints: [Arc<[Endpoint]>; 2],
     /// Indices of those that policies or limits are about, and who has the address.
     guarded: Vec<(usize, Option<Arc<Workload>>)>,
 }
@@ -235,53 +272,41 @@ struct GuardedPort {
 impl GuardedPort {
     fn of<'o>(
         named: bool,
-        endpoints: &Arc<[Endpoint]>,
+        cluster: &Cluster,
         before: Option<GuardedPort>,
         selectors: &Selectors<'_>,
         owner: impl Fn(IpAddr) -> Option<&'o Arc<Workload>>,
         has_stayed: impl Fn(IpAddr) -> bool,
     ) -> GuardedPort {
         let before = before.filter(|before| {
+            let [ready, idle] = &before.endpoints;
             before.named == named
-                && Arc::ptr_eq(&before.endpoints, endpoints)
-                && endpoints.iter().all(|endpoint| has_stayed(endpoint.address.ip()))
+                && Arc::ptr_eq(ready, &cluster.endpoints)
+                && Arc::ptr_eq(idle, &cluster.idle)
+                && cluster.everybody().all(|endpoint| has_stayed(endpoint.address.ip()))
         });
         if let Some(before) = before {
             return before;
         }
-        let guarded = endpoints.iter().enumerate().filter_map(|(at, endpoint)| {
+        let guarded = cluster.everybody().enumerate().filter_map(|(at, endpoint)| {
             let owner = owner(endpoint.address.ip());
             let selected = || owner.is_some_and(|owner| selectors.select(owner));
             let guarded = endpoint.address.port() > 0 && (named || selected());
             guarded.then(|| (at, owner.cloned()))
         });
         let guarded = guarded.collect();
-        GuardedPort { named, endpoints: endpoints.clone(), guarded }
+        let endpoints = [cluster.endpoints.clone(), cluster.idle.clone()];
+        GuardedPort { named, endpoints, guarded }
     }
 }
 
-/// Lets policies on a service name those of its endpoints.
-fn name_too(mesh: &mut Mesh) {
-    let by_endpoint = mesh.named_policies();
-    let mut more: FxHashMap<usize, Vec<(String, String)>> = FxHashMap::default();
-    for at in 0..mesh.direct.len() {
-        let direct = &mesh.direct[at];
-        let transport = mesh.services[direct.service].ports[direct.port].transport;
-        let Some(policies) = by_endpoint.get(&called_at(mesh.called(direct).address, transport))
-        else {
-            continue;
-        };
-        let (namespace, name) = mesh.direct_name(direct);
-        for policy in policies {
-            more.entry(*policy).or_default().push((namespace.to_owned(), name.clone()));
-        }
-        mesh.direct[at].named = true;
-    }
-    for (policy, more) in more {
-        if let Scope::Services(named) = &mut Arc::make_mut(&mut mesh.access[policy]).scope {
-            named.extend(more);
-        }
-    }
+/// Policies on the services that an address is an endpoint of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Naming {
+    /// Their indices, in order.
+    pub policies: Vec<usize>,
+    /// Each of those services is named by all of them.
+    pub every: bool,
 }
 
 /// What is called, whatever stands for it: a canonical address, a port (host byte order).
@@ -319,15 +344,15 @@ fn find<'o>(
             if !named && (!http || listed.transport != Transport::Tcp) {
                 continue;
             }
-            let endpoints = &mesh.clusters[listed.cluster.0].endpoints;
+            let cluster = &mesh.clusters[listed.cluster.0];
             let before = before.next();
-            let of = GuardedPort::of(named, endpoints, before, &selectors, &owner, &has_stayed);
+            let of = GuardedPort::of(named, cluster, before, &selectors, &owner, &has_stayed);
             for (endpoint, workload) in &of.guarded {
-                if taken.insert(called_at(endpoints[*endpoint].address, listed.transport)) {
+                let address = cluster.member(*endpoint).address;
+                if taken.insert(called_at(address, listed.transport)) {
                     let (endpoint, workload) = (*endpoint, workload.clone());
                     let made = OnceLock::new();
-                    let named = false;
-                    found.push(Direct { service, port, endpoint, workload, named, made });
+                    found.push(Direct { service, port, endpoint, workload, made });
                 }
             }
             kept.ports.push(of);

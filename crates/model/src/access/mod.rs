@@ -35,7 +35,7 @@ mod policy;
 mod provider;
 mod verdict;
 
-pub use direct::{CalledAt, Direct, Guarded, add_direct, called_at};
+pub use direct::{CalledAt, Direct, Guarded, Naming, add_direct, called_at};
 pub use identity::{
     Entity, Identity, IdentityMatch, LabelSelector, LabelTest, Node, Party, TRUST_DOMAIN, principal,
 };

@@ -34,7 +34,7 @@ pub(crate) use standing::Standing;
 #[derive(Debug)]
 pub(crate) struct Policies {
     workloads: Vec<OnceCell<Concern>>,
-    services: Vec<OnceCell<List>>,
+    services: Vec<OnceCell<Asked>>,
 }
 
 /// Indices of policies, in order.
@@ -47,6 +47,15 @@ struct Concern {
     ingress: List,
     /// About its own.
     egress: List,
+}
+
+/// What is called by an address.
+#[derive(Debug, Clone)]
+struct Asked {
+    /// Indices of the services.
+    services: Box<[usize]>,
+    /// The policies that name them.
+    policies: List,
 }
 
 impl Policies {
@@ -75,15 +84,17 @@ impl Policies {
         })
     }
 
-    fn of_service(&self, mesh: &Mesh, index: usize) -> &[usize] {
+    fn of_service(&self, mesh: &Mesh, index: usize) -> &Asked {
         self.services[index].get_or_init(|| {
-            let service = mesh.service(index);
-            list(mesh, |policy| match &policy.scope {
-                Scope::Services(services) => services.iter().any(|(namespace, name)| {
-                    (namespace, name) == (&service.namespace, &service.name)
-                }),
+            let services = mesh.asked_by(index);
+            let names: Vec<_> = services.iter().map(|at| mesh.service_name(*at)).collect();
+            let policies = list(mesh, |policy| match &policy.scope {
+                Scope::Services(named) => {
+                    named.iter().any(|(namespace, name)| names.contains(&(namespace, name)))
+                }
                 Scope::Workloads(..) => false,
-            })
+            });
+            Asked { services: services.into(), policies }
         })
     }
 }
@@ -99,7 +110,7 @@ pub(crate) struct Prospect<'a> {
     pub caller: Party<'a>,
     pub called: Party<'a>,
     pub port: u16,
-    service: Option<(&'a str, &'a str)>,
+    services: &'a [usize],
     policies: [&'a [usize]; 3],
 }
 
@@ -117,29 +128,28 @@ impl<'a> Prospect<'a> {
         let (known, calling) = view.party(caller.known_by);
         let caller = Party { address: caller.address, ..known };
         let (called, serving) = view.party(endpoint.ip());
+        let asked = place.map(|place| policies.of_service(mesh, place.service));
         let lists = [
             calling.map_or(&[][..], |index| &policies.of_workload(mesh, index).egress),
             serving.map_or(&[][..], |index| &policies.of_workload(mesh, index).ingress),
-            place.map_or(&[][..], |place| policies.of_service(mesh, place.service)),
+            asked.map_or(&[][..], |asked| &asked.policies),
         ];
         if lists.iter().all(|list| list.is_empty()) {
             return None;
         }
-        let service = place.map(|place| {
-            let service = mesh.service(place.service);
-            (service.namespace.as_str(), service.name.as_str())
-        });
-        Some(Prospect { mesh, caller, called, port: endpoint.port(), service, policies: lists })
+        let services = asked.map_or(&[][..], |asked| &asked.services);
+        Some(Prospect { mesh, caller, called, port: endpoint.port(), services, policies: lists })
     }
 
     /// What the policies say; `request`: as the endpoint would get it, `None`: it is a connection.
     pub fn judge(&self, sni: Option<&str>, request: Option<&Request<'_>>) -> Access {
+        let names: Vec<_> = self.services.iter().map(|at| self.mesh.service_name(*at)).collect();
         let call = Call {
             caller: self.caller,
             called: self.called,
             port: self.port,
             transport: Transport::Tcp,
-            services: self.service.as_slice(),
+            services: &names,
             sni,
             request,
         };

@@ -347,6 +347,7 @@ impl Answer {
 pub fn mesh(endpoints: &[SocketAddr], rules: Option<Vec<Rule>>) -> Mesh {
     let service: SocketAddr = SERVICE.parse().unwrap();
     let cluster = |(index, address): (usize, &SocketAddr)| Cluster {
+        idle: Default::default(),
         protocol: Protocol::Http,
         name: format!("shop:80|{index}"),
         endpoints: [Endpoint { address: *address, weight: 1, workload: String::new(), node: None }]
@@ -354,6 +355,7 @@ pub fn mesh(endpoints: &[SocketAddr], rules: Option<Vec<Rule>>) -> Mesh {
     };
     let mut clusters: Vec<Cluster> = endpoints.iter().enumerate().map(cluster).collect();
     clusters.push(Cluster {
+        idle: Default::default(),
         protocol: Protocol::Http,
         name: "empty:80".into(),
         endpoints: [].into(),

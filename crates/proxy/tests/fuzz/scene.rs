@@ -129,7 +129,7 @@ fn cluster(index: usize, protocol: Protocol, addresses: &[SocketAddr]) -> Cluste
         node: None,
     };
     let endpoints = addresses.iter().map(endpoint).collect();
-    Cluster { protocol, name: format!("cluster {index}"), endpoints }
+    Cluster { idle: Default::default(), protocol, name: format!("cluster {index}"), endpoints }
 }
 
 fn rule_for(path: Option<PathMatch>, action: Action) -> Rule {

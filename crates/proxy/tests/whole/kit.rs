@@ -163,6 +163,7 @@ pub fn expect_reset(mut socket: &TcpStream) {
 pub fn mesh(protocol: Protocol, endpoints: &[SocketAddr], rules: Vec<StreamRule>) -> Mesh {
     let service: SocketAddr = SERVICE.parse().unwrap();
     let cluster = |(index, address): (usize, &SocketAddr)| Cluster {
+        idle: Default::default(),
         protocol,
         name: format!("shop:70|{index}"),
         endpoints: [Endpoint { address: *address, weight: 1, workload: String::new(), node: None }]

@@ -215,7 +215,7 @@ fn ask<'a>(
     let address = told.source.map_or(told.caller, |source| source.ip());
     // who comes straight to an endpoint calls all that it stands behind
     let services = match told.service == endpoint {
-        true => mesh.services_of(called_at(endpoint, Transport::Tcp)),
+        true => mesh.names_at(called_at(endpoint, Transport::Tcp)),
         false => service_of(mesh, told.service).into_iter().collect(),
     };
     let call = Call {

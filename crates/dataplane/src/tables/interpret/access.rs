@@ -25,7 +25,7 @@ impl Context<'_> {
     pub(super) fn judge_request(&self, visit: bool) -> Access {
         let tables = self.tables;
         let mut access = Access::Pass;
-        if !tables.guarded {
+        if tables.guarded == 0 {
             return access;
         }
         let to_itself = self.is_to_itself();

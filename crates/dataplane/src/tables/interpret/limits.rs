@@ -14,7 +14,7 @@ impl Context<'_> {
         let called = self.tables.find_workload(self.endpoint.ip());
         let guard = called.map_or(0, |slot| self.word(at!(slot, workload.guard)));
         let limits = if guard == 0 { 0 } else { self.word(at!(guard, guard.limits)) };
-        if !self.tables.guarded || limits == 0 {
+        if self.tables.guarded == 0 || limits == 0 {
             return (Access::Pass, 0, Vec::new());
         }
         let count = self.word(at!(limits, rate_limits.count));
