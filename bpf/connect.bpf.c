@@ -180,10 +180,22 @@ remember_datagram(u64 cookie, const struct endpoint *endpoint, const struct addr
 	add(COUNT_DATAGRAM, 1);
 }
 
-/*
- * A datagram to who is no service. What comes back is let in for this, and an answer to what was let in
- * is not judged.
- */
+/* Whether a datagram is an answer to what was let in, which is not judged. */
+static __always_inline bool
+answers_caller(struct bpf_sock_addr *ctx, struct generation *g, const struct address *to)
+{
+	struct datagram_key key = { .port = to->port };
+	struct address *known;
+
+	if (!g || !g->guarded)
+		return false;
+	key.cookie = bpf_get_socket_cookie(ctx);
+	copy_ip(key.ip, to->ip);
+	known = bpf_map_lookup_elem(&datagrams, &key);
+	return known && !known->family;
+}
+
+/* A datagram to who is no service. What comes back is let in for this. */
 static __always_inline int
 send_elsewhere(struct bpf_sock_addr *ctx, struct generation *g, const struct address *to)
 {
@@ -195,8 +207,6 @@ send_elsewhere(struct bpf_sock_addr *ctx, struct generation *g, const struct add
 	key.cookie = bpf_get_socket_cookie(ctx);
 	copy_ip(key.ip, to->ip);
 	known = bpf_map_lookup_elem(&datagrams, &key);
-	if (known && !known->family)
-		return PASS;
 	if (denies_datagram(ctx, g, to))
 		return refuse(COUNT_DENIED);
 	if (!known && bpf_map_update_elem(&datagrams, &key, to, BPF_ANY))
@@ -213,6 +223,8 @@ static __always_inline int send_datagram(struct bpf_sock_addr *ctx, bool v6)
 	u64 cookie;
 
 	get_address(ctx, &asked, v6);
+	if (answers_caller(ctx, g, &asked))
+		return PASS;
 	f = g ? find_frontend(g, asked.ip, asked.port, IPPROTO_UDP) : NULL;
 	if (!f)
 		return send_elsewhere(ctx, g, &asked);

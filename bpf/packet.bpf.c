@@ -92,16 +92,17 @@ static __always_inline bool cut_off(struct __sk_buff *skb, struct conn *conn)
 static __always_inline bool
 judge_again(struct __sk_buff *skb, struct conn *conn, struct generation *g)
 {
-	struct frontend *f = find_frontend(g, conn->service.ip, conn->service.port, IPPROTO_TCP), *own;
+	struct frontend *f = find_frontend(g, conn->service.ip, conn->service.port, IPPROTO_TCP);
 	u32 asked = ASK_CONNECTION;
 	struct scratch *s;
 	enum access access;
 	struct verdict *v;
 
 	if (f && f->guarded) {
-		/* what a new connection is not asked by the kernel, an old one is for as long as that is sure */
-		own = find_frontend(g, conn->endpoint.ip, conn->endpoint.port, IPPROTO_TCP);
-		if (f->guarded == GUARDED_BROKERS || !own || !own->guard)
+		/* a new connection is judged by the proxy, and an old one here if its endpoint is one of the
+		 * service still: policies on the service are among those on the endpoint then */
+		if (f->guarded == GUARDED_BROKERS ||
+		    !is_member(g, AT(g, cluster, f->cluster)->id, &conn->endpoint))
 			return cut_off(skb, conn);
 		asked |= ASK_STRAIGHT;
 	}
@@ -230,7 +231,10 @@ int packet_out(struct __sk_buff *skb)
 
 	if (!conn) {
 		see_visit(skb);
-		return skb->ifindex == LOOPBACK_IFINDEX || may_leave(skb) || is_reset(skb);
+		if (skb->ifindex != LOOPBACK_IFINDEX && !may_leave(skb))
+			return is_reset(skb);
+		announce_leaving(skb);
+		return PASS;
 	}
 	if (carries_unjudged(skb, conn))
 		return DROP;

@@ -286,6 +286,13 @@ fn who_comes_from_another_node_is_judged_there() -> Result<()> {
     assert!(outsider(&bed.client, &pod)?, "it may call `v1`");
     apply(&bed, "policy.yaml", &named(&["web", "v1"]))?;
     assert!(!outsider(&bed.client, &pod)?, "whatever it calls");
+    let front = "apiVersion: v1\nkind: Service\nmetadata: {name: front, namespace: default}\n\
+                 spec: {clusterIP: 10.96.0.16, ports: [{name: http, port: 80}]}\n---\n\
+                 apiVersion: networking.istio.io/v1\nkind: VirtualService\n\
+                 metadata: {name: front, namespace: default}\n\
+                 spec: {hosts: [front], http: [{route: [{destination: {host: v1}}]}]}\n";
+    apply(&bed, "front.yaml", front)?;
+    assert!(outsider(&bed.client, &pod)?, "rules lead there who calls `front`");
     Ok(())
 }
 
@@ -323,6 +330,40 @@ fn assert_live_connections_are_reset(nobody: &str) -> Result<()> {
     for server in [&bed.v1, &bed.v2] {
         wait_until("no connection is left", || Ok(connections(server, 7007)? == 0))?;
     }
+    Ok(())
+}
+
+/// Policies on a service hold for who called it, also when its pods are others by then.
+#[test]
+fn a_live_connection_does_not_outlast_its_endpoint_and_a_policy() -> Result<()> {
+    let (bed, _servers) = echo_bed("moved")?;
+    let yaml = |version: &str| {
+        let yaml = bed.mesh_yaml(true);
+        let raw = yaml.find("name: raw").expect("the service");
+        let (head, tail) = yaml.split_at(raw);
+        let only = format!("selector: {{app: web, version: {version}}}");
+        head.to_owned() + &tail.replacen("selector: {app: web}", &only, 1)
+    };
+    apply(&bed, "mesh.yaml", &yaml("v1"))?;
+    let rest = "apiVersion: v1\nkind: Service\nmetadata: {name: rest, namespace: default}\n\
+                spec:\n  clusterIP: 10.96.0.17\n  selector: {app: web}\n  \
+                ports: [{name: tcp, port: 7, targetPort: 7007}]\n";
+    apply(&bed, "rest.yaml", rest)?;
+    let on = |name: &str, spec: &str| {
+        let target = format!("  targetRefs: [{{kind: Service, group: '', name: {name}}}]\n");
+        policy(name, &(target + spec))
+    };
+    let others = "  action: DENY\n  rules:\n  - from: [{source: {namespaces: [elsewhere]}}]\n";
+    apply(&bed, "rest-policy.yaml", &on("rest", others))?;
+    let mut raw = RawClient::connect(&bed.client, "10.96.0.12:7".parse()?)?;
+    for version in ["v1", "v2"] {
+        apply(&bed, "mesh.yaml", &(yaml(version) + &format!("# {version}\n")))?;
+        raw.send("hello")?;
+        assert_eq!(raw.step(&serde_json::json!({"recv": 5}))?["bytes"], 5, "{version}");
+    }
+    apply(&bed, "policy.yaml", &on("raw", "  action: ALLOW\n"))?;
+    raw.send("hello")?;
+    assert_eq!(raw.recv_until_close()?, (String::new(), "ECONNABORTED".to_owned()));
     Ok(())
 }
 

@@ -71,7 +71,6 @@ static __always_inline u32 leave_of(struct generation *g, const struct address *
 	return caller ? AT(g, workload, caller)->leave : 0;
 }
 
-
 /* What is asked about a connection besides the network's policies. */
 enum asked {
 	ASK_NETWORK,		/* nothing: its requests are judged one by one */

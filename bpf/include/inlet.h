@@ -161,14 +161,31 @@ static __noinline int announce_datagram(struct __sk_buff *skb, struct generation
 {
 	struct arrival a = {};
 	struct pair_key key;
+	struct frontend *f;
 	u8 judged = 1;
 
-	if (!read_arrival(skb, &a) || a.transport != IPPROTO_UDP || guarded_by(g, &a) == GUARDED_NOT)
+	if (!read_arrival(skb, &a) || a.transport != IPPROTO_UDP)
+		return 0;
+	f = find_frontend(g, a.to.ip, a.to.port, IPPROTO_UDP);
+	if (!f || !f->guard)
 		return 0;
 	key = announcement_at(&a, tick_of_now());
 	if (!bpf_map_lookup_elem(&announced, &key) && bpf_map_update_elem(&announced, &key, &judged, BPF_ANY))
 		add(COUNT_FULL, 1);
 	return 0;
+}
+
+/* The same for a packet, whatever it is. */
+static __always_inline void announce_leaving(struct __sk_buff *skb)
+{
+	struct generation *g = current_generation();
+	struct bpf_sock *sk = skb->sk;
+
+	if (!g || !(g->guarded & GUARDS_STRAIGHT) || !sk)
+		return;
+	sk = bpf_sk_fullsock(sk);
+	if (sk && sk->protocol == IPPROTO_UDP && sk->type == SOCK_DGRAM)
+		announce_datagram(skb, g);
 }
 
 /* Whether a workload is on another node, where an agent judges what it asks. */
@@ -204,8 +221,8 @@ admits(struct generation *g, const struct arrival *a, bool by_request)
 	v->endpoint = a->to;
 	v->transport = a->transport;
 	asked = there || by_request ? ASK_CARRIER : ASK_CONNECTION;
-	/* who was asked at his end knows which service is meant; if they are all the same, so do we */
-	if (by == GUARDED_BY_EACH || !(there || (a->transport == IPPROTO_UDP && was_announced_lately(a))))
+	/* who was asked at his end knows which service is meant; if all have the same policies, so do we */
+	if (there ? by == GUARDED_BY_EACH : a->transport != IPPROTO_UDP || !was_announced_lately(a))
 		asked |= ASK_STRAIGHT;
 	pass = judge_connection(g, s, v, asked) == ACCESS_PASS;
 	release_scratch(s);
@@ -529,7 +546,7 @@ static __always_inline bool admits_datagram(struct generation *g, struct __sk_bu
 			return false;
 	}
 	/* or the answer would be judged as a call to him, or as one of a workload that may not call */
-	if (guarded || guard_of(g, &a->from) || leave_of(g, &a->to))
+	if (guarded || guard_at(g, &a->from, IPPROTO_UDP) || leave_of(g, &a->to))
 		note_caller(skb, a);
 	return true;
 }
@@ -619,8 +636,6 @@ static __always_inline bool may_leave(struct __sk_buff *skb)
 		return true;
 	if (!is_plain(sk))
 		return releases_packet(g, skb, sk);
-	if (sk->protocol == IPPROTO_UDP && g->guarded & GUARDS_STRAIGHT)
-		announce_datagram(skb, g);
 	if (is_judged_elsewhere(sk))
 		return true;
 	inlet = bpf_sk_storage_get(&inlets, sk, 0, 0);

@@ -302,7 +302,8 @@ MAP {
 	__type(value, struct end);
 } pairs SEC(".maps");
 
-/* Connections whose client's end is judged by a program of ours; server_seq is 0. */
+/* Connections whose client's end is judged by a program of ours (server_seq is 0), and datagrams (it is
+ * IPPROTO_UDP, and client_seq is when). */
 MAP {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 65536);

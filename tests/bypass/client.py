@@ -6,7 +6,8 @@ each with one of its own.
                                     "wait": in so many seconds; "socket": makes one only, "finish":
                                     connects that
 {"datagram": [HOST, PORT]}          what comes back; with "connected": by a connected socket; with "again":
-                                    by the same as before; with "wait": so many seconds; with
+                                    by the same as before; with "port": from there; with "wait": so
+                                    many seconds; with
                                     "source": from there, and nothing comes back
 {"send": TEXT, "way": WAY}          sends it; WAYS has the ways
 {"again": [HOST, PORT]}             ends the connection and makes another by the same socket
@@ -329,6 +330,8 @@ def datagram(order):
         return "sent"
     if not order.get("again"):
         kept = socket.socket(socket.AF_INET6 if ":" in to[0] else socket.AF_INET, socket.SOCK_DGRAM)
+        if "port" in order:
+            kept.bind(("", order["port"]))
         if order.get("connected"):
             kept.connect(to)
     kept.settimeout(order.get("wait", 10))

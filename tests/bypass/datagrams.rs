@@ -165,7 +165,7 @@ fn policies_on_services_hold_for_who_comes_straight() -> Result<()> {
 fn policies_on_a_service_hold_for_no_other() -> Result<()> {
     let (bed, _echoes) = bed("other", SHORTCUT)?;
     let other = "---\napiVersion: v1\nkind: Service\nmetadata: {name: other, namespace: default}\n\
-                 spec:\n  clusterIP: 10.96.0.14\n  selector: {app: web}\n  \
+                 spec:\n  clusterIP: 10.96.0.14\n  selector: {app: web, version: v1}\n  \
                  ports: [{name: udp-echo, port: 9, protocol: UDP, targetPort: 7007}]\n";
     apply(&bed, "other.yaml", other)?;
     let mut client = Client::start(&bed.client)?;
@@ -183,8 +183,39 @@ fn policies_on_a_service_hold_for_no_other() -> Result<()> {
             assert_eq!(answer, heard, "{to:?}, {connected}");
         }
     }
+    let mut itself = Client::start(&bed.v1)?;
+    for connected in [false, true] {
+        assert_eq!(itself.order(ping(other, connected, false, 5.0))?, "ping", "by loopback");
+    }
     let pod = bed.v1.ip4().to_string();
     assert_eq!(client.order(ping((&pod, ECHO), false, false, 5.0))?, "ECONNREFUSED", "straight");
+    Ok(())
+}
+
+/// A server that calls others by the port that it serves.
+#[test]
+fn answers_come_to_a_port_that_is_a_service() -> Result<()> {
+    const PORT: u16 = 5000;
+    let (bed, _echoes) = bed("peers", SHORTCUT)?;
+    let peers = "apiVersion: v1\nkind: Service\nmetadata: {name: peers, namespace: default}\n\
+                 spec:\n  clusterIP: 10.96.0.15\n  selector: {app: client}\n  \
+                 ports: [{name: udp, port: 5000, protocol: UDP}]\n";
+    apply(&bed, "peers.yaml", peers)?;
+    let nobody = nobody().replace(
+        "selector: {matchLabels: {app: web}}",
+        "targetRefs: [{kind: Service, group: '', name: peers}]",
+    );
+    apply(&bed, "policy.yaml", &nobody)?;
+    let (pod, own) = (bed.v1.ip4().to_string(), bed.client.ip4().to_string());
+    let mut client = Client::start(&bed.client)?;
+    for to in [(&*pod, ECHO), SERVICE] {
+        assert_eq!(client.order(json!({"datagram": to, "port": PORT}))?, "ping", "{to:?}");
+    }
+    // who has not been asked may not call
+    for to in [(&*own, PORT), ("10.96.0.15", PORT)] {
+        let order = json!({"datagram": to, "wait": NEVER});
+        assert_eq!(Client::start(&bed.v2)?.order(order)?, "ECONNREFUSED", "{to:?}");
+    }
     Ok(())
 }
 

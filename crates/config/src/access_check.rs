@@ -62,7 +62,7 @@ fn served(mesh: &Mesh) -> HashMap<IpAddr, Ports> {
             (Transport::Tcp, Protocol::Tls) => Spoken::Tls,
             _ => Spoken::Other,
         };
-        for endpoint in mesh.endpoints(port.cluster) {
+        for endpoint in mesh.cluster(port.cluster).everybody() {
             let key = (endpoint.address.port(), port.transport == Transport::Udp);
             served.entry(endpoint.address.ip()).or_default().entry(key).or_default().insert(spoken);
         }
@@ -176,7 +176,7 @@ impl Checker<'_> {
             Scope::Services(services) => {
                 for (namespace, name) in services {
                     let listed = self.service(namespace, name).flat_map(|s| &s.ports);
-                    for endpoint in listed.flat_map(|p| self.mesh.endpoints(p.cluster)) {
+                    for endpoint in listed.flat_map(|p| self.mesh.cluster(p.cluster).everybody()) {
                         let number = endpoint.address.port();
                         let of = self.served.get(&endpoint.address.ip()).into_iter().flatten();
                         for (key, spoken) in of.filter(|(key, _)| key.0 == number) {

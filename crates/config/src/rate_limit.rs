@@ -107,7 +107,7 @@ fn endpoint_ports(mesh: &Mesh, limiter: &RateLimiter, port: u16) -> BTreeSet<u16
     let addresses: BTreeSet<_> = selected.flat_map(|workload| &workload.addresses).collect();
     let ports = mesh.services.iter().filter_map(|service| service.port(port, Transport::Tcp));
     let http = ports.filter(|port| matches!(port.protocol, Protocol::Http | Protocol::Http2));
-    let endpoints = http.flat_map(|port| mesh.endpoints(port.cluster));
+    let endpoints = http.flat_map(|port| mesh.cluster(port.cluster).everybody());
     let here = endpoints.filter(|endpoint| addresses.contains(&endpoint.address.ip()));
     here.map(|endpoint| endpoint.address.port()).collect()
 }

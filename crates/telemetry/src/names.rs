@@ -160,7 +160,7 @@ impl Names {
                 let http = matches!(port.protocol, Protocol::Http | Protocol::Http2);
                 let rules = || port.rules.iter().flatten().map(|rule| rule.name.clone()).collect();
                 // a workload's own address is a service too, which nobody has named
-                let endpoints = mesh.endpoints(port.cluster).iter();
+                let endpoints = mesh.cluster(port.cluster).everybody();
                 for at in endpoints.map(|endpoint| key(endpoint.address)) {
                     if !service.addresses.iter().any(|own| own.to_canonical() == at.0) {
                         names.entered.entry(at).or_insert_with(|| name.clone());

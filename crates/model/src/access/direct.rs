@@ -18,6 +18,7 @@ use crate::limits::RateLimiter;
 use crate::mesh::{
     Cluster, ClusterId, Endpoint, Mesh, Protocol, Service, ServicePort, Transport, Workload,
 };
+use crate::route::Action;
 
 /// What the names of such services begin with; Kubernetes has no blank in a name.
 const PREFIX: &str = "workload ";
@@ -128,27 +129,41 @@ impl Mesh {
         if naming.is_empty() {
             return found;
         }
+        let of = |service| naming.get(&self.service_name(service)).map_or(&[][..], Vec::as_slice);
         for (service, value) in self.services.iter().enumerate() {
-            let Some(policies) = naming.get(&self.service_name(service)) else { continue };
-            for called in self.called_by(value) {
-                let new = || Naming { policies: policies.clone(), every: true };
+            let policies = of(service);
+            for called in self.called_by(value).filter(|_| !policies.is_empty()) {
+                let new = || Naming { policies: Vec::new(), every: true };
                 let naming = found.entry(called).or_insert_with(new);
-                if naming.policies != *policies {
-                    naming.every = false;
-                    naming.policies.extend(policies);
-                    naming.policies.sort_unstable();
-                    naming.policies.dedup();
-                }
+                naming.policies.extend(policies);
             }
         }
+        for naming in found.values_mut() {
+            naming.policies.sort_unstable();
+            naming.policies.dedup();
+        }
         for (service, value) in self.services.iter().enumerate() {
-            if !naming.contains_key(&self.service_name(service)) {
-                for called in self.called_by(value) {
-                    found.entry(called).and_modify(|naming| naming.every = false);
-                }
+            for called in self.called_by(value).chain(self.routed_to(value)) {
+                found
+                    .entry(called)
+                    .and_modify(|naming| naming.every &= naming.policies == of(service));
             }
         }
         found
+    }
+
+    /// Where rules lead who calls a service.
+    fn routed_to(&self, service: &Service) -> impl Iterator<Item = CalledAt> {
+        service.ports.iter().flat_map(|port| {
+            let requests = port.rules.iter().flatten().flat_map(|rule| match &rule.action {
+                Action::Forward(backends) => &backends[..],
+                _ => &[],
+            });
+            let streams = port.stream_rules.iter().flat_map(|rule| &rule.backends);
+            let clusters = requests.chain(streams).filter_map(|backend| backend.cluster);
+            let endpoints = clusters.flat_map(|id| self.endpoints(id));
+            endpoints.map(|endpoint| called_at(endpoint.address, port.transport))
+        })
     }
 
     /// Where the endpoints of a service are.
@@ -305,7 +320,7 @@ impl GuardedPort {
 pub struct Naming {
     /// Their indices, in order.
     pub policies: Vec<usize>,
-    /// Each of those services is named by all of them.
+    /// Each of those services, and each whose rules lead there, is named by all of them.
     pub every: bool,
 }
 

@@ -14,6 +14,7 @@ mod standing;
 
 use std::cell::OnceCell;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use beeway_model::access::{
     Access, AccessPolicy, Call, Decider, Direction, Party, Scope, applies, evaluate,
@@ -35,6 +36,8 @@ pub(crate) use standing::Standing;
 pub(crate) struct Policies {
     workloads: Vec<OnceCell<Concern>>,
     services: Vec<OnceCell<Asked>>,
+    /// Some name services.
+    named: bool,
 }
 
 /// Indices of policies, in order.
@@ -52,7 +55,7 @@ struct Concern {
 /// What is called by an address.
 #[derive(Debug, Clone)]
 struct Asked {
-    /// Indices of the services.
+    /// Indices of the services, where policies name any.
     services: Box<[usize]>,
     /// The policies that name them.
     policies: List,
@@ -60,7 +63,9 @@ struct Asked {
 
 impl Policies {
     pub fn new(mesh: &Mesh) -> Policies {
+        let names = |policy: &Arc<AccessPolicy>| matches!(policy.scope, Scope::Services(_));
         Policies {
+            named: mesh.access.iter().any(names),
             workloads: mesh.workloads.iter().map(|_| OnceCell::new()).collect(),
             services: vec![OnceCell::new(); mesh.services.len() + mesh.direct.len()],
         }
@@ -86,7 +91,7 @@ impl Policies {
 
     fn of_service(&self, mesh: &Mesh, index: usize) -> &Asked {
         self.services[index].get_or_init(|| {
-            let services = mesh.asked_by(index);
+            let services = if self.named { mesh.asked_by(index) } else { Vec::new() };
             let names: Vec<_> = services.iter().map(|at| mesh.service_name(*at)).collect();
             let policies = list(mesh, |policy| match &policy.scope {
                 Scope::Services(named) => {
