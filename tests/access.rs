@@ -213,6 +213,16 @@ fn requests_straight_to_a_pod_are_judged() -> Result<()> {
     assert_eq!(status(&mut raw, "/admin"), 403);
     assert_eq!(status(&mut raw, "/x/../admin"), 403, "by detour");
     assert_eq!(status(&mut raw, "/x"), 200);
+    // likewise by policies on its services, which userspace asks
+    let named =
+        no_admin().replace(ON_WEB, "  targetRefs: [{kind: Service, group: '', name: web}]\n");
+    apply(&bed, "policy.yaml", &named)?;
+    for mut raw in
+        [raw, RawClient::connect(&bed.client, format!("{}:8080", bed.v2.ip4()).parse()?)?]
+    {
+        assert_eq!((status(&mut raw, "/admin"), status(&mut raw, "/x")), (403, 200));
+    }
+    apply(&bed, "policy.yaml", &no_admin())?;
     // a port that no service has is one that is not HTTP: the rule is wider there
     let other = spawn_ready(http_server(&bed.v2, 9090, "other")?)?;
     let to = format!("http://{}:9090/", bed.v2.ip4());
