@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use beeway_testbed::directory;
 
 use crate::bed;
@@ -25,7 +25,9 @@ fn nobody_but_root_is_told() -> Result<()> {
     let place = directory("others")?;
     fs::set_permissions(place.path(), Permissions::from_mode(0o755))?;
     let binary = place.path().join("beeway");
-    fs::copy(bed::binary(), &binary)?;
+    // a child that another test forks while this process writes the file would keep it from being run
+    let copied = Command::new("cp").arg(bed::binary()).arg(&binary).status()?;
+    ensure!(copied.success(), "cp: {copied}");
     let ask = |args: &[&str]| -> Result<Output> {
         let mut command = Command::new(&binary);
         command.args(args).arg("--state").arg(state).uid(NOBODY).gid(NOBODY);
