@@ -1,13 +1,14 @@
 //! Spans, as a collector gets them that decodes them with OpenTelemetry's own messages.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
 use beeway_testbed::{Place, Pod, Process};
 use serde_json::{Value, json};
 
-use crate::bed::{LIMIT, wait_until};
+use crate::bed::{LIMIT, binary, wait_until};
 use crate::scene::{LANES, Scene};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -201,6 +202,13 @@ fn telemetry_says_who_is_traced_and_where_spans_go() -> Result<()> {
         )
     };
     scene.get("/detour/0", &[&context(true)])?;
+    // what is told of later goes by what holds then
+    wait_until("it has been told of", || {
+        let mut flows = Command::new(binary());
+        let told =
+            flows.args(["flows", "--json", "--state"]).arg(scene.bed.state.path()).output()?;
+        Ok(String::from_utf8_lossy(&told.stdout).contains("/detour/0"))
+    })?;
     let mut expected = 0;
     for (by, path) in [("grpc", "/detour/1"), ("http", "/detour/2")] {
         let spec = format!(
