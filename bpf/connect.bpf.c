@@ -172,43 +172,24 @@ denies_datagram(struct bpf_sock_addr *ctx, struct generation *g, const struct ad
 static __always_inline void
 remember_datagram(u64 cookie, const struct endpoint *endpoint, const struct address *service)
 {
-	struct datagram_key key = { .cookie = cookie, .port = endpoint->port };
+	struct datagram_key key = datagram_key_of(cookie, endpoint->ip, endpoint->port);
 
-	copy_ip(key.ip, endpoint->ip);
 	if (bpf_map_update_elem(&datagrams, &key, service, BPF_ANY))
 		add(COUNT_FULL, 1);
 	add(COUNT_DATAGRAM, 1);
 }
 
-/* Whether a datagram is an answer to what was let in, which is not judged. */
-static __always_inline bool
-answers_caller(struct bpf_sock_addr *ctx, struct generation *g, const struct address *to)
+/* A datagram to who is no service; `known`: it is in `datagrams`. What comes back is let in for this. */
+static __always_inline int send_elsewhere(struct bpf_sock_addr *ctx, struct generation *g,
+					  const struct address *to, bool known)
 {
-	struct datagram_key key = { .port = to->port };
-	struct address *known;
-
-	if (!g || !g->guarded)
-		return false;
-	key.cookie = bpf_get_socket_cookie(ctx);
-	copy_ip(key.ip, to->ip);
-	known = bpf_map_lookup_elem(&datagrams, &key);
-	return known && !known->family;
-}
-
-/* A datagram to who is no service. What comes back is let in for this. */
-static __always_inline int
-send_elsewhere(struct bpf_sock_addr *ctx, struct generation *g, const struct address *to)
-{
-	struct datagram_key key = { .port = to->port };
-	struct address *known;
+	struct datagram_key key;
 
 	if (!g || !g->guarded)
 		return PASS;
-	key.cookie = bpf_get_socket_cookie(ctx);
-	copy_ip(key.ip, to->ip);
-	known = bpf_map_lookup_elem(&datagrams, &key);
 	if (denies_datagram(ctx, g, to))
 		return refuse(COUNT_DENIED);
+	key = datagram_key_of(bpf_get_socket_cookie(ctx), to->ip, to->port);
 	if (!known && bpf_map_update_elem(&datagrams, &key, to, BPF_ANY))
 		add(COUNT_FULL, 1);
 	return PASS;
@@ -218,16 +199,23 @@ static __always_inline int send_datagram(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct generation *g = current_generation();
 	struct address asked = {}, to = {};
+	struct address *known = NULL;
 	struct endpoint *endpoint;
+	struct datagram_key key;
 	struct frontend *f;
 	u64 cookie;
 
 	get_address(ctx, &asked, v6);
-	if (answers_caller(ctx, g, &asked))
+	if (g && g->guarded) {
+		key = datagram_key_of(bpf_get_socket_cookie(ctx), asked.ip, asked.port);
+		known = bpf_map_lookup_elem(&datagrams, &key);
+	}
+	/* an answer to what was let in is not judged */
+	if (known && !known->family)
 		return PASS;
 	f = g ? find_frontend(g, asked.ip, asked.port, IPPROTO_UDP) : NULL;
 	if (!f)
-		return send_elsewhere(ctx, g, &asked);
+		return send_elsewhere(ctx, g, &asked, known);
 	cookie = bpf_get_socket_cookie(ctx);
 	/* the same socket keeps its endpoint: its cookie is the draw */
 	endpoint = pick_endpoint(g, f->cluster, mix(cookie));
@@ -395,8 +383,8 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, bool v6)
 /* A connected datagram socket has no conn; its peer is found as for recvmsg(). */
 static __always_inline int on_name(struct bpf_sock_addr *ctx, bool v6, bool peer)
 {
-	struct datagram_key key = {};
 	struct address from = {};
+	struct datagram_key key;
 	struct address *service;
 	struct conn *conn;
 
@@ -407,9 +395,7 @@ static __always_inline int on_name(struct bpf_sock_addr *ctx, bool v6, bool peer
 		return PASS;
 	}
 	get_address(ctx, &from, v6);
-	key.cookie = bpf_get_socket_cookie(ctx);
-	key.port = from.port;
-	copy_ip(key.ip, from.ip);
+	key = datagram_key_of(bpf_get_socket_cookie(ctx), from.ip, from.port);
 	service = bpf_map_lookup_elem(&datagrams, &key);
 	if (service)
 		put_address(ctx, service->ip, service->port, v6);

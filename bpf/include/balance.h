@@ -27,6 +27,15 @@ static __always_inline void copy_ip(void *to, const void *from)
 	x[3] = y[3];
 }
 
+/* By what a datagram socket knows who it talks to. */
+static __always_inline struct datagram_key datagram_key_of(u64 cookie, const void *ip, u32 port)
+{
+	struct datagram_key key = { .cookie = cookie, .port = port };
+
+	copy_ip(key.ip, ip);
+	return key;
+}
+
 static __always_inline void map_ip4(void *to, u32 ip4)
 {
 	u32 *x = to;

@@ -75,7 +75,9 @@ impl Guards {
         let (known, of, at, places, notices) = Default::default();
         let mut guards = Guards { of, at, places, known, words, begun: 0, notices };
         if !mesh.access.is_empty() || !mesh.limits.is_empty() {
-            guards.add(mesh, identities, limit, straight(mesh, identities), |_| false);
+            let straight = straight(mesh, identities);
+            guards.add(mesh, identities, limit, &straight, |_| false);
+            guards.lead(straight);
         }
         guards.begun = guards.words.len();
         guards
@@ -94,10 +96,7 @@ impl Guards {
         let straight = straight(mesh, identities);
         let all_known = straight.iter().all(|s| self.known.contains_key(&s.applying));
         if self.known.is_empty() || (new.is_empty() && all_known) {
-            let place = |straight: Straight| {
-                (straight.called, straight.place(self.known[&straight.applying]))
-            };
-            self.at = straight.into_iter().map(place).collect();
+            self.lead(straight);
             return Some(self);
         }
         if !mesh.limits.is_empty() || !self.notices.is_empty() {
@@ -105,9 +104,10 @@ impl Guards {
         }
         let names = |policy: &Arc<AccessPolicy>| new.iter().any(|new| concerns(policy, *new));
         let concerned: Vec<bool> = mesh.access.iter().map(names).collect();
-        self.add(mesh, identities, limit, straight, |applying| {
+        self.add(mesh, identities, limit, &straight, |applying| {
             applying.policies.iter().any(|index| concerned[*index])
         });
+        self.lead(straight);
         let waste = self.words.len() > self.begun + self.begun / WASTE;
         (self.notices.is_empty() && !waste).then_some(self)
     }
@@ -123,7 +123,7 @@ impl Guards {
         mesh: &Mesh,
         identities: &Identities<'_>,
         limit: usize,
-        straight: Vec<Straight>,
+        straight: &[Straight],
         stale: impl Fn(&Applying) -> bool,
     ) {
         let heap = Heap::behind(std::mem::take(&mut self.words));
@@ -139,10 +139,8 @@ impl Guards {
             let place = self.place(&mut maker, scopes.applying(mesh, identity));
             self.of.push(place);
         }
-        self.at.clear();
         for straight in straight {
-            let at = self.place(&mut maker, straight.applying.clone());
-            self.at.insert(straight.called, straight.place(at));
+            self.place(&mut maker, straight.applying.clone());
         }
         let Maker { mut heap, mut clusters, mut notices, drafts, .. } = maker;
         place_all(&mut heap, &mut clusters, drafts, limit, &mut notices);
@@ -155,6 +153,12 @@ impl Guards {
             self.places.push(maker.make(applying));
             self.places.len() - 1
         })
+    }
+
+    /// Leads who comes straight to those that have been made.
+    fn lead(&mut self, straight: Vec<Straight>) {
+        let place = |s: Straight| (s.called, Place { at: self.known[&s.applying], every: s.every });
+        self.at = straight.into_iter().map(place).collect();
     }
 
     /// Whether there is one for who comes straight somewhere.
@@ -196,12 +200,6 @@ struct Place {
     at: usize,
     /// All services that it is an endpoint of are named by the same policies.
     every: bool,
-}
-
-impl Straight {
-    fn place(&self, at: usize) -> Place {
-        Place { at, every: self.every }
-    }
 }
 
 /// All of them.
