@@ -9,13 +9,12 @@ use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
-use crate::attempt::is_remote_reset;
 use crate::call::Call;
 use crate::deadline::Deadline;
 use crate::grpc;
 use crate::headers::strip_trailers;
+use crate::incoming::{Incoming, Lost};
 use crate::record::Flags;
 
 /// An answer's body. Dropping it ends the answer, which the HTTP server does as soon as it needs no
@@ -55,7 +54,7 @@ enum Over {
 #[derive(Debug)]
 pub(crate) enum CutOff {
     /// The endpoint broke off.
-    Endpoint(hyper::Error),
+    Endpoint(Lost),
     /// It has reset the request although nothing was wrong.
     Reset,
     /// Time ran out.
@@ -182,9 +181,7 @@ impl Body for AnswerBody {
                 tracing::debug!(%error, "an answer was cut off");
                 call.client.core.counters.upstream_errors.add(1);
                 call.flag(match error {
-                    CutOff::Endpoint(error) if is_remote_reset(error) => {
-                        Flags::UPSTREAM_REMOTE_RESET
-                    }
+                    CutOff::Endpoint(lost) if lost.is_reset() => Flags::UPSTREAM_REMOTE_RESET,
                     CutOff::Endpoint(_) => Flags::UPSTREAM_CONNECTION_TERMINATION,
                     CutOff::Reset => Flags::UPSTREAM_REMOTE_RESET,
                     CutOff::Timeout => Flags::UPSTREAM_REQUEST_TIMEOUT,

@@ -11,7 +11,6 @@ use beeway_model::{Cluster, Policy, Protocol, Retry};
 use http::header::HeaderValue;
 use http::request::Parts;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
 use crate::access::{self, Refusal, Stop};
@@ -20,8 +19,9 @@ use crate::call::Call;
 use crate::deadline::Deadline;
 use crate::grpc;
 use crate::headers::ATTEMPT_COUNT;
+use crate::incoming::Incoming;
 use crate::limits::{RETRIES_ALWAYS, RETRY_SHARE};
-use crate::plain::Handed;
+use crate::plain::{Begun, Handed};
 use crate::record::Flags;
 use crate::upstream::{Upstream, Upstream2};
 use crate::view::View;
@@ -51,7 +51,7 @@ impl From<Request<RequestBody>> for Asked {
 }
 
 /// What came of sending, as the HTTP library says it.
-type Sent = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
+type Sent = Result<Response<hyper::body::Incoming>, TrySendError<Request<RequestBody>>>;
 
 /// Who has answered.
 pub(crate) enum Answered {
@@ -348,16 +348,21 @@ impl<'a> Tries<'a> {
 
     /// Goes on with a try that plain forwarding has made.
     async fn resume(&mut self, handed: Handed, request: Asked) -> Tried {
-        let Handed { address, wire, .. } = handed;
-        let Some(wire) = wire else {
-            return Tried::Failed(Failure::NoConnection);
+        let Handed { address, begun, .. } = handed;
+        let wire = match begun {
+            Begun::Sent(wire) => wire,
+            Begun::Answer(answer) => return Tried::Answer(*answer),
+            Begun::Failed(failure) => return Tried::Failed(failure),
+            Begun::Reset => return Tried::Reset,
+            Begun::Garbage => return Tried::Garbage,
+            Begun::TimedOut => return Tried::TimedOut,
         };
         let upstream = match Upstream::over(address, wire, &self.call.client.core.counters).await {
             Ok(upstream) => upstream,
             Err(error) => return no_connection(address, &error),
         };
         match self.send_over(upstream, request, &mut Deadline::default()).await {
-            Ok(Ok(response)) => Tried::Answer(response),
+            Ok(Ok(response)) => Tried::Answer(response.map(Incoming::from)),
             Ok(Err(error)) => failed(address, error.error(), true),
             Err(_) => Tried::TimedOut,
         }
@@ -402,7 +407,7 @@ impl<'a> Tries<'a> {
                 }
             };
             let mut error = match self.send_over(upstream, request, limit).await? {
-                Ok(response) => return Ok(Tried::Answer(response)),
+                Ok(response) => return Ok(Tried::Answer(response.map(Incoming::from))),
                 Err(error) => error,
             };
             match error.take_message() {
@@ -437,7 +442,7 @@ impl<'a> Tries<'a> {
             };
             let response = pin!(upstream.sender.try_send_request(request.into()));
             let mut error = match self.limited(limit, response).await? {
-                Ok(response) => return Ok(Tried::Answer(response)),
+                Ok(response) => return Ok(Tried::Answer(response.map(Incoming::from))),
                 Err(error) => error,
             };
             match error.take_message() {

@@ -10,9 +10,9 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Version};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use crate::headers::strip_trailers;
+use crate::incoming::{self, Incoming};
 use crate::limits::{MIRROR_BUFFER, REPLAY_BYTES};
 
 /// The body of one try. All tries of a request share its [`Source`].
@@ -93,7 +93,7 @@ enum TeeState {
 #[derive(Debug)]
 pub(crate) enum BodyError {
     /// The client's bytes are no body.
-    Client(hyper::Error),
+    Client(incoming::Lost),
     /// The same, found before.
     Broken,
     /// Another try reads it now.

@@ -5,13 +5,14 @@ use std::rc::Rc;
 use std::task::Context;
 use std::time::{Duration, Instant};
 
+use beeway_model::action::retry::Failure;
 use http::request::Parts;
 use http::{Method, Version};
 
 use crate::body::Source;
 use crate::client::Client;
 use crate::headers;
-use crate::plain::Handed;
+use crate::plain::{Begun, Handed};
 use crate::record::{Flags, Record};
 use crate::upstream::Slot;
 use crate::view::View;
@@ -24,8 +25,25 @@ struct Asked {
     bare: bool,
 }
 
+/// Counts a request as under way.
+pub(crate) struct Active(Rc<Core>);
+
+impl Active {
+    pub fn new(core: &Rc<Core>) -> Active {
+        core.active.set(core.active.get() + 1);
+        Active(core.clone())
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.set(self.0.active.get() - 1);
+    }
+}
+
 /// A request that is being answered.
 pub(crate) struct Call {
+    _active: Active,
     pub client: Rc<Client>,
     /// The connection to its endpoint.
     pub slot: Slot,
@@ -43,6 +61,8 @@ pub(crate) struct Call {
     finished: Cell<bool>,
     flags: Cell<Flags>,
     sent: Cell<u64>,
+    /// Bytes of the body that came before the engine had it.
+    received: Cell<u64>,
     started: Cell<Instant>,
     /// What plain forwarding has done of it.
     pub handed: RefCell<Option<Box<Handed>>>,
@@ -87,8 +107,8 @@ impl Call {
         aside: bool,
         record: Option<Box<Record>>,
     ) -> Rc<Call> {
-        client.core.active.set(client.core.active.get() + 1);
         Rc::new(Call {
+            _active: Active::new(&client.core),
             client: client.clone(),
             slot,
             source,
@@ -99,6 +119,7 @@ impl Call {
             finished: Cell::new(aside),
             flags: Cell::default(),
             sent: Cell::default(),
+            received: Cell::default(),
             started: Cell::new(Instant::now()),
             handed: RefCell::default(),
             record: RefCell::new(record),
@@ -109,12 +130,20 @@ impl Call {
     /// less (Istio gives Envoy the limit as `max_grpc_timeout`).
     pub fn limit(&self, rule: Option<Duration>) -> Option<Duration> {
         let given = |limit: Option<Duration>| limit.filter(|limit| !limit.is_zero());
-        given(rule).into_iter().chain(given(self.patience)).min()
+        let limit = given(rule).into_iter().chain(given(self.patience)).min()?;
+        let handed = self.handed.borrow();
+        let spent = handed.as_ref().map_or(Duration::ZERO, |handed| handed.started.elapsed());
+        // zero is no limit
+        Some(limit.saturating_sub(spent).max(Duration::from_nanos(1)))
     }
 
     /// Notes that plain forwarding has begun with it.
     pub fn hand(&self, mut handed: Box<Handed>) {
         if let Some((told, started)) = handed.untold.take() {
+            // Without a connection nothing was read of it.
+            if !matches!(handed.begun, Begun::Failed(Failure::NoConnection)) {
+                self.received.set(told.received);
+            }
             self.note(|record| {
                 record.start = told.start;
                 // it has been judged
@@ -192,7 +221,8 @@ impl Call {
             self.flag(Flags::DOWNSTREAM_CONNECTION_TERMINATION);
         }
         let record = self.record.take().map(|mut record| {
-            record.received = self.source.as_ref().map_or(0, |source| source.received.get());
+            let read = self.source.as_ref().map_or(0, |source| source.received.get());
+            record.received = read.max(self.received.get());
             (record, self.started.get())
         });
         conclude(core, record, self.flags.get(), self.sent.get());
@@ -201,8 +231,6 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        let core = &self.client.core;
-        core.active.set(core.active.get() - 1);
         // The client went away before there was an answer.
         self.finish(false);
     }

@@ -15,7 +15,6 @@ use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 
 use crate::access::{Refusal, Standing};
 use crate::answer::{self, AnswerBody};
@@ -25,7 +24,9 @@ use crate::call::Call;
 use crate::chosen::Chosen;
 use crate::client::Client;
 use crate::headers::{self, ATTEMPT_COUNT, FORWARDED_PROTO, REQUEST_ID, edit};
+use crate::incoming::Incoming;
 use crate::limits::{DRAIN_BYTES, DRAIN_TIME, DRAIN_TIME_HTTP2, LEGACY_BODY};
+use crate::plain::Handed;
 use crate::record::Flags;
 use crate::tunnel::Tunnel;
 use crate::view::View;
@@ -39,11 +40,20 @@ static NO_EDITS: HeaderEdits = HeaderEdits { remove: Vec::new(), set: Vec::new()
 /// Answers one request.
 pub(crate) async fn handle(client: &Rc<Client>, request: Request<Incoming>) -> Answer {
     std::future::poll_fn(|cx| client.poll_answered(cx)).await;
-    let handed = client.handed();
+    handle_begun(client, request, client.handed()).await
+}
+
+/// Answers one request, with which plain forwarding may have begun.
+pub(crate) async fn handle_begun(
+    client: &Rc<Client>,
+    request: Request<Incoming>,
+    handed: Option<Box<Handed>>,
+) -> Answer {
     if handed.is_none() {
         client.core.counters.requests.add(1);
     }
-    let draw = client.draw();
+    let drawn = client.draw();
+    let draw = handed.as_ref().map_or(drawn, |handed| handed.draw);
     let (parts, body) = request.into_parts();
     let mut parts = Box::new(parts);
     if parts.version == Version::HTTP_2 {

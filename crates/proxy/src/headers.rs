@@ -92,6 +92,12 @@ pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
     }
 }
 
+/// Whether [`strip_trailers`] lets a field be.
+pub(crate) fn is_of_trailers(name: &[u8]) -> bool {
+    let hop = HOP_BY_HOP.iter().any(|hop| hop.as_str().as_bytes() == name);
+    !hop && name != b"content-length" && name != b"host"
+}
+
 /// What rules that set Host mean: the authority (as Istio translates it for Envoy).
 pub(crate) fn host_of(edits: &HeaderEdits) -> Option<&str> {
     let names = ["host", ":authority"];

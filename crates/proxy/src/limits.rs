@@ -160,6 +160,29 @@ pub const HTTP2_CLIENT_WINDOW: u32 = 16 << 20;
 /// Requests at once on an HTTP/2 connection of a client; one more is refused (REFUSED_STREAM).
 pub const HTTP2_STREAMS: u32 = 1024;
 
+/// Bytes that wait to be written to a connection of HTTP/2. More: answers wait, and requests go another
+/// way. Four times as much, by what the other side asks and does not read: nothing more is read from
+/// it.
+pub const HTTP2_OUTPUT: usize = 64 * 1024;
+
+/// Requests at once to an endpoint of HTTP/2 that has not said how many it takes.
+pub const HTTP2_FIRST_STREAMS: u32 = 100;
+
+/// Requests on one connection of a client that may end by a reset, of either side, in one [`SWEEP`].
+/// More: the connection is ended (ENHANCE_YOUR_CALM).
+pub const HTTP2_RESETS: u32 = 1000;
+
+/// Bytes of the heads of all requests under way on a connection of a client. With more of them one more
+/// request is refused (REFUSED_STREAM).
+pub const HTTP2_HEADS: usize = 4 << 20;
+
+/// Times that a connection of HTTP/2 is read from before others have their turn.
+pub const HTTP2_TURNS: usize = 16;
+
+/// Silence of an endpoint that is to answer requests after which it is asked (PING) whether it is still
+/// there. Silent for another [`CONNECT_TIMEOUT`], it is gone.
+pub const HTTP2_SILENCE: Duration = Duration::from_secs(30);
+
 /// Time in which a connection must show whether it is HTTP/1 or HTTP/2, once it has begun to.
 pub const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -9,13 +9,13 @@ use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
 use http::{Uri, Version};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 
 use crate::attempt::{Answered, Asked, Tries};
 use crate::body::RequestBody;
 use crate::call::Call;
 use crate::exchange::http2_target;
 use crate::headers;
+use crate::incoming::Incoming;
 use crate::limits::{MIRROR_TIMEOUT, MIRRORS};
 use crate::view::View;
 use crate::worker::Core;

@@ -39,6 +39,13 @@ pub(crate) async fn is_http2<I: AsyncRead + Unpin>(mut io: I) -> io::Result<(Beg
     Ok((Begun { io, first, read: 0, held }, http2))
 }
 
+impl<I> Begun<I> {
+    /// The connection after its preface, for who needs no preface any more.
+    pub fn after_preface(self) -> Begun<I> {
+        Begun { read: self.held, ..self }
+    }
+}
+
 impl<I: AsyncRead + Unpin> AsyncRead for Begun<I> {
     fn poll_read(
         mut self: Pin<&mut Self>,

@@ -8,17 +8,15 @@ use std::rc::Rc;
 use bytes::Bytes;
 use http::Request;
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use crate::client::Client;
 use crate::exchange::handle;
-use crate::limits::{
-    HTTP2_CLIENT_WINDOW, HTTP2_STREAM_WINDOW, HTTP2_STREAMS, REQUEST_HEAD, SERVER_BUFFER,
-};
-use crate::local::LocalExecutor;
+use crate::http2;
+use crate::limits::{REQUEST_HEAD, SERVER_BUFFER};
 use crate::preface::is_http2;
 use crate::stats::Held;
 use crate::stream::{Io, State, Stream};
@@ -38,7 +36,8 @@ pub(crate) async fn serve(stream: Rc<Stream>) {
     match is_http2(Io(stream.clone())).await {
         Ok((io, false)) => serve_requests(&stream, io).await,
         Ok((io, true)) => {
-            let served = serve_http2(Rc::new(Client::of_stream(&stream, false)), io).await;
+            let client = Rc::new(Client::of_stream(&stream, false));
+            let served = http2::server::serve(client, io.after_preface()).await;
             tracing::debug!(?served, "the end of an HTTP/2 connection by bus");
             match served {
                 Ok(()) => stream.core.finish(&stream),
@@ -128,27 +127,6 @@ where
     }))
 }
 
-async fn serve_http2(
-    client: Rc<Client>,
-    io: impl AsyncRead + AsyncWrite + Unpin + 'static,
-) -> hyper::Result<()> {
-    let connection = http2::Builder::new(LocalExecutor)
-        .timer(TokioTimer::new())
-        .auto_date_header(false)
-        .initial_stream_window_size(HTTP2_STREAM_WINDOW)
-        .initial_connection_window_size(HTTP2_CLIENT_WINDOW)
-        .max_send_buf_size(HTTP2_STREAM_WINDOW as usize)
-        .max_concurrent_streams(HTTP2_STREAMS)
-        .max_header_list_size(REQUEST_HEAD as u32)
-        .serve_connection(TokioIo::new(io), handler(&client));
-    let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        served = connection.as_mut() => return served,
-        () = client.core.draining() => connection.as_mut().graceful_shutdown(),
-    }
-    connection.await
-}
-
 fn handler(
     client: &Rc<Client>,
 ) -> impl hyper::service::Service<
@@ -160,7 +138,7 @@ fn handler(
     let client = client.clone();
     service_fn(move |request| {
         let client = client.clone();
-        async move { Ok(handle(&client, request).await) }
+        async move { Ok(handle(&client, request.map(Into::into)).await) }
     })
 }
 
@@ -171,7 +149,7 @@ pub(crate) async fn serve_socket(
 ) -> io::Result<()> {
     let (io, http2) = is_http2(io).await?;
     if http2 {
-        return serve_http2(Rc::new(client), io).await.map_err(io::Error::other);
+        return http2::server::serve(Rc::new(client), io.after_preface()).await;
     }
     let client = Rc::new(client.one_by_one());
     match serve_http1(&client, io).await.map_err(io::Error::other)? {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
@@ -15,7 +15,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::body::RequestBody;
 use crate::gather::Gather;
 use crate::limits::{
-    CONNECT_TIMEOUT, HTTP2_ENDPOINT_WINDOW, HTTP2_STREAM_WINDOW, RECEIVE_BUFFER, UPSTREAM_BUFFER,
+    CONNECT_TIMEOUT, HTTP2_ENDPOINT_WINDOW, HTTP2_SILENCE, HTTP2_STREAM_WINDOW, RECEIVE_BUFFER,
+    UPSTREAM_BUFFER,
 };
 use crate::local::LocalExecutor;
 use crate::stats::{Counters, Held};
@@ -129,7 +130,7 @@ impl Upstream2 {
             .initial_connection_window_size(HTTP2_ENDPOINT_WINDOW)
             .max_send_buf_size(HTTP2_STREAM_WINDOW as usize)
             // An endpoint that vanished without a word is found out.
-            .keep_alive_interval(Duration::from_secs(30))
+            .keep_alive_interval(HTTP2_SILENCE)
             .keep_alive_timeout(CONNECT_TIMEOUT)
             .handshake(TokioIo::new(Gather::new(socket)))
             .await

@@ -177,6 +177,7 @@ async fn read_bus(core: Rc<Core>, mut bus: TcpStream) -> io::Result<()> {
 
 async fn obey(core: Rc<Core>, mut inbox: mpsc::UnboundedReceiver<Command>) -> io::Result<()> {
     let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + SWEEP, SWEEP);
+    let mut swept = Instant::now();
     let mut to_sweep = Vec::new();
     let mut commands = Vec::new();
     loop {
@@ -212,7 +213,11 @@ async fn obey(core: Rc<Core>, mut inbox: mpsc::UnboundedReceiver<Command>) -> io
             }
             _ = tick.tick() => {
                 core.full.set(false);
-                core.sweeps.set(core.sweeps.get() + 1);
+                // The clock goes on as before while the worker drains.
+                if swept.elapsed() > SWEEP - DRAIN_SWEEP {
+                    swept = Instant::now();
+                    core.sweeps.set(core.sweeps.get() + 1);
+                }
                 core.pool.borrow_mut().sweep(Instant::now());
                 core.plain.sweep(core.sweeps.get());
                 core.sweep(&mut to_sweep);
@@ -408,10 +413,11 @@ impl Core {
         self.draining.get() && under_way == 0 && connections == 0
     }
 
-    /// Streams and this refer to each other.
+    /// Streams, connections to endpoints and this refer to each other.
     fn close_all(&self) {
         let cookies: Vec<u64> = self.streams.borrow().keys().copied().collect();
         cookies.into_iter().for_each(|cookie| self.close(cookie));
+        self.plain.close();
     }
 
     /// Finds clients that went away before their stream was there, connections that lead here for no

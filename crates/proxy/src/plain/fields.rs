@@ -9,12 +9,14 @@ pub(super) struct Fields<'a>(pub Vec<(&'a str, &'a [u8])>);
 
 /// Names of fields that say how a message is framed, or that the HTTP library treats in a way of
 /// its own: rules that change them are not plain.
-const FRAMING: [&str; 9] = [
+const FRAMING: [&str; 11] = [
     "connection",
     "content-length",
     "date",
     "expect",
     "host",
+    "keep-alive",
+    "proxy-connection",
     "te",
     "trailer",
     "transfer-encoding",

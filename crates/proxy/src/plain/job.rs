@@ -10,9 +10,9 @@ use beeway_model::action::retry::{Failure, should_retry};
 
 use super::answer;
 use super::body::Body;
-use super::{Handed, Routed, Untold};
+use super::{Begun, Handed, Routed, Untold};
 use crate::attempt::USUAL_RETRY;
-use crate::call::conclude;
+use crate::call::{Active, conclude};
 use crate::frame::Judged;
 use crate::record::{Flags, Record};
 use crate::stream::Stream;
@@ -20,6 +20,7 @@ use crate::wire::Wire;
 
 /// A client's request. Dropped before [`Job::finish`], it was given up because its client is gone.
 pub(super) struct Job {
+    active: Option<Active>,
     stream: Rc<Stream>,
     routed: Routed,
     judged: Judged,
@@ -59,9 +60,8 @@ impl Job {
         made_up: Option<[u8; 36]>,
         record: Option<Box<Record>>,
     ) -> Job {
-        let core = &stream.core;
-        core.active.set(core.active.get() + 1);
         Job {
+            active: Some(Active::new(&stream.core)),
             stream: stream.clone(),
             routed,
             judged,
@@ -211,18 +211,19 @@ impl Job {
         self.over = true;
         let untold = Untold::new(&self.stream.core, self.record.take());
         let (view, made_up) = (self.routed.view.clone(), self.made_up);
-        let handed = Handed { view, address, made_up, untold, wire };
+        let begun = wire.map_or(Begun::Failed(Failure::NoConnection), Begun::Sent);
+        let (draw, started) = (self.judged.draw, Instant::now());
+        let _active = self.active.take();
+        let handed = Handed { view, address, made_up, untold, begun, draw, started, _active };
         self.stream.hand_over(request, self.judged, handed);
     }
 }
 
 impl Drop for Job {
     fn drop(&mut self) {
-        let core = &self.stream.core;
-        core.active.set(core.active.get() - 1);
         if !self.over {
             let flags = Flags::DOWNSTREAM_CONNECTION_TERMINATION;
-            conclude(core, self.record.take(), flags, self.sent);
+            conclude(&self.stream.core, self.record.take(), flags, self.sent);
         }
     }
 }

@@ -5,6 +5,9 @@
 //! connection at once, and a task of that connection passes the answer on. No HTTP library and no
 //! task of the client's are involved.
 //!
+//! Requests over HTTP/2 to endpoints that speak it go the same way ([`http2`]), any number of them at
+//! once on a connection.
+//!
 //! Whatever is not plain goes to the engine ([`crate::service`]), which can do everything. That
 //! may turn out when the request has been sent: the answer is one to be tried again or of an unusual
 //! form, or there is none. Then the engine gets request and connection as they are ([`Handed`]) and
@@ -14,22 +17,27 @@ mod answer;
 mod body;
 mod connection;
 mod fields;
+mod http2;
 mod job;
 mod request;
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
+use beeway_model::action::retry::Failure;
 use beeway_model::{Cluster, Decision, Outcome, Protocol, route};
+use http::Response;
 
 use rustc_hash::FxHashMap;
 
 use crate::access::Prospect;
-use crate::call::conclude;
+use crate::call::{Active, conclude};
 use crate::chosen::Chosen;
 use crate::frame::{FLAG_REQUEST, Piece};
+use crate::http2::endpoint::Endpoint;
+use crate::incoming::Incoming;
 use crate::limits::{
     PLAIN_AVOID_MAX, PLAIN_AVOID_MIN, PLAIN_READ, PLAIN_REQUEST, PLAIN_UNUSUAL, POOL_AGE,
     POOL_IDLE, SWEEP,
@@ -41,6 +49,7 @@ use crate::wire::Wire;
 use crate::worker::Core;
 
 use connection::Connection;
+pub(crate) use http2::{Call, Next, take as take_http2};
 use job::Job;
 use request::Asked;
 
@@ -49,6 +58,8 @@ pub(crate) struct Plain {
     on: bool,
     /// Unused connections, the most recently used last.
     idle: RefCell<FxHashMap<SocketAddr, Vec<Rc<Connection>>>>,
+    /// Connections of HTTP/2, one for each endpoint, the last; others still have requests.
+    shared: RefCell<FxHashMap<SocketAddr, Vec<Rc<Endpoint>>>>,
     /// Endpoints that have answered in an unusual way.
     unusual: RefCell<FxHashMap<SocketAddr, Unusual>>,
     /// Room for what is read, and for what is written.
@@ -75,8 +86,28 @@ pub(crate) struct Handed {
     pub made_up: Option<[u8; 36]>,
     /// What is known of it, for the engine to go on with.
     pub untold: Untold,
-    /// The connection; `None`: there is none to this endpoint.
-    pub wire: Option<Wire>,
+    /// What has come of it.
+    pub begun: Begun,
+    /// The random number that it was routed with.
+    pub draw: u32,
+    /// When the time for its answer began.
+    pub started: Instant,
+    /// Until the engine counts it.
+    pub _active: Option<Active>,
+}
+
+/// What plain forwarding has made of a request.
+pub(crate) enum Begun {
+    /// It was sent over this connection of HTTP/1.1, or some of it.
+    Sent(Wire),
+    /// There is an answer, which may be one to be tried again.
+    Answer(Box<Response<Incoming>>),
+    Failed(Failure),
+    /// The endpoint has reset the stream.
+    Reset,
+    /// What the endpoint said is not HTTP.
+    Garbage,
+    TimedOut,
 }
 
 /// The record of a request. Dropped before it was taken, the client has gone in between.
@@ -112,10 +143,34 @@ impl Plain {
         Plain {
             on,
             idle: RefCell::default(),
+            shared: RefCell::default(),
             unusual: RefCell::default(),
             read: RefCell::new(vec![0; PLAIN_READ]),
             out: RefCell::default(),
         }
+    }
+
+    /// Room for what is read, for one turn.
+    pub fn room(&self) -> RefMut<'_, Vec<u8>> {
+        self.read.borrow_mut()
+    }
+
+    /// The connection of HTTP/2 to an endpoint, a new one if there is none; `None`: it has no room for
+    /// another request.
+    fn shared(&self, core: &Rc<Core>, address: SocketAddr, body: usize) -> Option<Rc<Endpoint>> {
+        let mut shared = self.shared.borrow_mut();
+        let all = shared.entry(address).or_default();
+        if let Some(endpoint) = all.last().filter(|endpoint| !endpoint.is_closed()) {
+            return endpoint.has_room(body).then(|| endpoint.clone());
+        }
+        let endpoint = Endpoint::open(core, address);
+        all.push(endpoint.clone());
+        Some(endpoint)
+    }
+
+    /// Lets go of the connections that refer to the worker.
+    pub fn close(&self) {
+        drop(self.shared.take());
     }
 
     /// Closes connections that have not been used for long. Called at intervals of [`SWEEP`].
@@ -130,6 +185,10 @@ impl Plain {
                 fresh
             });
             !idle.is_empty()
+        });
+        self.shared.borrow_mut().retain(|_, all| {
+            all.retain(|endpoint| endpoint.sweep());
+            !all.is_empty()
         });
     }
 
@@ -187,6 +246,27 @@ impl Plain {
     }
 }
 
+/// Who asks, and what for.
+#[derive(Clone, Copy)]
+struct Who {
+    caller: Caller,
+    service: SocketAddr,
+}
+
+impl Who {
+    fn of_stream(stream: &Stream) -> Who {
+        Who {
+            caller: Caller { address: stream.source.ip(), known_by: stream.caller.ip() },
+            service: SocketAddr::new(stream.service.ip(), stream.service.port),
+        }
+    }
+
+    /// The record of a request that has come now.
+    fn record(self) -> Record {
+        Record::begin(self.caller.address, self.caller.known_by, self.service)
+    }
+}
+
 /// A request and where it goes.
 struct Routed {
     view: Rc<View>,
@@ -197,44 +277,48 @@ struct Routed {
 
 impl Routed {
     /// `None`: not to an endpoint that plain forwarding can use.
-    fn new(core: &Core, stream: &Stream, asked: &Asked<'_>, draw: u32) -> Option<Routed> {
+    fn new(
+        core: &Core,
+        who: Who,
+        asked: &Asked<'_>,
+        draw: u32,
+        protocol: Protocol,
+    ) -> Option<Routed> {
         let view = core.view();
-        let service = &stream.service;
-        let place = view.place(service.ip(), service.port)?;
+        let place = view.place(who.service.ip(), who.service.port())?;
         let request = beeway_model::Request {
             method: asked.method,
             scheme: "http",
             authority: asked.host,
             target: asked.target,
             headers: &asked.fields.0,
-            source: view.workload_at(stream.caller.ip()),
+            source: view.workload_at(who.caller.known_by),
         };
         let decision = route(view.port(place), &request, draw);
-        let cluster = cluster(&view, &decision).filter(|c| c.protocol == Protocol::Http)?;
+        let cluster = cluster(&view, &decision).filter(|c| c.protocol == protocol)?;
         let address = cluster.pick(fastrand::u32(..))?.address;
-        Some(Routed { view, place, decision, address })
+        let limited = view.rate_limits(address).next().is_some();
+        (!limited).then_some(Routed { view, place, decision, address })
     }
 
     /// The policies that are about it, if there are any.
-    fn prospect(&self, stream: &Stream) -> Option<Prospect<'_>> {
-        let service = SocketAddr::new(stream.service.ip(), stream.service.port);
-        let caller = Caller { address: stream.source.ip(), known_by: stream.caller.ip() };
-        self.view.prospect(caller, self.address, service)
+    fn prospect(&self, who: Who) -> Option<Prospect<'_>> {
+        self.view.prospect(who.caller, self.address, who.service)
     }
 
     fn chosen(&self) -> Chosen<'_> {
         Chosen::of(self.view.port(self.place), &self.decision)
     }
 
-    fn record(&self, stream: &Stream, asked: &Asked<'_>, detailed: bool) -> Box<Record> {
-        let service = SocketAddr::new(stream.service.ip(), stream.service.port);
+    fn record(&self, who: Who, asked: &Asked<'_>, detailed: bool) -> Box<Record> {
         let begun = Record {
             detailed,
-            protocol: "HTTP/1.1",
+            protocol: asked.protocol(),
+            grpc: asked.is_grpc(),
             endpoint: Some(self.address),
             attempts: 1,
             received: asked.body.len() as u64,
-            ..Record::begin(stream.source.ip(), stream.caller.ip(), service)
+            ..who.record()
         };
         if !detailed {
             return Box::new(begun);
@@ -272,29 +356,25 @@ pub(crate) fn take(core: &Rc<Core>, stream: &Rc<Stream>, piece: &Piece<'_>) -> b
     }
     let Some(judged) = piece.frame.judged() else { return false };
     let Some(asked) = request::read(piece.data) else { return false };
-    let Some(routed) = Routed::new(core, stream, &asked, judged.draw) else { return false };
+    let who = Who::of_stream(stream);
+    let Some(routed) = Routed::new(core, who, &asked, judged.draw, Protocol::Http) else {
+        return false;
+    };
     let chosen = routed.chosen();
-    let limited = routed.view.rate_limits(routed.address).next().is_some();
-    if !request::is_plain_rule(&chosen) || limited || plain.avoids(routed.address) {
+    let timed = chosen.policy.timeout.is_some_and(|timeout| !timeout.is_zero());
+    if !request::is_plain_rule(&chosen) || timed || plain.avoids(routed.address) {
         return false;
     }
     let recorder = core.recorder.as_ref();
-    let mut record = recorder.map(|r| routed.record(stream, &asked, r.wants_detail()));
+    let mut record = recorder.map(|r| routed.record(who, &asked, r.wants_detail()));
     let mut out = plain.out.borrow_mut();
     let mut room = [0; 36];
-    let prospect = routed.prospect(stream);
-    let Some((id, access)) = asked.write(&chosen, prospect.as_ref(), &mut room, &mut out) else {
+    let prospect = routed.prospect(who);
+    let Some(prepared) = asked.prepare(&chosen, prospect.as_ref(), &mut room) else {
         return false;
     };
-    if let Some(record) = record.as_mut().filter(|record| record.detailed) {
-        id.clone_into(&mut record.request_id);
-    }
-    if let (Some(prospect), Some(access)) = (&prospect, &access) {
-        prospect.count(access, &core.counters);
-        if let Some(record) = &mut record {
-            prospect.note(access, record);
-        }
-    }
+    prepared.write(&mut out);
+    prepared.note(prospect.as_ref(), record.as_deref_mut(), &core.counters);
     core.counters.requests.add(1);
     core.counters.bytes_in.add(piece.data.len() as u64);
     stream.begin_plain(piece.data.len(), judged);

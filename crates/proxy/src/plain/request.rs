@@ -1,5 +1,6 @@
 //! Requests that are plain: strictly read, and written as the HTTP library would.
 
+use std::borrow::Cow;
 use std::mem::MaybeUninit;
 
 use beeway_model::access::Access;
@@ -11,25 +12,54 @@ use super::fields::{self, Fields};
 use crate::access::Prospect;
 use crate::chosen::Chosen;
 use crate::headers::{self, FORWARDED_PROTO, REQUEST_ID};
+use crate::record::Record;
+use crate::stats::Counters;
 
 /// Fields of a head; more are not plain.
 pub(super) const FIELDS: usize = 64;
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Version {
+    Http1,
+    Http2,
+}
+
 /// A request with all of its body.
 pub(super) struct Asked<'a> {
+    pub version: Version,
+
     pub method: &'a str,
     /// Origin form, without a fragment.
     pub target: &'a str,
     pub host: &'a str,
     pub fields: Fields<'a>,
+    /// The client takes trailers, and has said so (`te`).
+    pub trailers: bool,
     pub body: &'a [u8],
 }
 
 impl Asked<'_> {
+    /// For records.
+    pub fn protocol(&self) -> &'static str {
+        match self.version {
+            Version::Http1 => "HTTP/1.1",
+            Version::Http2 => "HTTP/2",
+        }
+    }
+
+    pub fn is_grpc(&self) -> bool {
+        self.field("content-type").is_some_and(is_grpc)
+    }
+
+    /// The value of the first field of a name.
+    pub fn field(&self, name: &str) -> Option<&[u8]> {
+        let field = self.fields.0.iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
+        field.map(|(_, value)| *value)
+    }
+
     /// The value of a field; empty: there is none, or it is no text.
     pub fn text(&self, name: &str) -> String {
-        let field = self.fields.0.iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
-        let value = field.and_then(|(_, value)| std::str::from_utf8(value).ok());
+        let value = self.field(name).and_then(|value| std::str::from_utf8(value).ok());
         value.unwrap_or_default().to_owned()
     }
 }
@@ -42,8 +72,7 @@ pub(super) fn read(data: &[u8]) -> Option<Asked<'_>> {
         return None;
     };
     let (method, target) = (request.method?, request.path?);
-    let known = matches!(method, "GET" | "POST" | "PUT" | "DELETE" | "PATCH" | "OPTIONS");
-    if request.version != Some(1) || !known || !is_plain_target(target) {
+    if request.version != Some(1) || !is_plain_method(method) || !is_plain_target(target) {
         return None;
     }
     if !fields::has_strict_lines(&data[..head]) {
@@ -77,7 +106,13 @@ pub(super) fn read(data: &[u8]) -> Option<Asked<'_>> {
     let body = &data[head..];
     let whole = body.len() as u64 == length.unwrap_or(0);
     let fields = request.headers.iter().map(|field| (field.name, field.value)).collect();
-    whole.then_some(Asked { method, target, host: host?, fields: Fields(fields), body })
+    let (version, fields, trailers) = (Version::Http1, Fields(fields), false);
+    whole.then_some(Asked { version, method, target, host: host?, fields, trailers, body })
+}
+
+/// Whether the answer to a method has a body like any other.
+pub(super) fn is_plain_method(method: &str) -> bool {
+    matches!(method, "GET" | "POST" | "PUT" | "DELETE" | "PATCH" | "OPTIONS")
 }
 
 /// Whether a target is a path, and perhaps a query, of characters that RFC 3986 has for them.
@@ -87,27 +122,27 @@ pub(super) fn is_plain_target(target: &str) -> bool {
 }
 
 /// Whether Host is a name or an IPv4 address, and perhaps a port.
-fn is_plain_host(host: &str) -> bool {
+pub(super) fn is_plain_host(host: &str) -> bool {
     let (name, port) = host.split_once(':').unwrap_or((host, "0"));
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
     let number = matches!(port.len(), 1..=5) && port.bytes().all(|b| b.is_ascii_digit());
     !name.is_empty() && name.bytes().all(plain) && number
 }
 
-/// Whether the rule that was chosen asks for nothing but what is done here.
+/// Whether the rule that was chosen asks for nothing but what is done here; and perhaps for a time
+/// limit, which is another matter.
 pub(super) fn is_plain_rule(chosen: &Chosen<'_>) -> bool {
     let Policy {
         request_headers,
         response_headers,
         rewrite: _,
-        timeout,
+        timeout: _,
         retry,
         fault,
         mirrors,
         cors,
     } = chosen.policy;
-    timeout.is_none_or(|timeout| timeout.is_zero())
-        && retry.as_ref().is_none_or(|retry| retry.per_try_timeout.is_none())
+    retry.as_ref().is_none_or(|retry| retry.per_try_timeout.is_none())
         && (fault.delay.is_none() && fault.abort.is_none())
         && (mirrors.is_empty() && cors.is_none())
         && fields::are_plain(request_headers)
@@ -117,30 +152,47 @@ pub(super) fn is_plain_rule(chosen: &Chosen<'_>) -> bool {
         })
 }
 
+/// A request as an endpoint gets it.
+pub(super) struct Prepared<'b> {
+    pub method: &'b str,
+    pub target: Cow<'b, str>,
+    pub authority: &'b str,
+    pub fields: Fields<'b>,
+    pub body: &'b [u8],
+    /// Its identity, empty if that is no text.
+    pub id: &'b str,
+    /// What policies say.
+    access: Option<Access>,
+}
+
 impl<'a> Asked<'a> {
-    /// Makes the request one from here to an endpoint, and writes it to `out`. `room` is for the
-    /// identity of one that has none. Returns that and what policies say; `None`: what the request
-    /// becomes is not plain, or somebody must be asked, or it is forbidden.
-    pub fn write<'b>(
+    /// Makes the request one from here to an endpoint. `room` is for the identity of one that has
+    /// none. `None`: what the request becomes is not plain, or somebody must be asked, or it is
+    /// forbidden.
+    pub fn prepare<'b>(
         mut self,
         chosen: &Chosen<'b>,
         prospect: Option<&Prospect<'_>>,
         room: &'b mut [u8; 36],
-        out: &mut Vec<u8>,
-    ) -> Option<(&'b str, Option<Access>)>
+    ) -> Option<Prepared<'b>>
     where
         'a: 'b,
     {
-        let (authority, target) = chosen.rewritten(self.target);
-        let target = target.as_deref().unwrap_or(self.target);
-        if !is_plain_target(target) || !authority.is_none_or(is_plain_host) {
+        let (rewritten, target) = chosen.rewritten(self.target);
+        let target = target.map_or(Cow::Borrowed(self.target), Cow::Owned);
+        if !is_plain_target(&target) || !rewritten.is_none_or(is_plain_host) {
             return None;
         }
         self.fields.strip();
         let mut fields: Fields<'b> = self.fields;
-        if let Some(authority) = authority {
-            fields.set("host", authority.as_bytes());
+        match rewritten {
+            Some(host) if self.version == Version::Http1 => fields.set("host", host.as_bytes()),
+            _ => {}
         }
+        if self.trailers {
+            fields.0.push(("te", b"trailers"));
+        }
+        let authority = rewritten.unwrap_or(self.host);
         let id = introduce(&mut fields, room);
         if let Some(own) = chosen.own() {
             fields.edit(&own.request_headers);
@@ -149,8 +201,8 @@ impl<'a> Asked<'a> {
         let request = Request {
             method: self.method,
             scheme: "http",
-            authority: authority.unwrap_or(self.host),
-            target,
+            authority,
+            target: &target,
             headers: &fields.0,
             source: None,
         };
@@ -158,14 +210,46 @@ impl<'a> Asked<'a> {
         if access.as_ref().is_some_and(|access| !access.allowed || !access.ask.is_empty()) {
             return None;
         }
+        Some(Prepared {
+            method: self.method,
+            target,
+            authority,
+            fields,
+            body: self.body,
+            id,
+            access,
+        })
+    }
+}
+
+impl Prepared<'_> {
+    /// Writes it to `out` as HTTP/1.1.
+    pub fn write(&self, out: &mut Vec<u8>) {
         out.clear();
-        for part in [self.method, " ", target, " HTTP/1.1\r\n"] {
+        for part in [self.method, " ", &self.target, " HTTP/1.1\r\n"] {
             out.extend_from_slice(part.as_bytes());
         }
-        fields.write(out);
+        self.fields.write(out);
         out.extend_from_slice(b"\r\n");
         out.extend_from_slice(self.body);
-        Some((id, access))
+    }
+
+    /// Counts and notes what policies say, and notes who it is.
+    pub fn note(
+        &self,
+        prospect: Option<&Prospect<'_>>,
+        mut record: Option<&mut Record>,
+        counters: &Counters,
+    ) {
+        if let Some(record) = record.as_deref_mut().filter(|record| record.detailed) {
+            self.id.clone_into(&mut record.request_id);
+        }
+        if let (Some(prospect), Some(access)) = (prospect, &self.access) {
+            prospect.count(access, counters);
+            if let Some(record) = record {
+                prospect.note(access, record);
+            }
+        }
     }
 }
 

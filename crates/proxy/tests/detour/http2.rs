@@ -6,6 +6,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use beeway_model::{Mesh, Protocol};
+use beeway_proxy::frame::FLAG_STICKY;
 use h2::Reason;
 
 use crate::kit::{Kit, mesh};
@@ -122,4 +123,19 @@ fn a_request_that_waits_for_room_goes_elsewhere_when_the_connection_ends() {
     end.send(()).unwrap();
     assert_eq!(kit.answer(2).status, 200);
     assert_eq!(kit.answer(1).status, 503);
+}
+
+#[test]
+fn a_client_by_bus_is_told_that_its_connection_will_end() {
+    let (mut kit, _records) = Kit::recording(to(saying(vec![answer(true)])));
+    let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(4, 0, 0, &[])[..]].concat();
+    let get = frame(1, 5, 1, b"\x82\x86\x84\x01\x04shop");
+    kit.send(1, FLAG_STICKY, [preface, get].concat());
+    kit.eventually(|stats| stats.plain == 1);
+    kit.proxy.drain();
+    let last = go_away(Reason::NO_ERROR);
+    let told = |said: &[u8]| said.windows(9).any(|head| head[..4] == last[..4]);
+    while !told(kit.injected(1)) {
+        kit.take();
+    }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use beeway_model::*;
-use beeway_proxy::{Anchor, Kernel, Proxy, Stats, Turn, Worker};
+use beeway_proxy::{Anchor, Kernel, Options, Proxy, Recorder, Stats, Turn, Worker};
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::sync::watch;
@@ -62,11 +62,17 @@ pub struct Kit {
 
 impl Kit {
     pub fn new(mesh: Mesh) -> Kit {
+        Kit::with(Options::default(), mesh, None)
+    }
+
+    pub fn with(options: Options, mesh: Mesh, recorder: Option<Arc<dyn Recorder>>) -> Kit {
         let guide = Arc::new(Guide::default());
         let ((bus, bus_theirs), (injector, injector_theirs)) = (pair(), pair());
         let worker = Worker { bus: bus_theirs, injector: injector_theirs };
         let (sender, receiver) = watch::channel(Arc::new(mesh));
-        let mut proxy = Proxy::start(vec![worker], guide.clone(), receiver, None).unwrap();
+        let kernel = guide.clone();
+        let mut proxy =
+            Proxy::start_with(options, vec![worker], kernel, receiver, recorder).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         proxy.listen(listener).unwrap();
@@ -100,6 +106,10 @@ impl Server {
 
     pub fn address(&self) -> SocketAddr {
         self.0.local_addr().unwrap()
+    }
+
+    pub fn listener(&self) -> &TcpListener {
+        &self.0
     }
 
     /// The next connection.

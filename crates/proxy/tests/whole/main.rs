@@ -1,9 +1,13 @@
 //! Connections that are carried as a whole: real sockets on both sides.
 
 mod access;
+mod both;
+mod by_hand;
 #[path = "../detour/check.rs"]
 #[allow(dead_code)] // the other tests need more of it
 mod check;
+mod endpoints;
+mod frames;
 mod http2;
 mod kafka;
 mod kit;
