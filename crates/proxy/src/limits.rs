@@ -153,27 +153,28 @@ pub const HTTP2_ENDPOINT_WINDOW: u32 = (1 << 31) - 1;
 
 /// The same for all requests on a connection of a client together: below [`HTTP2_STREAM_WINDOW`]
 /// times [`HTTP2_STREAMS`], 256 MiB, so this is what a connection holds at most of requests that
-/// their endpoints do not read. Half as much may come on top for keeping many small pieces (h2
-/// counts 256 bytes for each); more: the connection is ended (ENHANCE_YOUR_CALM).
+/// their endpoints do not read.
 pub const HTTP2_CLIENT_WINDOW: u32 = 16 << 20;
 
-/// Requests at once on an HTTP/2 connection of a client; one more is refused (REFUSED_STREAM).
+/// Requests at once on an HTTP/2 connection of a client; one more is refused (REFUSED_STREAM), and
+/// counted in [`Stats::http2_refused`](crate::Stats::http2_refused).
 pub const HTTP2_STREAMS: u32 = 1024;
 
 /// Bytes that wait to be written to a connection of HTTP/2. More: answers wait, and requests go another
 /// way. Four times as much, by what the other side asks and does not read: nothing more is read from
-/// it.
+/// it. Heads of answers are not held back.
 pub const HTTP2_OUTPUT: usize = 64 * 1024;
 
 /// Requests at once to an endpoint of HTTP/2 that has not said how many it takes.
 pub const HTTP2_FIRST_STREAMS: u32 = 100;
 
 /// Requests on one connection of a client that may end by a reset, of either side, in one [`SWEEP`].
-/// More: the connection is ended (ENHANCE_YOUR_CALM).
+/// More: the connection is ended (ENHANCE_YOUR_CALM), and counted in
+/// [`Stats::http2_failed`](crate::Stats::http2_failed).
 pub const HTTP2_RESETS: u32 = 1000;
 
 /// Bytes of the heads of all requests under way on a connection of a client. With more of them one more
-/// request is refused (REFUSED_STREAM).
+/// request is refused likewise.
 pub const HTTP2_HEADS: usize = 4 << 20;
 
 /// Times that a connection of HTTP/2 is read from before others have their turn.

@@ -97,6 +97,12 @@ counters! {
     connections_failed,
     /// Connections reset because a policy forbids them: at once, or when the policy came.
     connections_denied,
+    /// Requests over HTTP/2 refused because of [`HTTP2_STREAMS`](crate::limits::HTTP2_STREAMS) or
+    /// [`HTTP2_HEADS`](crate::limits::HTTP2_HEADS).
+    http2_refused,
+    /// Connections of HTTP/2 ended because of what the client said:
+    /// [`HTTP2_RESETS`](crate::limits::HTTP2_RESETS), or it broke the protocol's rules.
+    http2_failed,
     /// Requests, and copies for mirrors, not sent to an endpoint because a policy forbids it.
     denied,
     /// Questions to external authorizers.

@@ -220,6 +220,7 @@ fn one_more_request_than_is_allowed_is_refused() {
     let socket = client(&kit, &(0..1025).map(|at| open(2 * at + 1)).collect::<Vec<_>>());
     let said = next(&socket, RST_STREAM);
     assert_eq!((said.stream, said.number()), (2049, Reason::REFUSED_STREAM.into()));
+    kit.eventually(|stats| stats.http2_refused == 1);
 }
 
 #[test]
@@ -254,6 +255,7 @@ fn requests_that_the_client_makes_us_take_back_end_the_connection() {
     let block = [GET, &long, &[0xbe; 2000]].concat();
     let bomb = frame(HEADERS, END_STREAM | END_HEADERS, 1, &block);
     assert_eq!(failure(&client(&kit, &[bomb])), Reason::COMPRESSION_ERROR);
+    kit.eventually(|stats| stats.http2_failed == 4);
 }
 
 #[test]

@@ -349,7 +349,10 @@ fn connections(encoder: &mut DescriptorEncoder<'_>, stats: &Stats) -> Result<(),
     ] {
         ConstCounter::new(count).encode(broken.encode_family(&[("reason", why)])?)?;
     }
-    Ok(())
+    let (name, help) = ("detour_http2_refused", "Requests of HTTP/2 that were too many at once");
+    counter(encoder, name, help, stats.http2_refused)?;
+    let (name, help) = ("detour_http2_failed", "Connections of HTTP/2 ended by what clients said");
+    counter(encoder, name, help, stats.http2_failed)
 }
 
 /// What policies have made of calls by detour.

@@ -113,6 +113,7 @@ impl Connection {
         {
             let client = self.client.source;
             tracing::debug!(%reason, %client, "a connection of HTTP/2 has failed");
+            self.client.core.counters.http2_failed.add(1);
             state.fail(reason);
         }
         Poll::Ready(Ok(()))

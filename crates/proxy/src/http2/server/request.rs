@@ -41,6 +41,7 @@ impl Connection {
         }
         state.last = id;
         if refused {
+            self.client.core.counters.http2_refused.add(u64::from(state.is_full()));
             state.resets.count();
             frame::reset(&mut state.output.bytes, id, Reason::REFUSED_STREAM);
             return Ok(());
