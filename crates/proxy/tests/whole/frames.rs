@@ -183,20 +183,17 @@ fn answers_keep_to_the_clients_windows() {
     socket.write_all(&[setting(4, 10), window(1, 991), window(3, 2000)].concat()).unwrap();
     take(&socket, [1001, 2010]);
     socket.write_all(&[window(3, 1 << 20), window(1, 1 << 20)].concat()).unwrap();
-    let mut both = 1001 + 2010;
-    while both < 65_535 {
-        let said = next(&socket, DATA);
+    let (mut both, mut ended) = (1001 + 2010, 0);
+    let mut more = |socket: &TcpStream| {
+        let said = next(socket, DATA);
         both += said.payload.len();
-        read[said.stream as usize / 2].extend(said.payload);
-    }
-    assert_eq!(both, 65_535);
-    socket.write_all(&window(0, 1 << 20)).unwrap();
-    let mut ended = 0;
-    while ended < 2 {
-        let said = next(&socket, DATA);
         ended += usize::from(said.flags & END_STREAM);
         read[said.stream as usize / 2].extend(said.payload);
-    }
+        (both, ended)
+    };
+    while more(&socket).0 < 65_535 {}
+    socket.write_all(&window(0, 1 << 20)).unwrap();
+    while more(&socket).1 < 2 {}
     let wanted = upstream::pattern(50_000);
     assert!(read.iter().all(|read| *read == wanted));
 }

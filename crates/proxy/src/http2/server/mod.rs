@@ -88,7 +88,8 @@ impl Connection {
                 return Poll::Ready(end.and(shut));
             }
             // Whoever asks and does not listen is not heard. Answers alone do not get here.
-            if state.output.len() > 4 * HTTP2_OUTPUT && written.is_pending() {
+            let unheard = state.output.len() > 4 * HTTP2_OUTPUT || state.stage == Stage::Ended;
+            if unheard && written.is_pending() {
                 return Poll::Pending;
             }
             drop(state);

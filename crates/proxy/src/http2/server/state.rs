@@ -86,7 +86,7 @@ pub(super) enum Stage {
     Open,
     /// The client has been told that there will be no more requests, and may not have heard it yet.
     Leaving,
-    /// What comes now is not looked at.
+    /// One of both has said so, and the other knows: it ends with its last request.
     Left,
     /// It has failed.
     Failed(Reason),
