@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use bed::{Bed, JASON, LIMIT, Shape, WEB, WEB6};
 use beeway_testbed::{
-    Load, Place, RawClient, Response, curl, nginx, pattern, slurp, spawn_ready, tcp_echo, tcp_ping,
-    udp_echo, udp_send, upload, wrk,
+    Load, Place, RawClient, Response, curl, http_server_at, nginx, pattern, slurp, spawn_ready,
+    tcp_echo, tcp_ping, udp_echo, udp_send, upload, wrk,
 };
 use serde_json::json;
 
@@ -248,6 +248,35 @@ fn service_addresses_of_both_families_balance_over_ready_endpoints() -> Result<(
     bed.wait_for_generation(before)?;
     for address in [WEB, WEB6] {
         assert_eq!(fresh(address)?, BTreeMap::from([("v1".to_owned(), 200)]), "{address}");
+    }
+    Ok(())
+}
+
+#[test]
+fn servers_may_listen_on_one_family_alone() -> Result<()> {
+    let rules = r#"
+- match: [{headers: {end-user: {exact: jason}}}]
+  route: [{destination: {host: web, subset: v2}}]
+- match: [{headers: {end-user: {exact: jane}}}]
+  timeout: 10s # not for the short way
+  route: [{destination: {host: web, subset: v2}}]
+- route: [{destination: {host: web, subset: v1}}]
+"#;
+    for (listen, address) in [("0.0.0.0:8080", WEB), ("[::]:8080", WEB6)] {
+        let mut bed = Bed::new("family", NATIVE, rules)?;
+        bed.stop_servers();
+        for (pod, name) in [(&bed.v1, "v1"), (&bed.v2, "v2")] {
+            bed.servers.push(spawn_ready(http_server_at(pod, listen.parse()?, name)?)?);
+        }
+        let mut raw = RawClient::connect(&bed.client, address.parse()?)?;
+        for _ in 0..20 {
+            assert_eq!(get(&mut raw, "/", &[]).served_by(), Some("v1"));
+            assert_eq!(get(&mut raw, "/", &["end-user: jason"]).served_by(), Some("v2"));
+            assert_eq!(get(&mut raw, "/", &["end-user: jane"]).served_by(), Some("v2"));
+        }
+        let proxy = &bed.status()?["proxy"];
+        let counted = ["requests", "plain", "retries"].map(|counter| proxy[counter].as_u64());
+        assert_eq!(counted, [Some(40), Some(20), Some(0)], "{address}");
     }
     Ok(())
 }

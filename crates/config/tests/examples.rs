@@ -28,9 +28,10 @@ fn ask(mesh: &Mesh, from: &str, url: (&str, &str), headers: &[(&str, &[u8])], dr
         source: mesh.workloads.iter().map(|w| &**w).find(|w| w.name == from),
     };
     match route(&service.ports[0], &request, draw).outcome {
-        Outcome::Forward(id) => {
-            mesh.cluster(id).pick(0).map_or("503".to_owned(), |e| e.workload.clone())
-        }
+        Outcome::Forward(id) => mesh
+            .cluster(id)
+            .pick(service.addresses[0], 0)
+            .map_or("503".to_owned(), |e| e.workload.clone()),
         Outcome::Respond { status, body } => format!("{status} {body}"),
         Outcome::Redirect => unreachable!("no example redirects"),
     }

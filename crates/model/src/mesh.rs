@@ -231,23 +231,38 @@ impl Cluster {
         }
     }
 
-    /// The endpoint that a uniformly distributed draw chooses, in proportion to the weights.
-    pub fn pick(&self, draw: u32) -> Option<&Endpoint> {
-        weighted(self.endpoints.iter(), draw)
+    /// The endpoints for who calls `called`: those of its address family, or all if none is of it.
+    /// A server may listen on one family alone; kube-proxy keeps to the family, too.
+    pub fn endpoints_for(&self, called: IpAddr) -> impl Iterator<Item = &Endpoint> + Clone {
+        let family = |address: IpAddr| address.to_canonical().is_ipv4();
+        let alike = move |endpoint: &&Endpoint| family(endpoint.address.ip()) == family(called);
+        let some = self.endpoints.iter().any(|endpoint| alike(&endpoint));
+        self.endpoints.iter().filter(move |endpoint| !some || alike(endpoint))
+    }
+
+    /// The endpoint that a uniformly distributed draw chooses for who calls `called`, in proportion
+    /// to the weights.
+    pub fn pick(&self, called: IpAddr, draw: u32) -> Option<&Endpoint> {
+        weighted(self.endpoints_for(called), draw)
     }
 
     /// [`Cluster::pick`] among those that have not failed, as long as there are any: first those of
     /// other workloads, then other addresses of the same. (Istio has Envoy draw again up to five
     /// times, which finds most of them.)
-    pub fn pick_other(&self, failed: &[SocketAddr], draw: u32) -> Option<&Endpoint> {
+    pub fn pick_other(
+        &self,
+        called: IpAddr,
+        failed: &[SocketAddr],
+        draw: u32,
+    ) -> Option<&Endpoint> {
         let has_failed = |endpoint: &&Endpoint| failed.contains(&endpoint.address);
         let workloads: Vec<&str> =
             self.endpoints.iter().filter(has_failed).map(|e| e.workload.as_str()).collect();
-        let others = self.endpoints.iter().filter(|endpoint| !has_failed(endpoint));
+        let others = self.endpoints_for(called).filter(|endpoint| !has_failed(endpoint));
         let known = |endpoint: &&Endpoint| workloads.contains(&endpoint.workload.as_str());
         weighted(others.clone().filter(|endpoint| !known(endpoint)), draw)
             .or_else(|| weighted(others, draw))
-            .or_else(|| self.pick(draw))
+            .or_else(|| self.pick(called, draw))
     }
 }
 
@@ -277,31 +292,65 @@ pub fn scale(draw: u32, total: u64) -> u64 {
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_endpoint_that_has_failed_is_picked_last() {
-        let endpoint = |address: &str, workload: &str, weight| Endpoint {
+    fn cluster(endpoints: &[(&str, &str, u32)]) -> Cluster {
+        let endpoint = |&(address, workload, weight): &(&str, &str, u32)| Endpoint {
             address: address.parse().expect("an address"),
             weight,
             workload: workload.to_owned(),
             node: None,
         };
-        let cluster = Cluster {
+        Cluster {
             idle: Arc::default(),
             name: "c".to_owned(),
             protocol: Protocol::Http,
-            endpoints: Arc::new([
-                endpoint("10.0.0.1:80", "a", 1),
-                endpoint("[fd00::1]:80", "a", 1),
-                endpoint("10.0.0.2:80", "b", 1),
-                endpoint("10.0.0.3:80", "c", 2),
-            ]),
+            endpoints: endpoints.iter().map(endpoint).collect(),
+        }
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn endpoints_are_of_the_called_family_if_there_are_any() {
+        let both = [("10.0.0.1:80", "a", 1), ("[fd00::1]:80", "a", 1), ("10.0.0.2:80", "b", 1)];
+        let found = |endpoints: &[(&str, &str, u32)], called: &str| {
+            let cluster = cluster(endpoints);
+            let all = cluster.endpoints_for(ip(called));
+            all.map(|endpoint| endpoint.address.to_string()).collect::<Vec<_>>()
         };
+        for called in ["10.96.0.1", "::ffff:10.96.0.1"] {
+            assert_eq!(found(&both, called), ["10.0.0.1:80", "10.0.0.2:80"]);
+            assert_eq!(found(&both[1..2], called), ["[fd00::1]:80"]);
+        }
+        assert_eq!(found(&both, "fd00::60"), ["[fd00::1]:80"]);
+        assert_eq!(found(&both[2..], "fd00::60"), ["10.0.0.2:80"]);
+        let other = |called: &str, failed: &str| {
+            let failed = [failed.parse().expect("an address")];
+            let cluster = cluster(&both);
+            let picked = cluster.pick_other(ip(called), &failed, 0).expect("an endpoint");
+            picked.address.to_string()
+        };
+        assert_eq!(other("10.96.0.1", "10.0.0.1:80"), "10.0.0.2:80");
+        assert_eq!(other("fd00::60", "[fd00::1]:80"), "[fd00::1]:80", "nobody is at the others");
+    }
+
+    #[test]
+    fn an_endpoint_that_has_failed_is_picked_last() {
+        let cluster = cluster(&[
+            ("10.0.0.1:80", "a", 1),
+            ("10.0.0.9:80", "a", 1),
+            ("10.0.0.2:80", "b", 1),
+            ("10.0.0.3:80", "c", 2),
+        ]);
         let picked = |failed: &[&str]| {
             let failed: Vec<SocketAddr> =
                 failed.iter().map(|address| address.parse().expect("an address")).collect();
             // in the middle of each hundredth, so that none lies on a boundary
             let draws = (0..100_u64).map(|n| (((2 * n + 1) << 31) / 100) as u32);
-            let picks = draws.map(|draw| cluster.pick_other(&failed, draw).expect("an endpoint"));
+            let called = ip("10.96.0.1");
+            let pick = |draw| cluster.pick_other(called, &failed, draw).expect("an endpoint");
+            let picks = draws.map(pick);
             let mut counts = BTreeMap::new();
             for endpoint in picks {
                 *counts.entry(endpoint.address.to_string()).or_insert(0) += 1;
@@ -312,7 +361,7 @@ mod tests {
             counts.iter().map(|(address, n)| ((*address).to_owned(), *n)).collect::<Vec<_>>()
         };
         let all = [("10.0.0.1:80", 20), ("10.0.0.2:80", 20), ("10.0.0.3:80", 40)];
-        let all = [&all[..], &[("[fd00::1]:80", 20)]].concat();
+        let all = [&all[..], &[("10.0.0.9:80", 20)]].concat();
         assert_eq!(picked(&[]), wanted(&all));
         // not by another address of the same workload either
         let rest = [("10.0.0.2:80", 33), ("10.0.0.3:80", 67)];
@@ -320,7 +369,7 @@ mod tests {
         assert_eq!(picked(&["10.0.0.1:80", "10.0.0.2:80"]), wanted(&[("10.0.0.3:80", 100)]));
         // unless there is no other
         let three = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"];
-        assert_eq!(picked(&three), wanted(&[("[fd00::1]:80", 100)]));
-        assert_eq!(picked(&[&three[..], &["[fd00::1]:80"]].concat()), wanted(&all));
+        assert_eq!(picked(&three), wanted(&[("10.0.0.9:80", 100)]));
+        assert_eq!(picked(&[&three[..], &["10.0.0.9:80"]].concat()), wanted(&all));
     }
 }

@@ -179,7 +179,8 @@ impl<'a> Tries<'a> {
 
     /// One that has not failed yet, as long as there is one.
     fn endpoint(&self) -> Option<SocketAddr> {
-        let endpoint = self.cluster.pick_other(&self.failed, fastrand::u32(..));
+        let called = self.call.client.service.ip();
+        let endpoint = self.cluster.pick_other(called, &self.failed, fastrand::u32(..));
         endpoint.map(|endpoint| endpoint.address)
     }
 

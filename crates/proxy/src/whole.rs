@@ -91,7 +91,7 @@ fn route(core: &Core, anchor: &Anchor, sni: Option<&str>) -> Option<SocketAddr> 
     let source = view.workload_at(anchor.caller);
     let connection = Connection { destination: service.ip(), sni, source };
     let cluster = route_stream(port, &connection, fastrand::u32(..))?;
-    Some(view.mesh.cluster(cluster).pick(fastrand::u32(..))?.address)
+    Some(view.mesh.cluster(cluster).pick(service.ip(), fastrand::u32(..))?.address)
 }
 
 async fn connect(core: &Core, address: SocketAddr) -> io::Result<TcpStream> {

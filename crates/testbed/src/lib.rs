@@ -47,8 +47,8 @@ pub use kafka::{KafkaClient, Library, create_topic, kafka_broker};
 pub use netns::Netns;
 pub use node::{Node, Place, Pod, PodOptions};
 pub use peer::{
-    Load, LoadReport, grpc_echo, http_server, peer_binary, script_server, slurp, spawn_ready,
-    tcp_echo, tcp_ping, udp_echo, udp_send, upload,
+    Load, LoadReport, grpc_echo, http_server, http_server_at, peer_binary, script_server, slurp,
+    spawn_ready, tcp_echo, tcp_ping, udp_echo, udp_send, upload,
 };
 pub use process::{Output, Process, needs};
 pub use raw::{RawClient, Response};

@@ -88,6 +88,11 @@ pub fn http_server(place: &impl Place, port: u16, name: &str) -> Result<Command>
     Ok(listen(place, "server", port)?.args(["--name", name]))
 }
 
+/// The same on one address, or on those of one family.
+pub fn http_server_at(place: &impl Place, listen: SocketAddr, name: &str) -> Result<Command> {
+    Ok(peer(place, "server")?.args(["--listen", &listen.to_string(), "--name", name]))
+}
+
 /// `bw-peer grpc` on all addresses: a unary method gets its message back; start it with
 /// [`spawn_ready`].
 pub fn grpc_echo(place: &impl Place, port: u16, name: &str) -> Result<Command> {

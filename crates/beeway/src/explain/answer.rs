@@ -298,9 +298,9 @@ fn redirect_status(asked: &Asked<'_>, rule: Option<usize>) -> Option<u16> {
 
 fn forward(mesh: &Mesh, asked: &Asked<'_>, id: ClusterId, share: f64, lanes: Vec<Lane>) -> Share {
     let cluster = mesh.cluster(id);
-    let total: u64 = cluster.endpoints.iter().map(|e| u64::from(e.weight)).sum();
+    let endpoints = cluster.endpoints_for(asked.address.ip());
+    let total: u64 = endpoints.clone().map(|e| u64::from(e.weight)).sum();
     let part = |weight: u32| f64::from(weight) / total as f64;
-    let endpoints = cluster.endpoints.iter();
     Share {
         share,
         cluster: Some(cluster.name.clone()),

@@ -408,10 +408,11 @@ mod tests {
         let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
         let mesh = mesh(&[&addresses], None);
         let tables = compile(&mesh, 1).unwrap();
-        let service = "10.96.0.1:80".parse().unwrap();
+        let service: SocketAddr = "10.96.0.1:80".parse().unwrap();
         for draw in (0..5000u32).map(|n| n.wrapping_mul(858_993)).chain([u32::MAX]) {
             let picked = pick_endpoint(&tables, service, Transport::Tcp, draw);
-            assert_eq!(picked, mesh.clusters[0].pick(draw).map(|e| e.address), "{draw}");
+            let wanted = mesh.clusters[0].pick(service.ip(), draw).map(|e| e.address);
+            assert_eq!(picked, wanted, "{draw}");
         }
         assert_eq!(pick_endpoint(&tables, service, Transport::Udp, 0), None);
     }

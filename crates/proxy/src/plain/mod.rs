@@ -296,7 +296,7 @@ impl Routed {
         };
         let decision = route(view.port(place), &request, draw);
         let cluster = cluster(&view, &decision).filter(|c| c.protocol == protocol)?;
-        let address = cluster.pick(fastrand::u32(..))?.address;
+        let address = cluster.pick(who.service.ip(), fastrand::u32(..))?.address;
         let limited = view.rate_limits(address).next().is_some();
         (!limited).then_some(Routed { view, place, decision, address })
     }
