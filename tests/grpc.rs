@@ -1,4 +1,4 @@
-//! gRPC by whole connections: the library of Google on both sides, a real agent between them.
+//! gRPC by whole connections: a library of Google on both sides, a real agent between them.
 
 mod bed;
 
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bed::{Bed, JASON, Shape};
-use beeway_testbed::{GrpcClient, Process, grpc_server};
+use beeway_testbed::{GrpcClient, Process, grpc_go_calls, grpc_go_server, grpc_server};
 use serde_json::{Value, json};
 
 const GREETER: &str = "10.96.0.22:50051";
@@ -31,6 +31,15 @@ spec:
   selector: {app: web}
   ports:
   - {name: grpc, port: 50051, targetPort: 8091}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: gophers, namespace: default}
+spec:
+  clusterIP: 10.96.0.24
+  selector: {app: web}
+  ports:
+  - {name: grpc, port: 50051, targetPort: 8092}
 ---
 apiVersion: networking.istio.io/v1
 kind: DestinationRule
@@ -153,6 +162,22 @@ fn streams_flow_both_ways() -> Result<()> {
     let answer = client.call(&json!({"call": "Echo", "size": 20_000_000}))?;
     assert_eq!((outcome(&answer).0, &answer["bodies"]), ("OK", &json!(["20000000"])));
     assert_eq!(greeters.proxy("connections")?, 1);
+    Ok(())
+}
+
+#[test]
+fn the_library_of_go_gets_what_it_would_get_without() -> Result<()> {
+    for servers_in_mesh in [false, true] {
+        let mut greeters = Greeters::new("go", servers_in_mesh, "")?;
+        let bed = &greeters.bed;
+        let servers = [grpc_go_server(&bed.v1, 8092, "v1")?, grpc_go_server(&bed.v2, 8092, "v2")?];
+        greeters.servers.extend(servers);
+        let by = grpc_go_calls(&bed.client, "10.96.0.24:50051".parse()?)?;
+        assert!(by["v1"] + by["v2"] == 4000 && by["v1"].abs_diff(by["v2"]) < 400, "{by:?}");
+        // the rest are calls that fail, streams and what is larger than a window
+        let (requests, plain) = (greeters.proxy("requests")?, greeters.proxy("plain")?);
+        assert!(requests > plain && plain >= 2000, "{plain} of {requests} the short way");
+    }
     Ok(())
 }
 

@@ -1,11 +1,11 @@
 //! Spans, as a collector gets them that decodes them with OpenTelemetry's own messages.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
-use beeway_testbed::{Place, Pod, Process};
+use beeway_testbed::{Place, Pod, Process, needs_made};
 use serde_json::{Value, json};
 
 use crate::bed::{LIMIT, binary, wait_until};
@@ -28,12 +28,7 @@ impl Collector {
     }
 
     fn run(pod: &Pod) -> Result<Process> {
-        let target = match std::env::var_os("CARGO_TARGET_DIR") {
-            Some(target) => PathBuf::from(target),
-            None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target"),
-        };
-        let python = target.join("otlp/venv/bin/python3");
-        ensure!(python.exists(), "{} is missing: make otlp", python.display());
+        let python = needs_made("otlp", "venv/bin/python3")?;
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/observe/collector.py");
         let process = pod.command(python).arg(script).args(["4318", "4317"]).spawn()?;
         process.wait_for_line("collecting", LIMIT)?;

@@ -1,14 +1,18 @@
-//! gRPC as Google's own library speaks it: Python's `grpc` (Debian package python3-grpcio).
+//! gRPC as Google's own libraries speak it: Python's `grpc` (Debian package python3-grpcio), and Go's
+//! (golang-google-grpc-dev), which has an HTTP/2 of its own.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 
 use crate::command::Command;
 use crate::node::Place;
-use crate::process::{Process, debian_python};
+use crate::process::{Process, debian_python, needs, target};
 
 /// What it does is written at its top.
 const SCRIPT: &str = include_str!("grpc.py");
@@ -49,4 +53,48 @@ impl GrpcClient {
         let line = line.with_context(|| self.process.stderr().join("\n"))?;
         serde_json::from_str(&line).with_context(|| line.clone())
     }
+}
+
+/// Go's server on all addresses, which tells its name in the header `served-by`.
+pub fn grpc_go_server(place: &impl Place, port: u16, name: &str) -> Result<Process> {
+    let command = place.command(go_program()?).args(["serve", &port.to_string(), name]);
+    let process = command.spawn()?;
+    let listens = process.wait_for_line("listening", LIMIT);
+    listens.with_context(|| process.stderr().join("\n"))?;
+    Ok(process)
+}
+
+/// Go's client makes the calls that `grpc.go` has, to [`grpc_go_server`]s; how often each one of them
+/// answered a call of `Echo`. An error if any call failed.
+pub fn grpc_go_calls(place: &impl Place, to: SocketAddr) -> Result<BTreeMap<String, u64>> {
+    let output = place.command(go_program()?).args(["call", &to.to_string()]).output(LIMIT)?;
+    let output = output.success()?;
+    serde_json::from_str(&output.stdout).with_context(|| output.stdout.clone())
+}
+
+/// `grpc.go`, built once a process; Go itself knows what has not changed.
+fn go_program() -> Result<PathBuf> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| build_go().map_err(|error| format!("{error:#}")));
+    built.clone().map_err(|error| anyhow!("grpc.go: {error}"))
+}
+
+fn build_go() -> Result<PathBuf> {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = target().join("go");
+    std::fs::create_dir_all(&folder)?;
+    let folder = folder.canonicalize()?;
+    let program = folder.join("grpc");
+    let output = std::process::Command::new(needs("go", "golang-go")?)
+        // where Debian's packages put libraries
+        .env("GOPATH", "/usr/share/gocode")
+        .env("GO111MODULE", "off")
+        .env("GOFLAGS", "")
+        .env("GOCACHE", folder.join("cache"))
+        .args(["build", "-o"])
+        .arg(&program)
+        .arg(sources.join("src/grpc.go"))
+        .output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(program)
 }

@@ -2,15 +2,15 @@
 //! and kafka-python). `.ci/kafka` makes them in `target/kafka`.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::command::Command;
 use crate::node::Place;
-use crate::process::Process;
+use crate::process::{Process, needs_made};
 use crate::tools::wait_connect;
 
 /// What it does is written at its top.
@@ -29,22 +29,15 @@ pub enum Library {
     Python,
 }
 
-fn tool(name: &str) -> Result<PathBuf> {
-    let target = match std::env::var_os("CARGO_TARGET_DIR") {
-        Some(target) => PathBuf::from(target),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target"),
-    };
-    let tool = target.join("kafka").join(name);
-    ensure!(tool.exists(), "{} is missing: make kafka", tool.display());
-    Ok(tool)
+fn broker_program() -> Result<PathBuf> {
+    needs_made("kafka", "bin/tansu")
 }
 
 /// Starts a broker on all addresses, which tells clients that it is at the first of this place.
 pub fn kafka_broker(place: &impl Place, port: u16) -> Result<Process> {
     let at = place.addr4(port);
-    let broker = tool("bin/tansu")?;
     let process = place
-        .command(broker)
+        .command(broker_program()?)
         .args(["broker", "--storage-engine", "memory://tansu/"])
         .args(["--listener-url", &format!("tcp://[::]:{port}")])
         .args(["--advertised-listener-url", &format!("tcp://{at}")])
@@ -55,7 +48,7 @@ pub fn kafka_broker(place: &impl Place, port: u16) -> Result<Process> {
 
 /// Makes a topic of one partition.
 pub fn create_topic(place: &impl Place, broker: SocketAddr, name: &str) -> Result<()> {
-    let create = place.command(tool("bin/tansu")?).args(["topic", "create", "--partitions", "1"]);
+    let create = place.command(broker_program()?).args(["topic", "create", "--partitions", "1"]);
     create.args(["--broker", &format!("tcp://{broker}"), name]).output(LIMIT)?.success()?;
     Ok(())
 }
@@ -79,7 +72,8 @@ impl KafkaClient {
             Library::Confluent => "confluent",
             Library::Python => "python",
         };
-        let command: Command = place.command(tool("venv/bin/python")?).args(["-c", SCRIPT]);
+        let command: Command =
+            place.command(needs_made("kafka", "venv/bin/python")?).args(["-c", SCRIPT]);
         let process = command
             .args([library, &to.to_string(), client_id, &limit.as_secs().to_string()])
             .spawn()?;

@@ -42,7 +42,7 @@ mod websocket;
 pub use browser::Browser;
 pub use cgroup::Cgroup;
 pub use command::Command;
-pub use grpc::{GrpcClient, grpc_server};
+pub use grpc::{GrpcClient, grpc_go_calls, grpc_go_server, grpc_server};
 pub use kafka::{KafkaClient, Library, create_topic, kafka_broker};
 pub use netns::Netns;
 pub use node::{Node, Place, Pod, PodOptions};
@@ -50,7 +50,7 @@ pub use peer::{
     Load, LoadReport, grpc_echo, http_server, http_server_at, peer_binary, script_server, slurp,
     spawn_ready, tcp_echo, tcp_ping, udp_echo, udp_send, upload,
 };
-pub use process::{Output, Process, needs};
+pub use process::{Output, Process, needs, needs_made};
 pub use raw::{RawClient, Response};
 pub use repeats::RepeatingServer;
 pub use scrape::Scrape;

@@ -2,12 +2,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ExitStatus};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -349,13 +350,27 @@ fn descendants(pid: u32) -> Vec<u32> {
 pub fn needs(program: &str, package: &str) -> Result<OsString> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     // nginx lives in sbin, which is not in everybody's path.
-    let extra = ["/usr/sbin", "/sbin", "/usr/local/sbin"].map(std::path::PathBuf::from);
+    let extra = ["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from);
     std::env::split_paths(&path)
         .chain(extra)
         .map(|directory| directory.join(program))
         .find(|candidate| candidate.is_file())
         .map(Into::into)
         .with_context(|| format!("{program} is missing: apt-get install {package}"))
+}
+
+/// Where Cargo puts what is built, and the Makefile what tests need besides.
+pub(crate) fn target() -> PathBuf {
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(beside, PathBuf::from)
+}
+
+/// Where something is that `make MAKER` makes in `target/MAKER`; if it is missing, an error that says
+/// so.
+pub fn needs_made(maker: &str, name: &str) -> Result<PathBuf> {
+    let path = target().join(maker).join(name);
+    ensure!(path.exists(), "{} is missing: make {maker}", path.display());
+    Ok(path)
 }
 
 /// The Python that has a Debian package; another one in the path would not.
