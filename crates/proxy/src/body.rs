@@ -203,6 +203,11 @@ impl Source {
         self.state.get() == Reading::Broken
     }
 
+    /// Whether there may be more that has not been read.
+    pub fn is_open(&self) -> bool {
+        self.state.get() == Reading::Open
+    }
+
     /// Whether the client has sent all of it, or all that is wanted; wakes the caller when it has.
     pub fn poll_ended(&self, cx: &Context<'_>) -> bool {
         let ended = self.state.get() != Reading::Open || self.left.get();

@@ -59,12 +59,18 @@ pub(crate) async fn handle_begun(
     if parts.version == Version::HTTP_2 {
         headers::join_cookies(&mut parts.headers);
     }
+    let http2 = parts.version == Version::HTTP_2;
     let (body, source) = RequestBody::of(body, parts.version);
     let call = Call::new(client, &parts, source);
     if let Some(handed) = handed {
         call.hand(handed);
     }
-    let answer = answer(&call, Asked { parts, body }, draw).await;
+    let mut answer = answer(&call, Asked { parts, body }, draw).await;
+    if !http2 && call.source.as_ref().is_some_and(|source| source.is_open()) {
+        // The server ends a connection on which a request was answered before its end, as Envoy
+        // does; a client that is not told sends another one in vain (RFC 9112 section 9.6).
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     call.note(|record| {
         record.status = answer.status().as_u16();
         record.grpc_status = grpc::status_of(answer.headers()).map(u32::from);

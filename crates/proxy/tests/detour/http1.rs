@@ -8,6 +8,7 @@ use beeway_proxy::frame::{FLAG_END, FLAG_REQUEST};
 use beeway_proxy::limits::DRAIN_TIME;
 
 use crate::kit::{Kit, forward, mesh, rule};
+use crate::script::Endpoint;
 use crate::upstream::{self, pattern};
 
 fn plain() -> Kit {
@@ -271,6 +272,22 @@ fn a_refusal_does_not_wait_for_all_of_a_stalled_upload() {
     assert_eq!((answer.status, answer.field("connection")), (418, Some("close")));
     let time = begun.elapsed();
     assert!((DRAIN_TIME..2 * DRAIN_TIME).contains(&time), "{time:?}");
+}
+
+#[test]
+fn an_answer_before_the_end_of_its_request_says_that_the_connection_ends() {
+    let endpoint = Endpoint::new(Vec::new());
+    let mut kit = Kit::new(mesh(&[endpoint.address], None));
+    let chunked =
+        "POST / HTTP/1.1\r\nHost: shop\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
+    kit.request(1, format!("{chunked}0\r\n\r\n"));
+    let answer = kit.answer(1);
+    assert_eq!((answer.status, answer.field("connection")), (200, None));
+    // Nobody can say that no more of it will come.
+    kit.request(1, chunked);
+    let answer = kit.answer(1);
+    assert_eq!((answer.status, answer.field("connection")), (200, Some("close")));
+    kit.eventually(|stats| (stats.requests, stats.served_streams) == (2, 0));
 }
 
 #[test]
