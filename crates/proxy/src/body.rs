@@ -203,9 +203,9 @@ impl Source {
         self.state.get() == Reading::Broken
     }
 
-    /// Whether there may be more that has not been read.
-    pub fn is_open(&self) -> bool {
-        self.state.get() == Reading::Open
+    /// Whether all of it has been read: the client's next request would begin here.
+    pub fn has_ended(&self) -> bool {
+        self.state.get() == Reading::Ended
     }
 
     /// Whether the client has sent all of it, or all that is wanted; wakes the caller when it has.

@@ -66,7 +66,7 @@ pub(crate) async fn handle_begun(
         call.hand(handed);
     }
     let mut answer = answer(&call, Asked { parts, body }, draw).await;
-    if !http2 && call.source.as_ref().is_some_and(|source| source.is_open()) {
+    if !http2 && call.source.as_ref().is_some_and(|source| !source.has_ended()) {
         // The server ends a connection on which a request was answered before its end, as Envoy
         // does; a client that is not told sends another one in vain (RFC 9112 section 9.6).
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -272,14 +272,8 @@ impl<'a> Exchange<'a> {
                 if legacy { Box::pin(self.in_whole(answer)).await } else { answer }
             }
             Ok(Answered::Refused(refusal, body)) => {
-                let closes = unread.drain(body).await;
-                let expected = Expected { tunnel: None, cors };
-                let mut answer = self.answer_of(self.refused(*refusal), expected);
-                if closes {
-                    let close = HeaderValue::from_static("close");
-                    answer.headers_mut().insert(header::CONNECTION, close);
-                }
-                answer
+                unread.drain(body).await;
+                self.answer_of(self.refused(*refusal), Expected { tunnel: None, cors })
             }
             Err(why) => self.failed(why, cluster.endpoints.is_empty()),
         }
@@ -356,12 +350,9 @@ impl<'a> Exchange<'a> {
     fn failed(&self, why: NoAnswer, empty: bool) -> Answer {
         let (status, text) = match why {
             NoAnswer::ClientBody => {
-                // Where the next request would begin is not known either.
                 self.call.flag(Flags::DOWNSTREAM_PROTOCOL_ERROR);
                 let text = Bytes::from_static(b"malformed body");
-                let mut answer = answer::own(StatusCode::BAD_REQUEST, text, self.call);
-                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-                return answer;
+                return answer::own(StatusCode::BAD_REQUEST, text, self.call);
             }
             NoAnswer::Timeout => (StatusCode::GATEWAY_TIMEOUT, "upstream request timeout".into()),
             NoAnswer::NoEndpoint => {
@@ -550,12 +541,8 @@ fn refuse(
     let (unread, text) = (Unread::of(&asked.parts, &asked.body), text.into());
     let body = asked.body;
     async move {
-        let closes = unread.drain(body).await;
-        let mut answer = answer::own(status, text, call);
-        if closes {
-            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        answer
+        unread.drain(body).await;
+        answer::own(status, text, call)
     }
 }
 
@@ -578,18 +565,13 @@ impl Unread {
         }
     }
 
-    /// Reads it as far as that is reasonable. Whether the connection must end because that was not
-    /// all.
-    async fn drain(self, body: RequestBody) -> bool {
-        if !self.some {
-            return false;
-        }
-        if self.waits {
-            return !self.http2;
+    /// Reads it as far as that is reasonable. What is left then, the body's source knows.
+    async fn drain(self, body: RequestBody) {
+        if !self.some || self.waits {
+            return;
         }
         let time = if self.http2 { DRAIN_TIME_HTTP2 } else { DRAIN_TIME };
         let rest = Limited::new(body, DRAIN_BYTES).collect();
-        let drained = matches!(tokio::time::timeout(time, rest).await, Ok(Ok(_)));
-        !drained && !self.http2
+        let _ = tokio::time::timeout(time, rest).await;
     }
 }

@@ -26,7 +26,11 @@ fn script(place: &impl Place) -> Result<Command> {
 
 /// Starts a gRPC server on all addresses that tells its name in the trailer `served-by`.
 pub fn grpc_server(place: &impl Place, port: u16, name: &str) -> Result<Process> {
-    let process = script(place)?.args(["serve", &port.to_string(), name]).spawn()?;
+    serve(script(place)?, port, name)
+}
+
+fn serve(program: Command, port: u16, name: &str) -> Result<Process> {
+    let process = program.args(["serve", &port.to_string(), name]).spawn()?;
     let listens = process.wait_for_line("listening", LIMIT);
     listens.with_context(|| process.stderr().join("\n"))?;
     Ok(process)
@@ -57,11 +61,7 @@ impl GrpcClient {
 
 /// Go's server on all addresses, which tells its name in the header `served-by`.
 pub fn grpc_go_server(place: &impl Place, port: u16, name: &str) -> Result<Process> {
-    let command = place.command(go_program()?).args(["serve", &port.to_string(), name]);
-    let process = command.spawn()?;
-    let listens = process.wait_for_line("listening", LIMIT);
-    listens.with_context(|| process.stderr().join("\n"))?;
-    Ok(process)
+    serve(place.command(go_program()?), port, name)
 }
 
 /// Go's client makes the calls that `grpc.go` has, to [`grpc_go_server`]s; how often each one of them

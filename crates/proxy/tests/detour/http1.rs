@@ -291,6 +291,17 @@ fn an_answer_before_the_end_of_its_request_says_that_the_connection_ends() {
 }
 
 #[test]
+fn after_a_malformed_body_the_connection_ends() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut kit = Kit::new(mesh(&[silent.local_addr().unwrap()], None));
+    let head = "POST / HTTP/1.1\r\nHost: shop\r\nTransfer-Encoding: chunked\r\n\r\n";
+    kit.request(1, format!("{head}no size\r\n"));
+    let answer = kit.answer(1);
+    assert_eq!((answer.status, answer.text()), (400, "malformed body"));
+    assert_eq!(answer.field("connection"), Some("close"));
+}
+
+#[test]
 fn the_draw_of_the_kernel_chooses_the_backend() {
     let endpoints = [upstream::http("first"), upstream::http("second")];
     let buyer = SourceMatch {
